@@ -1,0 +1,61 @@
+# What a person types. ARGS goes to the rehearsal: make rehearse ARGS="life --from update"
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup lock test rehearse rehearse-sabotage rehearse-all docs clean
+
+PYTHON ?= python3
+VENV := .venv
+# The stamp names everything the environment was made from, its folder too: a moved clone sets itself up again.
+STAMP := $(VENV)/.made-from-$(shell (cat requirements.lock; pwd) | sha256sum | cut -c1-16)
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check install
+
+help:
+	@echo "make setup          .venv with the veilor command"
+	@echo "make test           linters and tests, no machine booted"
+	@echo "make rehearse       a machine's whole life in QEMU; report in build/report/index.html"
+	@echo "make rehearse-sabotage  a cheap sabotage after it, to see that the rehearsal can fail"
+	@echo "make rehearse-all   every scenario"
+	@echo "make docs           the generated pages under docs/ anew"
+	@echo "make lock           requirements.lock anew from pyproject.toml (needs uv)"
+
+# Under a lock, so that two commands started together don't make the environment twice.
+setup:
+	@if test -e $(STAMP) && $(VENV)/bin/python -c '' 2>/dev/null; then exit 0; fi; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "setup: $(PYTHON) is missing or older than 3.11; install python3 (apt-get install python3 python3-venv), or name one: make PYTHON=..." >&2; exit 1; }; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "setup: this Python cannot make virtual environments; install them: apt-get install python3-venv" >&2; exit 1; }; \
+	exec 9<Makefile; ! command -v flock >/dev/null || flock 9; \
+	if test -e $(STAMP); then exit 0; fi; \
+	echo "setup: making $(VENV) from requirements.lock"; \
+	$(PYTHON) -m venv --clear $(VENV); \
+	awk '/^setuptools==/ {on=1} on {print} on && !/\\$$/ {exit}' requirements.lock >$(VENV)/setuptools.lock; \
+	$(PIP) --require-hashes -r $(VENV)/setuptools.lock; \
+	$(PIP) --require-hashes --no-build-isolation -r requirements.lock; \
+	$(PIP) --no-deps --no-build-isolation -e .; \
+	touch $(STAMP)
+
+lock:
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --extra dev \
+	  --custom-compile-command "make lock" -o requirements.lock pyproject.toml
+
+test: setup
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/python -m pytest --quiet
+
+docs: setup
+	@$(VENV)/bin/python -c 'from pathlib import Path; from veilor.build.docs import write_pages; write_pages(Path("."))'
+
+rehearse: setup
+	@$(VENV)/bin/veilor rehearse $(ARGS)
+
+# From the checkpoint that a rehearsal has left: half of the machine's disk is cut away, and that has to be noticed.
+rehearse-sabotage: setup
+	@$(VENV)/bin/veilor rehearse life --from second-boot --sabotage disk-truncated --prove --report build/report-sabotage
+
+rehearse-all: setup
+	@$(VENV)/bin/veilor rehearse all $(ARGS)
+
+clean:
+	rm -rf build $(VENV)

@@ -1,0 +1,111 @@
+"""The channel statement: which digest the product's tag means now. Parsing and judging; fetching is the device's.
+
+Nothing here knows whether a statement is genuine. That is settled before, by fetching it under the container policy.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from veilor.core.image import is_digest
+
+LIMIT = 64 << 10  # bytes; a statement has a few hundred
+_TOP = 2**53  # the largest number that every JSON reader keeps exactly
+
+
+class Refused(ValueError):
+    """A statement that must not be followed, with the reason as a sentence without a full stop."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the channel announces. `rollout_hours` is the length of the window that begins at `rollout_start`."""
+
+    repository: str
+    tag: str
+    digest: str
+    version: str
+    sequence: int
+    issued: datetime
+    expires: datetime
+    rollout_start: datetime
+    rollout_hours: float
+
+    @property
+    def title(self) -> str:
+        """The version it announces, for a sentence."""
+        return f"veilor-os {self.version}"
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a field stands twice")  # two readers could each believe another one
+    return data
+
+
+def _text(data: dict, key: str, longest: int = 200) -> str:
+    value = data.get(key)
+    if not isinstance(value, str) or not 0 < len(value) <= longest or not value.isprintable():
+        raise ValueError(f"{key} is missing or not plain text")
+    return value
+
+
+def _time(data: dict, key: str) -> datetime:
+    text = _text(data, key, 40)
+    try:
+        return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        raise ValueError(f"{key} is not a time like 2026-01-01T00:00:00Z") from None
+
+
+def parse(raw: bytes) -> Statement:
+    """The statement in RAW; fields that are not known are passed over. Raises ValueError with what is wrong."""
+    if len(raw) > LIMIT:
+        raise ValueError("it is too long")
+    try:
+        data = json.loads(raw.decode(), object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(data, dict) or data.get("schema") != 1 or isinstance(data["schema"], bool):
+        raise ValueError("it is not of schema 1")
+    sequence, rollout = data.get("sequence"), data.get("rollout")
+    if not isinstance(sequence, int) or isinstance(sequence, bool) or not 0 <= sequence <= _TOP:
+        raise ValueError("sequence is missing or not a number from 0 on")
+    if not is_digest(data.get("digest")):
+        raise ValueError("digest is missing or not a sha256 digest")
+    if not isinstance(rollout, dict):
+        raise ValueError("rollout is missing")
+    hours = rollout.get("hours")
+    if not isinstance(hours, int | float) or isinstance(hours, bool) or not 0 <= hours <= 24 * 365:
+        raise ValueError("rollout hours is missing or not a number of hours")
+    found = Statement(
+        repository=_text(data, "repository"), tag=_text(data, "tag"), digest=data["digest"], version=_text(data, "version", 80),
+        sequence=sequence, issued=_time(data, "issued"), expires=_time(data, "expires"),
+        rollout_start=_time(rollout, "start"), rollout_hours=float(hours),
+    )
+    if found.expires <= found.issued:
+        raise ValueError("it expires before it is issued")
+    return found
+
+
+def check_target(statement: Statement, repository: str, tag: str) -> None:
+    """Raise Refused unless STATEMENT is about TAG of REPOSITORY: the same key may sign for other tags."""
+    if (statement.repository, statement.tag) != (repository, tag):
+        raise Refused(f"the channel statement is for {statement.repository}:{statement.tag}, not for {repository}:{tag}")
+
+
+def check_sequence(statement: Statement, seen: int | None, seen_digest: str | None, floor: int) -> None:
+    """Raise Refused when STATEMENT is older than the newest one SEEN or than FLOOR, or says something else under a
+    number that was seen with SEEN_DIGEST."""
+    if statement.sequence < floor:
+        raise Refused(f"the channel statement has number {statement.sequence}, older than {floor}, which this system came with")
+    if seen is not None and statement.sequence < seen:
+        raise Refused(f"the channel statement has number {statement.sequence}, older than {seen}, which this machine has seen before")
+    if seen is not None and statement.sequence == seen and seen_digest not in (None, statement.digest):
+        raise Refused(f"the channel statement has number {seen} like one seen before, but announces another image")
+
+
+def expired(statement: Statement, now: datetime) -> timedelta | None:
+    """How long STATEMENT has been out of date at NOW, or None."""
+    return now - statement.expires if now > statement.expires else None
