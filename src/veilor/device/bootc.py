@@ -1,0 +1,126 @@
+"""All of bootc that the product uses, in one place; and the three things that only ostree itself can do.
+
+Forms (held by a test): status --format=json --format-version=1 · switch --progress-fd N --enforce-container-sigpolicy REF ·
+upgrade --download-only --progress-fd N · upgrade --from-downloaded · rollback. What they print is shown to people, never
+decided by: decisions are made on what status says afterwards.
+"""
+
+import os
+import re
+
+from veilor.core import host
+from veilor.core.host import Entry, Host
+from veilor.core.outcome import Code
+from veilor.device.run import PIPE, DeviceError, at, kind, run
+from veilor.device.tell import Progress
+
+STATUS = ["bootc", "status", "--format=json", "--format-version=1"]
+STATUS_TIMEOUT = 120.0  # seconds: bootc waits for whoever holds the sysroot's lock
+PULL_TIMEOUT = 6 * 3600.0  # a whole image over a slow line
+CHANGE_TIMEOUT = 900.0
+BUSY = "another program is installing or removing a system version and holds the lock; wait until it has ended, then try again"
+
+
+def status() -> Host:
+    """The deployments as they are now. Raises DeviceError: ROOT, LATER when it is blocked, FAILED."""
+    if os.geteuid() != 0:
+        raise DeviceError("Only root can ask what is installed", "bootc answers nobody else", "start it with sudo", Code.ROOT)
+    try:
+        done = run(STATUS, timeout=STATUS_TIMEOUT)
+    except DeviceError as error:
+        if error.outcome.code is Code.LATER:
+            raise DeviceError(f"`bootc status` did not answer within {STATUS_TIMEOUT:.0f} s", "", BUSY, Code.LATER) from None
+        raise
+    if done.code:
+        raise DeviceError(f"`bootc status` failed ({done.reason})", "nothing can be said about this system, and nothing was changed")
+    try:
+        return host.parse(done.out)
+    except ValueError as error:
+        raise DeviceError(f"`bootc status` answered what cannot be understood ({error})", "nothing was changed",
+                          "this release and its bootc do not fit together; please report it") from None
+
+
+def switch(reference: str, quiet: bool = False) -> None:
+    """Follow REFERENCE from now on and stage it, verified by the container policy. Ready for the next boot at once."""
+    _work(["bootc", "switch", "--progress-fd", PIPE, "--enforce-container-sigpolicy", reference], reference, quiet)
+
+
+def download(quiet: bool = False) -> None:
+    """Stage the newest image of the reference followed, locked: it cannot boot before `unlock`."""
+    _work(["bootc", "upgrade", "--download-only", "--progress-fd", PIPE], "the update", quiet)
+
+
+def _work(argv: list[str], what: str, quiet: bool) -> None:
+    shown = Progress(quiet)
+    try:
+        done = run(argv, timeout=PULL_TIMEOUT, progress=shown)
+    finally:
+        shown.end()
+    if not done.code:
+        return
+    code = kind(done.err)
+    means, then = {
+        Code.REFUSED: ("the container policy does not accept it, and nothing was installed", "this is not a matter of trying again; if it "
+                       "lasts, compare the keys on the product's web site"),
+        Code.LATER: ("the registry did not answer as it should", "it is tried again later"),
+    }.get(code, ("nothing changes at the next restart", "see `journalctl -b` for more"))
+    raise DeviceError(f"Fetching {what} failed ({done.reason})", means, then, code)
+
+
+def unlock() -> None:
+    """Let the locked staged deployment boot. Nothing is fetched again."""
+    _change(["bootc", "upgrade", "--from-downloaded"])
+
+
+def rollback() -> None:
+    """Swap which of booted and rollback deployment boots next; what is staged is dropped."""
+    _change(["bootc", "rollback"])
+
+
+def _change(argv: list[str]) -> None:
+    done = run(argv, timeout=CHANGE_TIMEOUT)
+    if done.code:
+        raise DeviceError(f"`{' '.join(argv)}` failed ({done.reason})", "what boots next is as `veilor-status` says", "try again")
+
+
+def drop_staged(staged: Entry) -> Host:
+    """Make sure that STAGED never boots: take it off the list of deployments. The status after that.
+
+    bootc has no verb for this (a rollback drops it as well, but changes the boot order), so it is `ostree admin undeploy 0`,
+    where ostree always lists what is staged, run only when 0 really is STAGED. Raises DeviceError when it is still there.
+    """
+    listed = _deployments()
+    if listed and listed[0] == staged.deployment and at("/run/ostree/staged-deployment").exists():
+        run(["ostree", "admin", "undeploy", "0"], timeout=CHANGE_TIMEOUT)
+    after = status()
+    if after.staged and after.staged.deployment == staged.deployment:
+        raise DeviceError(f"{staged.title} must not boot, but could not be taken away",
+                          "it stays locked and is gone after a restart" if after.staged.locked else "a restart would boot it",
+                          "do not restart; run `ostree admin undeploy 0` as root", Code.REFUSED)
+    return after
+
+
+def pin_booted() -> None:
+    """Keep the booted deployment through updates until it is unpinned. Raises DeviceError."""
+    _ostree("pin", "booted")
+
+
+def unpin(entry: Entry) -> bool:
+    """Let updates remove ENTRY again; whether it was found."""
+    listed = _deployments()
+    if entry.deployment not in listed:
+        return False
+    _ostree("pin", "--unpin", str(listed.index(entry.deployment)))
+    return True
+
+
+def _ostree(*verb: str) -> None:
+    done = run(["ostree", "admin", *verb], timeout=CHANGE_TIMEOUT)
+    if done.code:
+        raise DeviceError(f"`ostree admin {' '.join(verb)}` failed ({done.reason})")
+
+
+def _deployments() -> list[tuple[str, int]]:
+    """Checksum and serial of each deployment in ostree's order, which is the INDEX that its commands take."""
+    done = run(["ostree", "admin", "status"], timeout=STATUS_TIMEOUT)
+    return [(checksum, int(serial)) for checksum, serial in re.findall(r"^[* ] \S+ ([0-9a-f]{64})\.([0-9]+)", done.out, re.M)]

@@ -1,0 +1,136 @@
+"""Fetches the channel statement under the machine's container policy and judges it against what was seen before."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from datetime import UTC, datetime
+
+from veilor.core import policy, statement
+from veilor.core.image import is_digest
+from veilor.core.outcome import Code
+from veilor.core.product import Product, load
+from veilor.core.statement import Statement
+from veilor.device import state
+from veilor.device.run import DeviceError, at, kind, run
+
+PRODUCT = "/usr/lib/veilor/product.toml"
+FLOOR = "/usr/lib/veilor/channel-floor.json"
+POLICY = "/etc/containers/policy.json"
+REGISTRIES = "/etc/containers/registries.d"
+TIMEOUT = 60.0  # seconds for a few kilobytes
+
+
+def product() -> Product:
+    """The product's facts from this system. Raises DeviceError."""
+    try:
+        return load(at(PRODUCT))
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"{PRODUCT} cannot be used ({error})", "this system does not know which image it follows",
+                          "restart into the previous version, or reinstall") from None
+
+
+def trust_problems(facts: Product) -> list[str]:
+    """What keeps this machine from verifying images: policy, signature lookup, keys. No sentence when all is intact."""
+    try:
+        found = policy.problems(at(POLICY).read_text(), facts)
+    except (OSError, ValueError):
+        found = [f"{POLICY} cannot be read"]
+    try:
+        said = at(f"{REGISTRIES}/veilor.yaml").read_text()
+    except (OSError, ValueError):
+        said = ""
+    if policy.render_registries(facts) not in said:
+        found.append(f"{REGISTRIES}/veilor.yaml no longer says where the signatures are")
+    for path in (path for paths in policy.scopes(facts).values() for path in paths):
+        try:
+            fine = b"-----BEGIN PUBLIC KEY-----" in at(path).read_bytes()
+        except OSError:
+            fine = False
+        if not fine:
+            found.append(f"the key {path} is missing or damaged")
+    return found
+
+
+def require_trust(facts: Product) -> None:
+    """Raise DeviceError (REFUSED) when this machine could not verify what it fetches."""
+    found = trust_problems(facts)
+    if found:
+        raise DeviceError(f"Nothing is fetched: {'; '.join(found)}", "what comes from the registry could not be verified",
+                          f"put the shipped file back: cp -a /usr{POLICY} {POLICY} (same for registries.d)", Code.REFUSED)
+
+
+def floor() -> int:
+    """The lowest sequence number that this system accepts. Raises DeviceError."""
+    try:
+        number = json.loads(at(FLOOR).read_bytes())["sequence"]
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ValueError("sequence is not a number")
+        return number
+    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
+        raise DeviceError(f"{FLOOR} cannot be used ({error})", "an old statement could not be told from a new one",
+                          "restart into the previous version", Code.REFUSED) from None
+
+
+def announced(facts: Product) -> tuple[Statement, tuple[str, ...]]:
+    """The statement of the product's channel, verified and not older than any seen, with warnings; recorded as seen.
+
+    Raises DeviceError: LATER when nobody answers, REFUSED when the statement must not be followed.
+    """
+    require_trust(facts)
+    lowest = floor()
+    said = fetch(facts.channel_ref)
+    try:
+        statement.check_target(said, facts.image_repo, facts.tag)
+        statement.check_sequence(said, *state.seen(), lowest)
+    except statement.Refused as error:
+        raise DeviceError(f"Refused: {error}", "somebody may be trying to lead this machine back to an old version; nothing was changed",
+                          "it is looked at again later", Code.REFUSED) from None
+    state.remember(said)
+    late = statement.expired(said, datetime.now(UTC))
+    if late is None:
+        return said, ()
+    ago = f"{late.days} days" if late.days else "less than a day"
+    return said, (f"the channel statement ran out {ago} ago: this machine may be kept from hearing of updates, or its clock is wrong",)
+
+
+def fetch(reference: str) -> Statement:
+    """The statement behind REFERENCE; the container policy decides whether it is genuine. Raises DeviceError."""
+    scratch = at(state.RUN)
+    scratch.mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="channel-", dir=scratch)
+    try:
+        # Both are the defaults, said so that nothing in root's home can take their place.
+        argv = ["skopeo", f"--policy={at(POLICY)}", f"--registries.d={at(REGISTRIES)}", "copy", "--quiet"]
+        done = run([*argv, f"docker://{reference}", f"dir:{folder}"], timeout=TIMEOUT)
+        if done.code and kind(done.err) is Code.REFUSED:
+            raise DeviceError(f"Refused: the channel statement could not be verified ({done.reason})", "nothing was changed",
+                              "it is looked at again later", Code.REFUSED)
+        if done.code:
+            hint = "see whether the clock is right" if "x509" in done.err else "see whether there is a network"
+            raise DeviceError(f"The update channel does not answer ({done.reason})", "nothing was changed", hint, Code.LATER)
+        try:
+            return statement.parse(read_layer(folder))
+        except (OSError, ValueError) as error:
+            raise DeviceError(f"Refused: the channel statement cannot be understood ({error})", "nothing was changed",
+                              "it is looked at again later", Code.REFUSED) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_layer(folder: str) -> bytes:
+    """The one layer of the artefact that skopeo left in FOLDER. Raises OSError, ValueError."""
+    with open(f"{folder}/manifest.json", "rb") as file:
+        try:
+            manifest = json.loads(file.read(statement.LIMIT))
+            [layer] = manifest["layers"]
+            digest = layer["digest"]
+        except (RecursionError, LookupError, TypeError):
+            raise ValueError("its manifest does not have one layer") from None
+    if not is_digest(digest):
+        raise ValueError("its layer has no digest")
+    with open(f"{folder}/{digest.removeprefix('sha256:')}", "rb") as file:
+        raw = file.read(statement.LIMIT + 1)
+    if f"sha256:{hashlib.sha256(raw).hexdigest()}" != digest:
+        raise ValueError("its layer is longer than a statement, or damaged")
+    return raw

@@ -1,0 +1,274 @@
+"""Whether a new deployment works, and the way back from one that doesn't.
+
+GRUB counts the first boots of what was staged: `boot_counter` 3, 2, 1, 0, then it boots the entry before (-1), as long as
+greenboot's health check has not called a boot good. `arm` starts that; the rest here are the moments of a boot.
+
+health.json: {"schema": 1, "armed": null | {"target": DEPLOYMENT, "from": DEPLOYMENT, "by", "unlocked": boots that got past
+the passphrase, "failures": [sentence], "when"}, "return": null | {the same, "handled": bool, "reason"}, "bootstrap":
+null | {DEPLOYMENT, "unpinned"}, "healthy": [{"digest", "by"}]}; DEPLOYMENT: {"digest", "version", "checksum", "serial"}.
+"""
+
+import contextlib
+import os
+import re
+import time
+
+from veilor.core.host import Entry
+from veilor.core.outcome import Code, Outcome
+from veilor.device import bootc, channel, state, tell
+from veilor.device.run import DeviceError, at, run
+
+GRUBENV = "/boot/grub2/grubenv"
+CHECKER = "greenboot-healthcheck.service"
+FAILURES = "/run/veilor/health-failures.json"
+PROBE = "/var/lib/veilor/.health-check"
+TRIES = 3
+KEPT_UPDATES = 2  # healthy updates until the bootstrap may go
+
+
+def grub() -> dict[str, str]:
+    """GRUB's saved variables. Raises DeviceError."""
+    done = run(["grub2-editenv", str(at(GRUBENV)), "list"], timeout=30)
+    if done.code:
+        raise DeviceError(f"{GRUBENV} cannot be read ({done.reason})")
+    return dict(line.split("=", 1) for line in done.out.splitlines() if "=" in line)
+
+
+def counter() -> int | None:
+    """GRUB's boot counter; None when it is off or cannot be read."""
+    try:
+        return int(grub()["boot_counter"])
+    except (DeviceError, LookupError, ValueError):
+        return None
+
+
+def write_grub(*words: str) -> None:
+    """`grub2-editenv GRUBENV WORDS`, down to the disk. Raises DeviceError."""
+    try:
+        if os.statvfs(at("/boot")).f_flag & os.ST_RDONLY:  # greenboot leaves it so
+            run(["mount", "-o", "remount,rw", str(at("/boot"))], timeout=60)
+        done = run(["grub2-editenv", str(at(GRUBENV)), *words], timeout=30)
+        if done.code:
+            raise DeviceError(f"{GRUBENV} cannot be written ({done.reason})")
+        with at(GRUBENV).open("rb") as file:
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DeviceError(f"{GRUBENV} cannot be written ({error.strerror})") from None
+
+
+def describe(entry: Entry) -> dict:
+    """ENTRY as health.json keeps it."""
+    return {"digest": entry.digest, "version": entry.title, "checksum": entry.checksum, "serial": entry.serial}
+
+
+def arm(source: Entry, target: dict, by: str) -> None:
+    """Have GRUB count the boots of TARGET (a DEPLOYMENT, its checksum may still be None), with SOURCE to go back to.
+
+    BY is "first boot" or "update". Armed before TARGET can boot, so that no boot of it goes uncounted; if it is never
+    deployed, the next good boot of SOURCE disarms. Raises DeviceError when this machine has no such counter.
+    """
+    wait_for_checker()
+    with state.edit(state.HEALTH) as data:
+        data["armed"] = {"target": target, "from": describe(source), "by": by, "unlocked": 0, "failures": [], "when": state.now()}
+    write_grub("set", f"boot_counter={TRIES}", "boot_success=0")
+    if counter() != TRIES:
+        raise DeviceError(f"{GRUBENV} does not keep what is written to it")
+
+
+def armed_for(target: Entry) -> bool:
+    """Whether the counter stands ready for TARGET."""
+    armed = state.part(state.part(state.read(state.HEALTH), "armed"), "target")
+    return (armed.get("checksum"), armed.get("serial")) == target.deployment and counter() == TRIES
+
+
+def disarm() -> None:
+    """Stop counting: nothing new boots next. A counter that stays all the same is taken away by the next good boot."""
+    with state.edit(state.HEALTH) as data:
+        was, data["armed"] = data.get("armed"), None
+    if was:
+        with contextlib.suppress(DeviceError):
+            write_grub("unset", "boot_counter")
+
+
+def wait_for_checker(limit: float = 180) -> None:
+    """Wait until this boot's health check has ended: it would take the counter that is set before."""
+    deadline = time.monotonic() + limit
+    while run(["systemctl", "is-active", CHECKER], timeout=30).out.strip() == "activating" and time.monotonic() < deadline:
+        time.sleep(1)
+
+
+def booted_deployment() -> tuple[str, int] | None:
+    """Checksum and serial of what runs, from the kernel's command line: no program needed, so it works on a broken one too."""
+    try:
+        link = re.search(r"(?:^|\s)ostree=(/\S+)", at("/proc/cmdline").read_text())
+    except OSError:
+        return None
+    found = link and re.fullmatch(r"([0-9a-f]{64})\.([0-9]+)", os.path.basename(os.path.realpath(at("/sysroot" + link[1]))))
+    return (found[1], int(found[2])) if found else None
+
+
+def runs_target(armed: dict) -> bool:
+    """Whether what runs is the deployment that ARMED counts."""
+    booted, target, source = booted_deployment(), state.part(armed, "target"), state.part(armed, "from")
+    return booted is not None and booted != (source.get("checksum"), source.get("serial")) and target.get("checksum") in (None, booted[0])
+
+
+# Each gives what is wrong, as sentences, or raises DeviceError.
+CHECKS = {
+    "deployment": lambda: [] if bootc.status().booted else ["no deployment is booted"],
+    "trust": lambda: channel.trust_problems(channel.product()),
+    "floor": lambda: [] if channel.floor() >= 0 else ["the channel's floor is below zero"],
+    "memory": lambda: state.write(PROBE, {}) or at(PROBE).unlink() or [],
+}
+
+
+def check() -> Outcome:
+    """Run the named checks; none needs a network."""
+
+    failures = []
+    for name, work in CHECKS.items():
+        try:
+            found = work()
+        except DeviceError as error:
+            found = [error.outcome.what]
+        print(f"{'FAILED' if found else 'ok'}  {name}{': ' * bool(found)}{'; '.join(found)}", flush=True)
+        failures += found
+    state.write(FAILURES, {"schema": 1, "failures": failures})
+    if failures:
+        return Outcome(Code.FAILED, f"The health check failed: {'; '.join(failures)}")
+    return Outcome(Code.DONE, "Healthy")
+
+
+def unlocked() -> Outcome:
+    """Right after the disk was unlocked: note which deployment this boot is of."""
+    with state.edit(state.HEALTH) as data:
+        armed = data.get("armed")
+        if not isinstance(armed, dict):
+            return Outcome(Code.DONE, "No new version is being tried")
+        source = state.part(armed, "from")
+        if runs_target(armed):
+            number = armed.get("unlocked")
+            armed["unlocked"] = (number if isinstance(number, int) else 0) + 1
+            return Outcome(Code.DONE, f"Boot {armed['unlocked']} of a new version that was unlocked")
+        # Staged is what a power cut loses: then nothing new is there to be counted.
+        data["armed"] = None
+        if counter() != -1:
+            return Outcome(Code.DONE, "The new version is not what runs")
+        if booted_deployment() == (source.get("checksum"), source.get("serial")):
+            data["return"] = {**armed, "handled": False, "when": state.now()}
+        return Outcome(Code.DONE, "The boot loader went back to an older version")
+
+
+def go_back() -> Outcome:
+    """After an automatic return: make what runs the default again, and say why."""
+    back = state.read(state.HEALTH).get("return")
+    if not isinstance(back, dict) or back.get("handled") is not False:
+        return Outcome(Code.DONE, "This boot is no automatic return")
+    target, source = state.part(back, "target"), state.part(back, "from")
+    outcome = explain_return(target, source, back)
+    runs_source = booted_deployment() == (source.get("checksum"), source.get("serial"))
+    with state.alone(60):
+        if back.get("unlocked") and target.get("digest"):
+            state.hold_back(target["digest"], str(target.get("version")), "health", outcome.what)
+        if runs_source and bootc.status().rollback_queued:
+            bootc.rollback()
+        if runs_source and bootc.status().rollback_queued:
+            raise DeviceError("The version that runs could not be made the default again", "the next restart may try the failed one",
+                              "run `veilor-rollback`")
+        write_grub("unset", "boot_counter")
+    with state.edit(state.HEALTH) as data:
+        state.part(data, "return").update(handled=True, reason=outcome.line())
+    tell.announce("health", outcome)
+    return outcome
+
+
+def explain_return(target: dict, source: dict, back: dict) -> Outcome:
+    """What a person is told about an automatic return."""
+    new, old = f"veilor-os {target.get('version')}", source.get("version")
+    if not back.get("unlocked"):
+        return Outcome(Code.DONE, f"{new} was started {TRIES} times and nobody unlocked the disk, so {old} was started again",
+                       "that says nothing against the new version", "it will be offered again")
+    failures = "; ".join(str(one) for one in back.get("failures") or [])
+    why = f"failed its health check ({failures})" if failures else "never came to the end of its health check"
+    return Outcome(Code.DONE, f"{new} was started {TRIES} times and {why}, so the machine went back to {old} by itself",
+                   "your files are as they were", "it is not installed again until something newer is announced")
+
+
+def failed() -> Outcome:
+    """greenboot has called this boot bad. While there are tries left it restarts by itself; after the last one we do."""
+    listed = state.read(FAILURES).get("failures")
+    reasons = [str(one) for one in listed] if isinstance(listed, list) else []
+    with state.edit(state.HEALTH) as data:
+        armed = data.get("armed")
+        counts = isinstance(armed, dict) and runs_target(armed)
+        if counts:
+            armed["failures"] = list(dict.fromkeys([*(armed.get("failures") or []), *reasons]))[:20]
+    said = f"The health check failed ({'; '.join(reasons) or 'see journalctl -u ' + CHECKER})"
+    if not counts:
+        outcome = Outcome(Code.DONE, said, "this version has worked before, so it is kept", "`veilor-rollback` leads to the one before it")
+        tell.announce("health", outcome)
+        return outcome
+    if counter() == 0:
+        tell.on_screen(f"{said}. That was the last try: restarting into the version before")
+        run(["systemctl", "--no-block", "reboot"], timeout=60)
+    return Outcome(Code.DONE, said)
+
+
+def healthy() -> Outcome:
+    """greenboot has called this boot good: stop counting, and after enough good updates let the bootstrap go.
+
+    greenboot means to take the counter away itself, but has made /boot read-only just before and doesn't notice.
+    """
+    with state.edit(state.HEALTH) as data:
+        armed, known = data.get("armed"), [one for one in data.get("healthy") or [] if isinstance(one, dict)]
+        if isinstance(armed, dict):
+            digest = state.part(armed, "target").get("digest")
+            if runs_target(armed) and digest not in [one.get("digest") for one in known]:
+                known.append({"digest": digest, "by": armed.get("by")})
+            data |= {"armed": None, "healthy": known}
+        updates, bootstrap = sum(one.get("by") == "update" for one in known), data.get("bootstrap")
+    if counter() is not None:
+        write_grub("unset", "boot_counter")
+    if updates >= KEPT_UPDATES and isinstance(bootstrap, dict) and not bootstrap.get("unpinned"):
+        for entry in bootc.status().others:  # not while it is booted or the way back
+            if entry.pinned and entry.deployment == (bootstrap.get("checksum"), bootstrap.get("serial")) and bootc.unpin(entry):
+                with state.edit(state.HEALTH) as data:
+                    state.part(data, "bootstrap")["unpinned"] = state.now()
+    return Outcome(Code.DONE, "Healthy")
+
+
+def settle() -> Outcome:
+    """After the health check, whichever way it ended: the counter counts only what we armed.
+
+    greenboot starts it by itself for any failed boot, which would lead a machine with, say, a full disk through restarts
+    into an older system. And it takes it away after a return, also while that return is not yet dealt with.
+    """
+    record = state.read(state.HEALTH)
+    back = record.get("return")
+    if isinstance(back, dict) and back.get("handled") is False:
+        write_grub("set", "boot_counter=-1", "boot_success=0")
+        return Outcome(Code.DONE, "The automatic return is still to be dealt with; the boot loader stays with this version")
+    if not isinstance(record.get("armed"), dict) and counter() is not None:
+        write_grub("unset", "boot_counter")
+    return Outcome(Code.DONE, "Settled")
+
+
+def deadline() -> Outcome:
+    """Some minutes after the unlock, or in emergency mode: a new version that was not called good by now is hanging."""
+    armed = state.read(state.HEALTH).get("armed")
+    if not isinstance(armed, dict) or not runs_target(armed) or counter() is None:
+        return Outcome(Code.DONE, "Nothing hangs")
+    tell.on_screen("this new version did not come to the end of its health check: restarting")
+    run(["systemctl", "reboot", "--force"], timeout=120)
+    return Outcome(Code.DONE, "Restarting")
+
+
+MOMENTS = {"check": check, "unlocked": unlocked, "return": go_back, "failed": failed, "healthy": healthy, "settle": settle,
+           "deadline": deadline}
+
+
+def main(argv: list[str]) -> int:
+    """The program `health MOMENT`, started by units and by greenboot's folders, not by people."""
+    parser = tell.parser("health", "The moments of a boot that decide whether a new version stays.", Code.UNFIT, as_json=False)
+    parser.add_argument("moment", choices=MOMENTS)
+    return tell.conclude(parser, argv, lambda args: MOMENTS[args.moment]())

@@ -1,0 +1,16 @@
+"""Which program is which: `python3 -I /usr/lib/veilor/app PROGRAM [ARGUMENTS]`."""
+
+import importlib
+import sys
+
+from veilor.core.outcome import Code
+
+PROGRAMS = {"firstboot-rebase": "firstboot", "update": "update", "rollback": "rollback", "status": "status", "health": "health"}
+
+
+def main(argv: list[str]) -> int:
+    """Run the program that ARGV names with the rest of it; its exit code."""
+    if not argv or argv[0] not in PROGRAMS:
+        print(f"veilor: name a program: {', '.join(PROGRAMS)}", file=sys.stderr)
+        return int(Code.USAGE)
+    return importlib.import_module(f"veilor.device.{PROGRAMS[argv[0]]}").main(argv[1:])

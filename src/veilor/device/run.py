@@ -1,0 +1,143 @@
+"""The one way to start another program, and where files are. Nothing else in the device's code spawns."""
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from veilor.core.outcome import Code, Outcome
+
+ROOT = Path("/")  # tests put a folder here
+PATH = "/usr/sbin:/usr/bin"
+PIPE = "{pipe}"  # stands in argv for the number of the progress pipe
+KEPT = 1 << 20  # bytes of each output that are kept: the last ones
+PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+class DeviceError(Exception):
+    """An expected failure that ends the program: its outcome is what the person reads."""
+
+    def __init__(self, what: str, means: str = "", next: str = "", code: Code = Code.FAILED, facts: dict | None = None) -> None:
+        super().__init__(what)
+        self.outcome = Outcome(code, what, means, next, facts or {})
+
+
+@dataclass(frozen=True)
+class Done:
+    """A program that has ended: exit code (negative: the signal that ended it) and its outputs as text."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def reason(self) -> str:
+        """The last line it said, for a sentence."""
+        lines = (self.err.strip() or self.out.strip()).splitlines()
+        return (lines[-1].removeprefix("error: ") if lines else f"it ended with {self.code} and said nothing")[-500:]
+
+
+def at(path: str) -> Path:
+    """The absolute PATH on the machine."""
+    return ROOT / path.lstrip("/")
+
+
+def environment() -> dict[str, str]:
+    """What every program is started with. HOME is no home: a policy.json in root's own would win over the system's."""
+    kept = {name: os.environ[name] for name in PROXIES if name in os.environ}
+    return {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": str(at("/run/veilor")), **kept}
+
+
+def run(argv: list[str], *, timeout: float, progress: Callable[[bytes], None] | None = None) -> Done:
+    """Run ARGV to its end, at most TIMEOUT seconds, nothing on its standard input.
+
+    PROGRESS gets each line that arrives on the pipe whose number replaces PIPE in ARGV. Raises DeviceError when the
+    program is missing (UNFIT) or was ended for taking too long (LATER). Whatever happens, no child is left behind.
+    """
+    reader = writer = None
+    if progress:
+        reader, writer = os.pipe()
+        argv = [str(writer) if arg == PIPE else arg for arg in argv]
+    try:
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
+                                 cwd="/", start_new_session=True, pass_fds=() if writer is None else (writer,))
+    except OSError as error:
+        if reader is not None:
+            os.close(reader)
+        raise DeviceError(f"{argv[0]} cannot be started ({error.strerror})", "this system lacks a part that veilor-os needs",
+                          "", Code.UNFIT) from None
+    finally:
+        if writer is not None:
+            os.close(writer)
+    try:
+        texts = _follow(child, reader, progress, time.monotonic() + timeout)
+        if texts is None:
+            name = " ".join(argv[:2] if argv[1:] and not argv[1].startswith("-") else argv[:1])
+            raise DeviceError(f"`{name}` did not end within {timeout:.0f} s and was stopped", code=Code.LATER)
+        return Done(child.wait(), *texts)
+    finally:
+        _end(child)
+        child.stdout.close()
+        child.stderr.close()
+        if reader is not None:
+            os.close(reader)
+
+
+def _follow(child: subprocess.Popen, reader: int | None, progress, deadline: float) -> tuple[str, str] | None:
+    """Both outputs once CHILD has ended, or None when DEADLINE came first."""
+    out, err, pipe = child.stdout.fileno(), child.stderr.fileno(), reader
+    texts = {out: b"", err: b"", pipe: b""}
+    with selectors.DefaultSelector() as watch:
+        for fd in filter(None, (out, err, pipe)):
+            watch.register(fd, selectors.EVENT_READ)
+        while watch.get_map():
+            if time.monotonic() > deadline:
+                return None
+            if child.poll() is not None and not watch.select(0):
+                break  # something it started may hold the pipes for ever
+            for key, _ in watch.select(0.5):
+                data = os.read(key.fd, 65536)
+                if not data:
+                    watch.unregister(key.fd)
+                texts[key.fd] = (texts[key.fd] + data)[-KEPT:]
+            if progress:
+                *lines, texts[pipe] = texts[pipe].split(b"\n")
+                for line in lines:
+                    progress(line)
+    try:
+        child.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return None
+    return texts[out].decode(errors="replace"), texts[err].decode(errors="replace")
+
+
+def _end(child: subprocess.Popen) -> None:
+    """End CHILD and what it started, if it still runs: first asked, then forced."""
+    for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        if child.poll() is not None:
+            return
+        try:
+            os.killpg(child.pid, number)
+            child.wait(patience)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+_UNTRUSTED = ("signature", "rejected by policy", "insecureacceptanything", "not accepted", "policy.json")
+_SILENT = ("dial tcp", "no such host", "connection", "timeout", "timed out", "deadline exceeded", "unreachable", "tls", "x509", "eof",
+           "too many requests", "toomanyrequests", "service unavailable", "manifest unknown", "name resolution", "resolv", "status code: 5")
+
+
+def kind(text: str) -> Code:
+    """Which exit code fits what skopeo or bootc said: REFUSED (verification), LATER (network, registry) or FAILED.
+
+    Only for words and exit codes: whatever it says, the program has failed and nothing is trusted.
+    """
+    said = text.lower()
+    if any(word in said for word in _UNTRUSTED):
+        return Code.REFUSED
+    return Code.LATER if any(word in said for word in _SILENT) else Code.FAILED

@@ -1,0 +1,177 @@
+"""veilor-update: what the channel announces, fetched locked, compared, then let go for the next restart. Never restarts."""
+
+from dataclasses import replace
+
+from veilor.core.host import Entry, Host, place
+from veilor.core.image import short
+from veilor.core.outcome import Code, Outcome
+from veilor.core.product import Product
+from veilor.core.statement import Statement
+from veilor.device import bootc, channel, health, state, tell
+from veilor.device.run import DeviceError
+
+RESTART = "restart when you like"
+UNFIT = {
+    "package": ("This system is not one that is replaced as a whole",
+                "veilor-os cannot take it over without erasing it, so nothing was changed",
+                "back up your files and install veilor-os anew, or, which destroys what is there, `bootc install to-existing-root`"),
+    "layered": ("This system has packages layered on it, or is not made from an image",
+                "a new version would silently drop them, so nothing was changed",
+                "`rpm-ostree reset` removes the layers, then try again"),
+    "foreign": ("This machine follows {booted}, not veilor-os", "somebody has switched it, so nothing was changed",
+                "`bootc switch --enforce-container-sigpolicy {ours}` as root leads back"),
+    "others-staged": ("{staged} is waiting for the next restart, and it is not from veilor-os",
+                      "somebody has put it there, so it was left alone",
+                      "restart into it, or take it away with `ostree admin undeploy 0` as root, then try again"),
+}
+
+
+def unfit(where: str, host: Host, facts: Product) -> Outcome:
+    """What is said on a machine that stands at WHERE, one of UNFIT."""
+    names = {"booted": host.booted and host.booted.reference, "staged": host.staged and (host.staged.reference or host.staged.title)}
+    return Outcome(Code.UNFIT, *(text.format(**names, ours=facts.image_ref) for text in UNFIT[where]), {"state": where})
+
+
+def decide(host: Host, said: Statement, reference: str, held: dict) -> str:
+    """What is to be done on a machine that is `ours` or `unverified`:
+
+    current, withdrawn (staged, but no longer announced), held (not until something newer), ready (staged already), unlock
+    (downloaded already), queued (a rollback waits for the restart), stage.
+    """
+    booted, staged = host.booted, host.staged
+    if booted.digest == said.digest and booted.follows(reference):
+        return "withdrawn" if staged and staged.digest != said.digest else "ready" if staged else "current"
+    if said.digest in held:
+        return "held"
+    if staged and staged.digest == said.digest:
+        return "unlock" if staged.locked else "ready"
+    return "queued" if host.rollback_queued else "stage"
+
+
+def stage(host: Host, facts: Product, said: Statement, by: str, quiet: bool = False) -> tuple[Host, tuple[str, ...]]:
+    """Fetch what SAID announces; the status after that, with it staged and compared, and warnings. Raises DeviceError.
+
+    On a machine that already follows the product it is locked. The first move to it cannot be: bootc has no such form of
+    switch, so the counter is armed before, and what differs from the announcement is dropped at once.
+    """
+    if (host.staged or host.booted).follows(facts.image_ref):
+        bootc.download(quiet)
+        return compare(bootc.status(), facts, said), ()
+    target = {"digest": said.digest, "version": said.version, "checksum": None, "serial": None}
+    warnings = try_to_arm(host.booted, target, by)
+    try:
+        bootc.switch(facts.image_ref, quiet)
+        return compare(bootc.status(), facts, said), warnings
+    except DeviceError:
+        health.disarm()
+        raise
+
+
+def compare(host: Host, facts: Product, said: Statement) -> Host:
+    """HOST, if what is staged is what SAID announces; else that is dropped, so that it can never boot, and DeviceError."""
+    staged = host.staged
+    if staged is None:
+        raise DeviceError(f"{said.title} is announced, but the registry does not have it yet", "nothing was changed",
+                          "it is tried again later", Code.LATER)
+    if staged.digest == said.digest and staged.follows(facts.image_ref):
+        return host
+    bootc.drop_staged(staged)
+    health.disarm()
+    if not staged.follows(facts.image_ref):
+        raise DeviceError("Refused: bootc did not record that the image was verified", "it was taken away again, nothing was installed",
+                          "report this: it should not be possible", Code.REFUSED)
+    got, wanted = f"{staged.title} ({short(staged.digest)})", f"{said.version} ({short(said.digest)})"
+    raise DeviceError(f"Refused: the registry gave {got}, but {wanted} is announced",
+                      "it was taken away again, nothing was installed: either a release is being published right now, or somebody has "
+                      "changed what the name stands for", "it is looked at again later", Code.REFUSED)
+
+
+def let_go(host: Host, by: str) -> tuple[Host, tuple[str, ...]]:
+    """Let what is staged boot at the next restart, its first boots counted; the status after that, and warnings."""
+    staged, warnings = host.staged, ()
+    if not health.armed_for(staged):
+        warnings = try_to_arm(host.booted, health.describe(staged), by)
+    if not staged.locked:
+        return host, warnings
+    bootc.unlock()
+    after = bootc.status()
+    if after.staged is None or after.staged.locked or after.staged.deployment != staged.deployment:
+        raise DeviceError("The downloaded version could not be made ready", "the next restart boots what runs now", "try again")
+    return after, warnings
+
+
+def try_to_arm(source: Entry, target: dict, by: str) -> tuple[str, ...]:
+    """Arm the boot counter. A machine without one still gets its update, with a warning: staying old is worse."""
+    try:
+        health.arm(source, target, by)
+        return ()
+    except DeviceError as error:
+        return (f"this machine cannot go back by itself if the new version fails: {error.outcome.what}",)
+
+
+def update(args) -> Outcome:
+    """The whole program, as asked by ARGS."""
+    facts = channel.product()
+    host = bootc.status()
+    where = place(host, facts.image_ref)
+    if where in UNFIT:
+        return unfit(where, host, facts)
+    said, warnings = channel.announced(facts)
+    held = state.held_back()
+    todo = decide(host, said, facts.image_ref, held)
+    new, then = said.title, Outcome(Code.DONE, "")
+    if todo == "current":
+        then = Outcome(Code.DONE, f"{new} is what runs, and nothing newer is announced")
+    elif todo == "held":
+        entry = held[said.digest]
+        then = Outcome(Code.DONE, f"{new} is announced, but is not installed by itself: {entry.get('reason')}",
+                       next="a newer version will be; `veilor-rollback` leads to it if it is still there")
+    elif todo == "queued":
+        then = Outcome(Code.DONE, f"{new} is announced; a return to {host.next.title} waits for the next restart",
+                       "an update now would undo that", "restart first")
+    elif args.check and todo == "withdrawn":
+        then = Outcome(Code.DONE, "The update that is ready is no longer announced", next="`veilor-update` takes it away")
+    elif args.check:
+        ready = todo == "ready"
+        then = Outcome(Code.DONE, f"{new} is {'ready' if ready else 'announced'}", next=RESTART if ready else "`veilor-update` installs it")
+    elif todo == "withdrawn":
+        host = bootc.drop_staged(host.staged)
+        health.disarm()
+        then = Outcome(Code.DONE, "The update that was ready is no longer announced, so it was taken away", next="nothing is to be done")
+    else:
+        if todo == "stage":
+            host, more = stage(host, facts, said, "update", args.json)
+            warnings += more
+        if args.download_only and host.staged.locked:
+            todo, then = "downloaded", Outcome(Code.DONE, f"{new} is downloaded and locked", "a restart boots what runs now",
+                                               "`veilor-update` makes it ready")
+        else:
+            host, more = let_go(host, "update")
+            warnings += more
+            todo, then = "ready", Outcome(Code.DONE, f"{new} is ready", "what runs now is kept as the way back", RESTART)
+    return replace(then, warnings=warnings, facts={
+        "state": todo, "booted": host.booted.digest, "staged": host.staged and host.staged.digest,
+        "announced": {"version": said.version, "digest": said.digest, "sequence": said.sequence, "expires": said.expires.isoformat()}})
+
+
+def told(args) -> Outcome:
+    """`update`, alone, with what the person should know left as a notice."""
+    try:
+        with state.alone():
+            outcome = update(args)
+    except DeviceError as error:
+        tell.notify("update", error.outcome if error.outcome.code is Code.REFUSED else None)
+        raise
+    if not args.check:
+        tell.notify("update", outcome if outcome.facts.get("state") == "ready" else None)
+    return outcome
+
+
+def main(argv: list[str]) -> int:
+    """The program veilor-update."""
+    about = "Installs the announced version of veilor-os for the next restart. The machine is never restarted by it."
+    parser = tell.parser("veilor-update", about, Code.REFUSED, Code.UNFIT)
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--check", action="store_true", help="only say whether there is something newer")
+    only.add_argument("--download-only", action="store_true", help="download and compare, but keep it from booting")
+    return tell.conclude(parser, argv, told)

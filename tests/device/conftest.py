@@ -1,0 +1,240 @@
+"""A machine without a machine: a folder as its root, fakes on PATH, and reboots with GRUB's counter and ostree's order."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from veilor.core import policy
+from veilor.core.product import load
+from veilor.device import main as programs
+from veilor.device import run
+
+ROOT = Path(__file__).resolve().parents[2]
+REF = "ghcr.io/veilor/veilor-os:44"
+NAMES = ("bootc", "ostree", "skopeo", "grub2-editenv", "systemctl", "plymouth", "mount")
+KEY = "-----BEGIN PUBLIC KEY-----\n" + base64.b64encode(b"stand-in").decode() + "\n-----END PUBLIC KEY-----\n"
+
+
+def digest(version: str) -> str:
+    """The digest of the image of VERSION."""
+    return "sha256:" + hashlib.sha256(version.encode()).hexdigest()
+
+
+def entry(version: str, *, signed: bool = True, transport: str = "registry", reference: str = REF, serial: int = 0, **more) -> dict:
+    """A deployment of VERSION as bootc's status shows it."""
+    image = {"image": reference, "transport": transport} | ({"signature": "containerPolicy"} if signed else {})
+    return {
+        "image": {"image": image, "imageDigest": digest(version), "version": version, "timestamp": "2026-01-01T00:00:00Z",
+                  "architecture": "amd64"},
+        "downloadOnly": False, "pinned": False, "incompatible": False, "cachedUpdate": None,
+        "ostree": {"checksum": hashlib.sha256(digest(version).encode()).hexdigest(), "deploySerial": serial, "stateroot": "veilor"}} | more
+
+
+def bootstrap(version: str = "44.0", **more) -> dict:
+    """The deployment that an installer wrote."""
+    return entry(version, signed=False, transport="oci", reference="/run/install/repo/container", **more)
+
+
+class Machine:
+    """Everything below FOLDER; `world` is what the fakes see."""
+
+    digest, entry, bootstrap = staticmethod(digest), staticmethod(entry), staticmethod(bootstrap)
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root = folder, folder / "root"
+        product = load(ROOT / "product.toml")
+        self.put("usr/lib/veilor/product.toml", (ROOT / "product.toml").read_text())
+        self.put("usr/lib/veilor/channel-floor.json", '{"schema": 1, "sequence": 0}')
+        self.put("etc/containers/policy.json", policy.render(product))
+        self.put("etc/containers/registries.d/veilor.yaml", policy.render_registries(product))
+        for paths in policy.scopes(product).values():
+            for path in paths:
+                self.put(path, KEY)
+        self.put("boot/grub2/grubenv", "")
+        self.put("dev/console", "")
+        self.put("run/ostree-booted", "")
+        fakes = folder / "bin"
+        fakes.mkdir()
+        for name in NAMES:
+            (fakes / name).write_text(f"#!/bin/sh\nexec {sys.executable} -S -E {ROOT}/tests/device/fake.py {folder} {name} \"$@\"\n")
+            (fakes / name).chmod(0o755)
+        self.path = f"{fakes}:{run.PATH}"
+        self.world = {"status": {"apiVersion": "org.containers.bootc/v1", "kind": "BootcHost", "metadata": {"name": "host"}, "spec": {},
+                                 "status": {"booted": None, "staged": None, "rollback": None, "rollbackQueued": False}},
+                      "registry": {"digest": digest("44.1"), "version": "44.1"}, "channel": {"raw": ""}}
+        self.save()
+
+    def put(self, path: str, text: str) -> None:
+        file = self.root / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def save(self) -> None:
+        (self.folder / "world.json").write_text(json.dumps(self.world))
+
+    def load(self) -> None:
+        self.world = json.loads((self.folder / "world.json").read_text())
+
+    @property
+    def status(self) -> dict:
+        self.load()
+        return self.world["status"]["status"]
+
+    def deployments(self, booted=None, *, staged=None, rollback=None, others=(), queued=False) -> None:
+        """Put these deployments on the machine."""
+        self.load()
+        self.world["status"]["status"] = {"booted": booted, "staged": staged, "rollback": rollback, "rollbackQueued": queued,
+                                          "otherDeployments": list(others)}
+        self.save()
+        marker = self.root / "run/ostree/staged-deployment"
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch() if staged else marker.unlink(missing_ok=True)
+        if booted:
+            self.boot_into(booted)
+
+    def boot_into(self, booted: dict) -> None:
+        """Make the kernel's command line that of BOOTED."""
+        name = f"{booted['ostree']['checksum']}.{booted['ostree']['deploySerial']}"
+        real = self.root / "sysroot/ostree/deploy/veilor/deploy" / name
+        real.mkdir(parents=True, exist_ok=True)
+        link = self.root / "sysroot/ostree/boot.1/veilor/abc/0"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"../../../deploy/veilor/deploy/{name}")
+        self.put("proc/cmdline", "BOOT_IMAGE=/vmlinuz rw ostree=/ostree/boot.1/veilor/abc/0 panic=30")
+
+    def release(self, version: str, **announced) -> None:
+        """VERSION is what the registry's tag means, and what the next statement announces."""
+        self.load()
+        self.world["registry"] = {"digest": digest(version), "version": version}
+        self.save()
+        self.announce(version, **announced)
+
+    def announce(self, version: str, sequence: int | None = None, expires_in: float = 14, **changes) -> None:
+        """The channel's statement is about VERSION now; SEQUENCE counts up by itself."""
+        self.load()
+        self.sequence = sequence if sequence is not None else getattr(self, "sequence", 0) + 1
+        now = datetime.now(UTC)
+        said = {"schema": 1, "repository": "ghcr.io/veilor/veilor-os", "tag": "44", "digest": digest(version), "version": version,
+                "sequence": self.sequence, "issued": f"{now - timedelta(days=30):%Y-%m-%dT%H:%M:%SZ}",
+                "expires": f"{now + timedelta(days=expires_in):%Y-%m-%dT%H:%M:%SZ}",
+                "rollout": {"start": f"{now:%Y-%m-%dT%H:%M:%SZ}", "hours": 0}} | changes
+        self.world["channel"] = {"raw": json.dumps(said)}
+        self.save()
+
+    def change(self, part: str, **values) -> None:
+        """Change a part of the fakes' world."""
+        self.load()
+        self.world.setdefault(part, {}).update(values)
+        self.save()
+
+    def calls(self, *start: str) -> list[list[str]]:
+        """The calls so far that begin with START; without one, all but those of plymouth."""
+        file = self.folder / "calls.jsonl"
+        made = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return [argv for argv in made if argv[: len(start)] == list(start) and (start or argv[0] != "plymouth")]
+
+    def forget_calls(self) -> None:
+        (self.folder / "calls.jsonl").unlink(missing_ok=True)
+
+    def json(self, path: str) -> dict:
+        return json.loads((self.root / path.lstrip("/")).read_text())
+
+    def text(self, path: str) -> str:
+        file = self.root / path.lstrip("/")
+        return file.read_text() if file.exists() else ""
+
+    @property
+    def grub(self) -> dict:
+        return dict(line.split("=", 1) for line in self.text("boot/grub2/grubenv").splitlines())
+
+    def world_reboots(self) -> int:
+        """How often the machine was asked to restart."""
+        self.load()
+        return self.world.get("reboots", 0)
+
+    def killed_run(self, program: str) -> int:
+        """Run PROGRAM in a process of its own, which the fakes may kill; its exit code."""
+        code = (f"import os, sys; os.geteuid = lambda: 0\nfrom pathlib import Path\nfrom veilor.device import main, run\n"
+                f"run.ROOT, run.PATH = Path({str(self.root)!r}), {self.path!r}\nsys.exit(main.main([{program!r}]))")
+        env = {"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"]}
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=120, check=False).returncode
+
+    # -- reboots: ostree's finalizing, GRUB's counter, the units of a boot ------------------------------------------------
+
+    def power_on(self, *, clean: bool = False, unlock: bool = True) -> str:
+        """End this boot (CLEAN: a shutdown that puts what is staged in place), let GRUB choose; the version that boots."""
+        self.load()
+        now = self.world["status"]["status"]
+        if clean and now["staged"] and not now["staged"]["downloadOnly"]:
+            kept = [old for old in (now["rollback"], *now["otherDeployments"]) if old and old["pinned"]]
+            now |= {"order": [now["staged"], now["booted"], *kept]}
+        else:
+            pair = [now["rollback"], now["booted"]] if now["rollbackQueued"] else [now["booted"], now["rollback"]]
+            now |= {"order": now.get("order") or [old for old in (*pair, *now["otherDeployments"]) if old]}
+        order, grub = now.pop("order"), self.grub
+        choice = 0
+        if "boot_counter" in grub and grub.get("boot_success") == "0":
+            count = int(grub["boot_counter"])
+            choice, count = (1, -1) if count in (0, -1) else (0, count - 1)
+            grub["boot_counter"] = str(count)
+        grub["boot_success"] = "0"
+        self.put("boot/grub2/grubenv", "".join(f"{key}={value}\n" for key, value in grub.items()))
+        booted = order[choice if choice < len(order) else 0]
+        rest = [old for old in order if old is not booted]
+        shutil.rmtree(self.root / "run/veilor", ignore_errors=True)
+        shutil.rmtree(self.root / "run/motd.d", ignore_errors=True)
+        self.deployments(booted, rollback=rest[0] if rest else None, others=rest[1:], queued=bool(rest) and order.index(rest[0]) == 0)
+        if unlock:
+            self.moment("unlocked")
+            self.moment("return")
+        return booted["image"]["version"]
+
+    def moment(self, name: str) -> SimpleNamespace:
+        return self.program("health", name)
+
+    def greenboot(self, good: bool = True) -> None:
+        """The health check of a boot as greenboot runs it with the shipped setting, and what comes after it.
+
+        As seen with the real one: it remounts /boot read-only after its first change, so that its second, taking the
+        counter away after a good boot, fails unnoticed.
+        """
+        if self.moment("check").code == 0 and good:
+            self.moment("healthy")
+            grub = self.grub | {"boot_success": "1"}
+        else:
+            self.moment("failed")
+            grub = {"boot_counter": "0"} | self.grub | {"boot_success": "0"}
+        self.put("boot/grub2/grubenv", "".join(f"{key}={value}\n" for key, value in grub.items()))
+        self.moment("settle")
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch, capsys):
+    """A Machine whose programs run in this process: machine.program("update", "--json") -> code, out, err, data."""
+    found = Machine(tmp_path)
+    monkeypatch.setattr(run, "ROOT", found.root)
+    monkeypatch.setattr(run, "PATH", found.path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+    def program(*argv: str) -> SimpleNamespace:
+        capsys.readouterr()
+        code = programs.main(list(argv))
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err and "A fault in" not in said.out + said.err, said.err
+        return SimpleNamespace(code=code, out=said.out, err=said.err, text=said.out + said.err,
+                               data=json.loads(said.out) if "--json" in argv else None)
+
+    found.program = program
+    return found

@@ -1,0 +1,176 @@
+"""A stand-in for every program that the device's code starts: bootc, ostree, skopeo, grub2-editenv, systemctl, plymouth, mount.
+
+Called as `fake.py WORLD NAME ARGV...`. WORLD is a folder: world.json is the machine as those programs see it, calls.jsonl
+gets each argv. bootc's part is a small model, held against recordings of the real one by test_fake.py. With
+world["kill"] = [N, "before" | "after"] the N-th call kills the program under test before or after it has had its effect.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+FOLDER, NAME, ARGV = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+FILE = FOLDER / "world.json"
+WORLD = json.loads(FILE.read_text())
+STATUS = WORLD["status"]["status"]
+
+
+def fail(text, code=1):
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+def entries():
+    """All deployments in ostree's order."""
+    pair = [STATUS["rollback"], STATUS["booted"]] if STATUS["rollbackQueued"] else [STATUS["booted"], STATUS["rollback"]]
+    return [entry for entry in (STATUS["staged"], *pair, *STATUS.get("otherDeployments", [])) if entry]
+
+
+def stage(reference, locked):
+    digest = WORLD["registry"]["digest"]
+    checksum = WORLD["registry"].get("checksum") or hashlib.sha256(digest.encode()).hexdigest()
+    taken = [entry["ostree"]["deploySerial"] for entry in entries()[bool(STATUS["staged"]):] if entry["ostree"]["checksum"] == checksum]
+    STATUS["staged"] = {
+        "image": {"image": reference, "imageDigest": digest, "version": WORLD["registry"]["version"], "timestamp": "2026-01-01T00:00:00Z",
+                  "architecture": "amd64"},
+        "downloadOnly": locked, "pinned": False, "incompatible": False, "cachedUpdate": None,
+        "ostree": {"checksum": checksum, "deploySerial": max(taken, default=-1) + 1, "stateroot": "veilor"}}
+
+
+def drop_staged():
+    STATUS["staged"] = None
+
+
+def bootc(verb, *args):
+    args = list(args)
+    if "--progress-fd" in args:
+        at = args.index("--progress-fd")
+        fd = int(args[at + 1])
+        del args[at : at + 2]
+        event = {"type": "ProgressBytes", "task": "pulling", "bytes": 5, "bytesTotal": 10}
+        os.write(fd, (json.dumps(event) + "\nnot json\n" + json.dumps(event | {"bytes": 10}) + "\n").encode())
+    spec = (STATUS["staged"] or STATUS["booted"])["image"]["image"] if STATUS["booted"] else None
+    trusted = WORLD["registry"].get("error")
+    if verb == "status":
+        assert args == ["--format=json", "--format-version=1"], args
+        print(json.dumps(WORLD["status"]))
+    elif verb == "switch":
+        assert args[0] == "--enforce-container-sigpolicy" and len(args) == 2, args
+        wanted = {"image": args[1], "transport": "registry", "signature": "containerPolicy"}
+        if spec == wanted:
+            print("Image specification is unchanged.")
+        elif trusted:
+            return fail(f"Switching: Switching (ostree): {trusted}")
+        else:
+            stage(wanted, False)
+    elif (verb, args) == ("upgrade", ["--download-only"]):
+        if trusted:
+            return fail(f"Upgrading: {trusted}")
+        if STATUS["staged"] and STATUS["staged"]["image"]["imageDigest"] == WORLD["registry"]["digest"]:
+            STATUS["staged"]["downloadOnly"] = True
+        elif STATUS["booted"]["image"]["imageDigest"] != WORLD["registry"]["digest"]:
+            stage(spec, True)
+    elif (verb, args) == ("upgrade", ["--from-downloaded"]):
+        if not STATUS["staged"]:
+            return fail("Upgrading: No staged deployment found")
+        STATUS["staged"]["downloadOnly"] = False
+    elif (verb, args) == ("rollback", []):
+        if not STATUS["rollback"]:
+            return fail("Rollback: No rollback available")
+        drop_staged()
+        STATUS["rollbackQueued"] = not STATUS["rollbackQueued"]
+    else:
+        return fail(f"unexpected argument '{args}' found", 2)
+    return 0
+
+
+def ostree(admin, verb, *args):
+    if verb == "status":
+        for entry in entries():
+            mark = "*" if entry is STATUS["booted"] else " "
+            print(f"{mark} veilor {entry['ostree']['checksum']}.{entry['ostree']['deploySerial']}\n    origin: <unknown origin type>")
+    elif verb == "pin":
+        entry = STATUS["booted"] if args == ("booted",) else entries()[int(args[-1])]
+        entry["pinned"] = "--unpin" not in args
+    elif verb == "undeploy":
+        entry = entries()[int(args[0])]
+        if entry is STATUS["booted"]:
+            return fail("Cannot undeploy currently booted deployment 0")
+        if entry is STATUS["staged"]:
+            drop_staged()
+        elif entry is STATUS["rollback"]:
+            STATUS["rollback"] = None
+    return 0
+
+
+def skopeo(*args):
+    assert args[0].startswith("--policy=") and args[1].startswith("--registries.d=") and args[2:4] == ("copy", "--quiet"), args
+    channel = WORLD["channel"]
+    if channel.get("error"):
+        print(channel["error"], file=sys.stderr)
+        return 1
+    folder, raw = Path(args[5].removeprefix("dir:")), channel["raw"].encode()
+    digest = channel.get("digest") or "sha256:" + hashlib.sha256(raw).hexdigest()
+    manifest = {"schemaVersion": 2, "layers": [{"digest": digest, "size": len(raw)}] * channel.get("layers", 1)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / digest.removeprefix("sha256:")).write_bytes(raw)
+    return 0
+
+
+def grub2_editenv(path, verb, *words):
+    file = Path(path)
+    if not file.exists():
+        return fail("cannot open")
+    known = dict(line.split("=", 1) for line in file.read_text().splitlines() if "=" in line)
+    if verb == "list":
+        print(file.read_text(), end="")
+        return 0
+    for word in words:
+        key, _, value = word.partition("=")
+        known.pop(key, None) if verb == "unset" else known.update({key: value})
+    file.write_text("".join(f"{key}={value}\n" for key, value in known.items()))
+    return 0
+
+
+def systemctl(*args):
+    if args[0] == "is-active":
+        print("active")
+    elif args[0] == "disable":
+        WORLD.setdefault("disabled", []).append(args[1])
+    elif "reboot" in args:
+        WORLD["reboots"] = WORLD.get("reboots", 0) + 1
+    return 0
+
+
+def main():
+    with (FOLDER / "calls.jsonl").open("a") as calls:
+        calls.write(json.dumps([NAME, *ARGV]) + "\n")
+    number = len((FOLDER / "calls.jsonl").read_text().splitlines())
+    kill = WORLD.get("kill")
+    if kill == [number, "before"]:
+        os.kill(os.getppid(), signal.SIGKILL)
+        return 1
+    override = WORLD.get("fail", {}).get(" ".join([NAME, *ARGV[:2]])) or WORLD.get("fail", {}).get(" ".join([NAME, *ARGV[:1]]))
+    if override:
+        print(override, file=sys.stderr)
+        return 1
+    work = globals().get(NAME.replace("-", "_"), lambda *args: 0)
+    code = work(*ARGV)
+    marker = FOLDER / "root/run/ostree/staged-deployment"
+    if STATUS["staged"]:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    else:
+        marker.unlink(missing_ok=True)
+    shutil.copyfile(FILE, FOLDER / "world.old")
+    FILE.write_text(json.dumps(WORLD))
+    if kill == [number, "after"]:
+        os.kill(os.getppid(), signal.SIGKILL)
+    return code
+
+
+sys.exit(main())

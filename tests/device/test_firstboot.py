@@ -1,0 +1,254 @@
+"""veilor-firstboot-rebase: the table walked, and the two good ends, the refusals and the kills."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from veilor.core.host import Host
+from veilor.core.host import parse as parse_host
+from veilor.device import firstboot
+
+UNIT = "veilor-firstboot-rebase.service"
+
+
+@pytest.fixture
+def fresh(machine, monkeypatch):
+    """A machine as the installer left it, 44.1 released, and no waiting."""
+    monkeypatch.setattr(firstboot, "wait_for_change", lambda seconds: None)
+    machine.deployments(machine.bootstrap())
+    machine.release("44.1")
+    return machine
+
+
+def staged(machine):
+    now = machine.status["staged"]
+    return now and now["image"]["version"]
+
+
+def done_with_it(machine):
+    machine.load()
+    return UNIT in machine.world.get("disabled", []) and (machine.root / "var/lib/veilor/firstboot-done").exists()
+
+
+def test_every_state_has_an_action_for_every_event():
+    assert all(set(row) == set(firstboot.EVENTS) for row in firstboot.TABLE.values())
+    assert all(callable(getattr(firstboot.Walk, action)) for row in firstboot.TABLE.values() for action in row.values())
+
+
+def test_the_table_ends_well_only_where_the_announced_image_is_verified():
+    for (state, row), event in itertools.product(firstboot.TABLE.items(), firstboot.EVENTS):
+        action = row[event]
+        if action == "finish":
+            assert state in ("booted-announced", "staged-announced") and event in ("announced", "staged", "held"), (state, event)
+        if action in ("stage", "let_go", "drop"):
+            assert event in ("announced", "staged"), "nothing is changed before a statement was verified"
+        if event in ("refused", "silent", "failed"):
+            assert action in ("stop", "wait", "explain", "drop_and_stop")
+        if state in ("package", "layered", "foreign", "others-staged"):
+            assert action == "explain"
+
+
+def test_every_state_is_one_that_a_machine_can_be_in(machine):
+    """`look` reaches each row of the table, and only those."""
+    from types import SimpleNamespace
+
+    e, b, said = machine.entry, machine.bootstrap, SimpleNamespace(digest=machine.digest("44.1"))
+    found = {}
+    for booted, staged in [(None, None), (e("1", incompatible=True), None), (e("1", reference="ghcr.io/a/b:1"), None),
+                           (b(), e("1", signed=False)), (b(), None), (e("44.2"), None), (e("44.1"), None), (b(), e("44.2")),
+                           (b(), e("44.1", downloadOnly=True)), (b(), e("44.1"))]:
+        machine.deployments(booted, staged=staged)
+        host = parse_host(json.dumps(machine.world["status"]))
+        assert isinstance(host, Host)
+        found[firstboot.look(host, "ghcr.io/veilor/veilor-os:44", said)] = True
+    assert set(found) == set(firstboot.TABLE)
+
+
+def test_a_newer_image_is_verified_staged_counted_and_told(fresh):
+    done = fresh.program("firstboot-rebase")
+    assert done.code == 0 and staged(fresh) == "44.1" and done_with_it(fresh)
+    [switch] = fresh.calls("bootc", "switch")
+    assert [arg for arg in switch if not arg.isdigit()] == [
+        "bootc", "switch", "--progress-fd", "--enforce-container-sigpolicy", "ghcr.io/veilor/veilor-os:44"]
+    assert fresh.status["booted"]["pinned"] and fresh.grub["boot_counter"] == "3"
+    assert fresh.json("var/lib/veilor/health.json")["bootstrap"]["version"] == "44.0"
+    for place in ("run/motd.d/50-veilor", "dev/console", "run/veilor/notice.json"):
+        assert "restart when you like" in fresh.text(place).lower(), place
+    assert fresh.calls("plymouth", "message")
+    assert fresh.power_on(clean=True) == "44.1"
+
+
+def test_the_same_digest_as_on_the_medium_is_still_a_true_change_of_origin(fresh):
+    fresh.release("44.0")
+    fresh.change("registry", checksum=fresh.status["booted"]["ostree"]["checksum"])
+    assert fresh.program("firstboot-rebase").code == 0 and done_with_it(fresh)
+    now = fresh.status["staged"]
+    assert now["image"]["image"]["signature"] == "containerPolicy" and now["ostree"]["deploySerial"] == 1
+    assert fresh.power_on(clean=True) == "44.0"
+    assert fresh.json("var/lib/veilor/health.json")["armed"]["unlocked"] == 1
+
+
+def test_nothing_is_taken_before_the_statement_was_verified(fresh):
+    fresh.change("channel", error="Source image rejected: None of the signatures were accepted, reasons: no")
+    done = fresh.program("firstboot-rebase")
+    assert done.code == 4 and not fresh.calls("bootc", "switch") and not done_with_it(fresh)
+    assert not fresh.status["booted"]["pinned"] and "Refused" in fresh.text("run/motd.d/50-veilor")
+    fresh.announce("44.1")
+    assert fresh.program("firstboot-rebase").code == 0 and done_with_it(fresh)
+
+
+def test_without_a_network_it_waits_says_so_once_and_leaves_the_rest_to_systemd(fresh, monkeypatch):
+    waited = []
+    monkeypatch.setattr(firstboot, "wait_for_change", waited.append)
+    fresh.change("channel", error="pinging container registry ghcr.io: dial tcp: lookup ghcr.io: no such host")
+    done = fresh.program("firstboot-rebase")
+    assert done.code == 3 and tuple(waited) == firstboot.DELAYS and waited[0] <= 5
+    assert fresh.text("dev/console").count("Waiting for a network") == 1 and not fresh.calls("bootc", "switch")
+    assert not done_with_it(fresh)
+
+
+def test_a_network_that_comes_later_is_used_in_the_same_run(fresh, monkeypatch):
+    fresh.change("channel", error="dial tcp: no such host")
+    monkeypatch.setattr(firstboot, "wait_for_change", lambda seconds: fresh.announce("44.1"))
+    assert fresh.program("firstboot-rebase").code == 0 and done_with_it(fresh)
+
+
+def test_waiting_ends_when_a_route_appears(machine, monkeypatch):
+    machine.put("proc/net/route", "Iface Destination\n")
+    machine.put("proc/net/ipv6_route", "")
+    naps = []
+
+    def nap(seconds):
+        naps.append(seconds)
+        if len(naps) == 2:
+            machine.put("proc/net/route", "Iface Destination Gateway\neth0 00000000 0202000A\n")
+
+    monkeypatch.setattr(firstboot.time, "sleep", nap)
+    firstboot.wait_for_change(30)
+    assert len(naps) == 2
+
+
+def test_another_digest_than_announced_is_undone(fresh):
+    fresh.announce("44.1b")
+    done = fresh.program("firstboot-rebase")
+    assert done.code == 4 and staged(fresh) is None and not done_with_it(fresh) and "boot_counter" not in fresh.grub
+    assert fresh.calls("ostree", "admin", "undeploy", "0") and "44.1b" in done.err
+    assert fresh.power_on(clean=True) == "44.0"
+    fresh.release("44.1")
+    assert fresh.program("firstboot-rebase").code == 0 and staged(fresh) == "44.1"
+
+
+def test_what_an_earlier_run_staged_is_dropped_when_something_else_is_announced_by_now(fresh):
+    fresh.deployments(fresh.bootstrap(), staged=fresh.entry("44.1"))
+    fresh.release("44.2")
+    assert fresh.program("firstboot-rebase").code == 0 and staged(fresh) == "44.2" and done_with_it(fresh)
+
+
+def test_a_machine_that_runs_an_older_verified_image_is_brought_to_the_announced_one(fresh):
+    fresh.deployments(fresh.entry("44.0b"))
+    assert fresh.program("firstboot-rebase").code == 0 and staged(fresh) == "44.1" and done_with_it(fresh)
+    assert not fresh.calls("bootc", "switch")
+
+
+def test_a_machine_that_runs_the_announced_image_only_ends_the_unit(fresh):
+    fresh.deployments(fresh.entry("44.1"))
+    assert fresh.program("firstboot-rebase").code == 0 and done_with_it(fresh) and staged(fresh) is None
+    assert [argv[1] for argv in fresh.calls("bootc")] == ["status", "status"]
+
+
+def test_ending_well_without_having_switched_is_not_believed(fresh):
+    """A bootc that says all is well and does nothing."""
+    (fresh.folder / "bin/real").write_text((fresh.folder / "bin/bootc").read_text())
+    (fresh.folder / "bin/real").chmod(0o755)
+    (fresh.folder / "bin/bootc").write_text(f"#!/bin/sh\n[ \"$1\" = status ] && exec {fresh.folder}/bin/real \"$@\"\nexit 0\n")
+    done = fresh.program("firstboot-rebase")
+    assert done.code != 0 and not done_with_it(fresh)
+
+
+def test_a_unit_that_cannot_be_disabled_is_an_error_and_tried_again(fresh):
+    fresh.change("fail", **{"systemctl disable": "Failed"})
+    assert fresh.program("firstboot-rebase").code == 1 and not (fresh.root / "var/lib/veilor/firstboot-done").exists()
+    fresh.world["fail"].clear()
+    fresh.save()
+    fresh.deployments(fresh.status["booted"], staged=fresh.status["staged"])
+    assert fresh.program("firstboot-rebase").code == 0 and done_with_it(fresh)
+
+
+def test_what_failed_here_before_is_not_tried_again(fresh):
+    from veilor.device import state
+
+    state.hold_back(fresh.digest("44.1"), "44.1", "health", "it failed its health check")
+    done = fresh.program("firstboot-rebase")
+    assert done.code == 0 and "failed its health check" in done.out and staged(fresh) is None and not done_with_it(fresh)
+    fresh.release("44.2")
+    assert fresh.program("firstboot-rebase").code == 0 and staged(fresh) == "44.2"
+
+
+def test_a_root_that_is_not_replaced_as_a_whole_is_left_alone(fresh):
+    (fresh.root / "run/ostree-booted").unlink()
+    done = fresh.program("firstboot-rebase")
+    assert done.code == 5 and "install veilor-os anew" in done.err and "to-existing-root" in done.err and not fresh.calls("bootc")
+
+
+@pytest.mark.parametrize("prepare", [
+    lambda m: m.deployments(m.entry("1", incompatible=True)),
+    lambda m: m.deployments(m.entry("1", reference="ghcr.io/other/os:1")),
+    lambda m: m.deployments(m.bootstrap(), staged=m.entry("1", reference="ghcr.io/other/os:1")),
+])
+def test_what_somebody_else_did_is_left_alone(fresh, prepare):
+    prepare(fresh)
+    before = fresh.status
+    assert fresh.program("firstboot-rebase").code == 5 and fresh.status == before and not fresh.calls("skopeo")
+
+
+def test_status_of_it(fresh):
+    assert fresh.program("firstboot-rebase", "--status", "--json").data["done"] is False
+    fresh.program("firstboot-rebase")
+    assert fresh.program("firstboot-rebase", "--status", "--json").data["version"] == "44.1"
+
+
+CHANGING = ("switch", "upgrade", "pin", "set", "disable", "copy")
+
+
+@pytest.mark.parametrize("program", ["firstboot-rebase", "update"])
+def test_killed_at_any_call_it_goes_on_and_nothing_unannounced_can_boot(tmp_path_factory, machine, program):
+    """kill -9 before every program that it starts, and after those that change something; every second time with a power cut."""
+
+    def prepare():
+        found = type(machine)(tmp_path_factory.mktemp("machine"))
+        found.deployments(found.bootstrap() if program == "firstboot-rebase" else found.entry("44.0"))
+        found.release("44.1")
+        return found
+
+    def kill(number, when):
+        victim = prepare()
+        victim.world["kill"] = [number, when]
+        victim.save()
+        assert victim.killed_run(program) == -9, (number, when)
+        now = victim.status["staged"]
+        assert now is None or now["image"]["version"] == "44.1"
+        if program == "update" and now and not now["downloadOnly"]:
+            assert victim.grub.get("boot_counter") == "3", "it could boot without being counted"
+        victim.world["kill"] = None
+        victim.save()
+        if number % 2:
+            victim.deployments(victim.status["booted"])  # the power cut: what was staged is gone
+        assert victim.killed_run(program) == 0, (number, when)
+        assert victim.status["staged"]["image"]["version"] == "44.1" and not victim.status["staged"]["downloadOnly"]
+        assert victim.grub["boot_counter"] == "3"
+        if program == "firstboot-rebase":
+            assert done_with_it(victim) and victim.status["booted"]["pinned"]
+
+    whole = prepare()
+    assert whole.killed_run(program) == 0
+    calls = [json.loads(line) for line in (whole.folder / "calls.jsonl").read_text().splitlines()]
+    kills = [(number, "before") for number in range(1, len(calls) + 1)]
+    kills += [(number, "after") for number, argv in enumerate(calls, 1) if set(CHANGING) & set(argv)]
+    assert len(kills) > 12
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda case: kill(*case), kills))

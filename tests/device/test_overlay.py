@@ -1,0 +1,103 @@
+"""The overlay and the staged tree: what the programs need to be started at the right moment on a machine."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from veilor.device.health import MOMENTS
+from veilor.device.main import PROGRAMS
+
+ROOT = Path(__file__).resolve().parents[2]
+OVERLAY = ROOT / "overlay"
+UNITS = OVERLAY / "usr/lib/systemd/system"
+ETC = OVERLAY / "etc/systemd/system"
+
+
+def unit(name: str) -> configparser.ConfigParser:
+    found = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
+    found.optionxform = str
+    found.read_string((UNITS / name).read_text())
+    return found
+
+
+def started() -> list[tuple[str, str]]:
+    """Every place that starts a program of ours, and with which words."""
+    places = [*UNITS.glob("*.service"), *(OVERLAY / "usr/bin").iterdir(), *(OVERLAY / "usr/lib/greenboot").rglob("*.sh")]
+    return [(str(place.relative_to(OVERLAY)), words) for place in places
+            for words in re.findall(r"/usr/bin/python3 -I /usr/lib/veilor/app (.*)", place.read_text())]
+
+
+def test_everything_started_exists_and_every_program_is_started():
+    words = {words.removesuffix(' "$@"') for _, words in started()}
+    assert words == {name for name in PROGRAMS if name != "health"} | {f"health {moment}" for moment in MOMENTS}
+    assert len(started()) == len(list(UNITS.glob("*.service"))) + 4 + 3
+
+
+SCRIPTS = [*(OVERLAY / "usr/bin").iterdir(), *(OVERLAY / "usr/lib/greenboot").rglob("*.sh")]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_can_be_run(path):
+    assert os.access(path, os.X_OK) and path.read_text().startswith("#!/bin/")
+
+
+def test_every_unit_with_an_install_section_is_enabled_by_a_link_and_kept_by_the_preset():
+    links = {(link.parent.name, link.name): os.readlink(link) for link in ETC.glob("*.*/*")}
+    for path in UNITS.iterdir():
+        install = dict(unit(path.name)["Install"]) if "Install" in unit(path.name) else {}
+        for target in install.get("WantedBy", "").split():
+            assert links.pop((f"{target}.wants", path.name)) == f"/usr/lib/systemd/system/{path.name}"
+    assert set(links) == {("multi-user.target.wants", "greenboot-healthcheck.service"),
+                          ("boot-complete.target.requires", "greenboot-healthcheck.service")}
+    preset = (OVERLAY / "usr/lib/systemd/system-preset/10-veilor.preset").read_text()
+    assert "enable veilor-*.service\nenable veilor-*.timer\nenable greenboot-healthcheck.service\n" in preset
+
+
+def test_competing_updaters_are_masked():
+    for name in ("bootc-fetch-apply-updates.timer", "rpm-ostreed-automatic.timer", "greenboot-rollback.service"):
+        assert os.readlink(ETC / name) == "/dev/null"
+
+
+def test_the_first_boot_holds_nobody_up_and_ends_for_good():
+    first = unit("veilor-firstboot-rebase.service")
+    assert (first["Service"]["Type"], first["Service"]["Restart"], first["Unit"]["StartLimitIntervalSec"]) == ("exec", "on-failure", "0")
+    assert {"plasma-setup.service", "display-manager.service"} <= set(first["Unit"]["Before"].split())
+    assert first["Unit"]["ConditionPathExists"] == "!/var/lib/veilor/firstboot-done"
+    assert "greenboot-healthcheck.service" in first["Unit"]["After"], "the health check takes a counter that is armed before"
+    assert "greenboot-healthcheck.service" in unit("veilor-update-stage.service")["Unit"]["After"]
+
+
+def test_a_return_is_dealt_with_before_the_health_check_and_settled_after_it():
+    for name in ("veilor-unlocked.service", "veilor-health-return.service"):
+        assert "greenboot-healthcheck.service" in unit(name)["Unit"]["Before"]
+    assert "greenboot-healthcheck.service" in unit("veilor-health-settle.service")["Unit"]["After"]
+    assert "veilor-unlocked.service" in unit("veilor-health-deadline.timer")["Unit"]["After"]
+
+
+def test_kernel_arguments_and_greenboot_setting():
+    assert tomllib.loads((OVERLAY / "usr/lib/bootc/kargs.d/10-veilor.toml").read_text()) == {"kargs": ["panic=30"]}
+    assert "GREENBOOT_MAX_BOOT_ATTEMPTS=0\n" in (OVERLAY / "etc/greenboot/greenboot.conf").read_text()
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    from veilor.build.stage import stage
+
+    return stage(ROOT, tmp_path_factory.mktemp("stage") / "tree")
+
+
+def test_the_staged_programs_start_alone_and_explain_themselves(tree):
+    start = [sys.executable, "-I", str(tree / "usr/lib/veilor/app")]
+    for program in PROGRAMS:
+        done = subprocess.run([*start, program, "--help"], capture_output=True, text=True, timeout=60, check=False, cwd="/", env={})
+        assert done.returncode == 0 and "exit codes:" in done.stdout, done.stderr
+    assert subprocess.run([*start, "nonsense"], capture_output=True, timeout=60, check=False).returncode == 2
+    assert (tree / "etc/motd.d").is_dir(), "greenboot fails where it is missing"
