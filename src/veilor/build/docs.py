@@ -1,0 +1,45 @@
+"""Pages that are generated from data, so that they cannot drift from what the programs use."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from veilor.build.errors import BuildError
+
+STAND_INS = "src/veilor/lab/stand_ins.toml"
+VERIFIED = "docs/VERIFIED.md"
+HEAD = f"""# What a rehearsal shows, and on what
+
+<!-- Generated from {STAND_INS} by `make docs`. -->
+
+`make rehearse` runs the product's own files: the staged tree, the kickstart, the ISO builder, the container policy and
+the programs on the machine. Around them, the parts below are stand-ins. What was shown on a stand-in is not said of the
+real part; each row says what shows that. A report names the stand-ins of its own run.
+
+No rehearsal with a part of the right-hand column is on record here. None was made on real hardware.
+
+| stand-in | in the place of | why | what takes its place |
+|---|---|---|---|
+"""
+
+
+def verified_page(source_root: Path) -> str:
+    """The text of docs/VERIFIED.md: one row for each declared stand-in."""
+    rows = []
+    for entry in tomllib.loads((source_root / STAND_INS).read_text())["stand_in"]:
+        shown_by = entry["replaced_by"] + (f": `{entry['command']}`" if entry["command"] else "")
+        cells = (entry["title"], entry["stands_for"], entry["why"], shown_by)
+        rows.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |\n")
+    return HEAD + "".join(rows)
+
+
+def write_pages(source_root: Path) -> None:
+    """Write the generated pages anew."""
+    (source_root / VERIFIED).write_text(verified_page(source_root))
+
+
+def check_pages(source_root: Path) -> None:
+    """Raise BuildError when a generated page is not what its data say."""
+    if (source_root / VERIFIED).read_text() != verified_page(source_root):
+        raise BuildError(f"{VERIFIED} does not say what {STAND_INS} says; write it anew with `make docs` and commit it")

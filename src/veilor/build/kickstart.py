@@ -1,0 +1,203 @@
+"""The installer's script: made one file for the medium, and checked before it gets there.
+
+Fedora's own parser has to take it, and what a person relies on has to be in it: which disk may be touched, encryption,
+no passphrase. A check reads what the parser understood, never the text, wherever the parser knows.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from pykickstart.constants import KS_SCRIPT_ONERROR, KS_SCRIPT_POST, KS_SCRIPT_PRE
+from pykickstart.errors import KickstartError
+from pykickstart.handlers.f44 import F44Handler
+from pykickstart.parser import KickstartParser
+
+from veilor.build.errors import BuildError
+
+TARGET = "/tmp/veilor-target.ks"
+BOOT_MIB = 2048
+KDF_KIB = 1 << 20
+PLACE = "/run/install/repo/container"
+INCLUDE = re.compile(r"^%include\s+(\S+)\s*$")
+
+
+def flatten(path: Path) -> str:
+    """The kickstart at PATH with every `%include` of a relative path replaced by that file.
+
+    An absolute path is left: such a file is made while the installer runs. Raises BuildError when a file is missing.
+    """
+    lines = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BuildError(f"{path} can't be read ({error.strerror}), so there is no kickstart to use; restore it from git") from None
+    for line in text.splitlines():
+        found = INCLUDE.match(line)
+        if not found or found[1].startswith("/"):
+            lines.append(line)
+            continue
+        part = flatten(path.parent / found[1]).rstrip("\n")
+        if any(inner.startswith("%") and not INCLUDE.match(inner) for inner in part.splitlines()):
+            raise BuildError(f"{path.parent / found[1]} has a line that begins with %, which ends the script it goes into; indent it")
+        lines.append(part)
+    return "\n".join(lines) + "\n"
+
+
+class Parsed:
+    """A kickstart as Fedora 44's parser understands it, and the commands that it names, in order."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.handler = F44Handler()
+        parser = KickstartParser(self.handler, missingIncludeIsFatal=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            parser.readKickstartFromString(text)
+        self.commands = command_lines(text)
+        self.scripts = self.handler.scripts
+        self.parts = {part.mountpoint: part for part in self.handler.partition.partitions}
+
+    def names(self, command: str) -> list[str]:
+        """The lines that begin with COMMAND."""
+        return [line for line in self.commands if line.split()[0] == command]
+
+    def scripts_of(self, kind: int, *, in_chroot: bool | None = None) -> list:
+        return [s for s in self.scripts if s.type == kind and in_chroot in (None, s.inChroot)]
+
+
+def command_lines(text: str) -> list[str]:
+    """The lines of TEXT outside of sections that are neither empty nor comments."""
+    found, inside = [], False
+    for line in text.splitlines():
+        if line.startswith("%") and not line.startswith("%include"):
+            inside = not line.startswith("%end")
+        elif not inside and line.strip() and not line.lstrip().startswith("#"):
+            found.append(line.strip())
+    return found
+
+
+def clears_no_other_disk(ks: Parsed) -> str:
+    if ks.names("clearpart") or ks.names("ignoredisk") or ks.names("zerombr"):
+        return "which disk is erased is for the person to say: clearpart, ignoredisk and zerombr belong into " + TARGET
+    if re.search(r"clearpart\s+[^\n]*--(?:all|linux)", ks.text):
+        return "clearpart --all (or --linux) erases what nobody chose; name the partitions with --list"
+    return ""
+
+
+def asks_for_the_disk(ks: Parsed) -> str:
+    if not any(line.split() == ["%include", TARGET] for line in ks.commands):
+        return f"it doesn't include {TARGET}, so nobody chooses the disk"
+    asking = [s for s in ks.scripts_of(KS_SCRIPT_PRE) if "Install to which disk?" in s.script and TARGET in s.script]
+    if not any(s.errorOnFail and s.interp.endswith("python3") for s in asking):
+        return "no %pre --interpreter=/usr/bin/python3 --erroronfail script asks for the disk"
+    return ""
+
+
+def holds_no_secret(ks: Parsed) -> str:
+    secret = re.search(r"^[^#\n]*--(?:passphrase|hw-passphrase|backuppassphrase|escrowcert|password|iscrypted|plaintext)\b", ks.text, re.M)
+    return f"it must not hold a passphrase or password ({secret[0].strip()[:40]}); the installer asks for it" if secret else ""
+
+
+def encrypts_root(ks: Parsed) -> str:
+    root = ks.parts.get("/")
+    if root is None:
+        return "there is no part / line"
+    if not root.encrypted or root.luks_version != "luks2":
+        return "root must be --encrypted --luks-version=luks2"
+    if root.pbkdf != "argon2id" or root.pbkdf_memory < KDF_KIB:
+        return f"root's passphrase must be stretched by --pbkdf=argon2id --pbkdf-memory={KDF_KIB} or more"
+    return ""
+
+
+def encrypts_the_rest(ks: Parsed) -> str:
+    clear = [mount for mount, part in ks.parts.items() if not part.encrypted and mount not in ("/boot", "/boot/efi", "biosboot")]
+    return f"{', '.join(clear)} would lie on the disk unencrypted" if clear else ""
+
+
+def has_room_to_boot(ks: Parsed) -> str:
+    boot = ks.parts.get("/boot")
+    if boot is None or (boot.size or 0) < BOOT_MIB or boot.encrypted:
+        return f"/boot must be a partition of its own with --size={BOOT_MIB} or more, not encrypted"
+    if not ks.names("reqpart") and "/boot/efi" not in ks.parts:
+        return "nothing makes the EFI partition: add reqpart"
+    return ""
+
+
+def deploys_from_the_medium(ks: Parsed) -> str:
+    container = ks.handler.ostreecontainer
+    if not container.seen or container.url != PLACE or container.transport != "oci" or not container.stateroot:
+        return f"the image must come by ostreecontainer --stateroot=… --transport=oci --url={PLACE}"
+    if ks.names("bootc") or ks.names("ostreesetup") or ks.names("liveimg") or ks.names("url"):
+        return "there is another source of the system beside ostreecontainer"
+    return ""
+
+
+def leaves_the_origin(ks: Parsed) -> str:
+    touching = re.search(r"bootc\s+switch|mutate-in-place|\.origin\b", "\n".join(s.script for s in ks.scripts))
+    return f"a script changes what the system follows ({touching[0]}); only the first boot may, once it has verified" if touching else ""
+
+
+def completes_bootc(ks: Parsed) -> str:
+    done = [s for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True) if "bootc install ensure-completion" in s.script]
+    if any(s.errorOnFail for s in done):
+        return ""
+    return "no %post --erroronfail runs `bootc install ensure-completion`, so the arguments in kargs.d would never be applied"
+
+
+def refuses_plain_root(ks: Parsed) -> str:
+    looking = [s for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=False) if "luksDump" in s.script and "argon2id" in s.script]
+    return "" if any(s.errorOnFail for s in looking) else "no %post --nochroot --erroronfail refuses a root that is not LUKS2"
+
+
+def keeps_logs(ks: Parsed) -> str:
+    keeping = [s for s in ks.scripts if '"log/veilor-install"' in s.script]
+    if not any(s.type == KS_SCRIPT_POST and not s.inChroot for s in keeping) or not any(s.type == KS_SCRIPT_ONERROR for s in keeping):
+        return "the logs must be kept both by a %post --nochroot and by an %onerror script"
+    return ""
+
+
+def locks_root(ks: Parsed) -> str:
+    if not ks.handler.rootpw.seen or not ks.handler.rootpw.lock:
+        return "root must be locked: rootpw --lock"
+    made = [name for name in ("user", "group", "sshkey", "sshpw") if ks.names(name)]
+    return f"Plasma Setup makes the first account; leave out {' and '.join(made)}" if made else ""
+
+
+def has_one_display_mode(ks: Parsed) -> str:
+    modes = [mode for mode in ("text", "graphical", "cmdline") if ks.names(mode)]
+    if "cmdline" in modes:
+        return "cmdline mode can't ask for the passphrase; use text"
+    return f"{' and '.join(modes)} contradict each other" if len(modes) > 1 else ""
+
+
+def ends_by_itself(ks: Parsed) -> str:
+    return "" if ks.names("poweroff") or ks.names("reboot") else "neither poweroff nor reboot says what happens at the end"
+
+
+CHECKS: tuple[Callable[[Parsed], str], ...] = (
+    clears_no_other_disk, asks_for_the_disk, holds_no_secret, encrypts_root, encrypts_the_rest, has_room_to_boot,
+    deploys_from_the_medium, leaves_the_origin, completes_bootc, refuses_plain_root, keeps_logs, locks_root,
+    has_one_display_mode, ends_by_itself,
+)
+
+
+def check(text: str) -> list[str]:
+    """What is wrong with the flattened kickstart TEXT, each as `name of the check: what`; empty when nothing is."""
+    try:
+        parsed = Parsed(text)
+    except KickstartError as error:
+        return [f"parser: Fedora 44's installer would not take it: {' '.join(str(error).split())}"]
+    return [f"{one.__name__}: {said}" for one in CHECKS if (said := one(parsed))]
+
+
+def flatten_kickstart(path: Path) -> str:
+    """`flatten` PATH and `check` the result. Raises BuildError with every problem in one line."""
+    text = flatten(path)
+    problems = check(text)
+    if problems:
+        raise BuildError(f"{path} must not go onto a medium: {'; '.join(problems)}")
+    return text

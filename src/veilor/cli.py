@@ -1,0 +1,254 @@
+"""The `veilor` command: one sub-command per verb, each importing what it needs when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+SOURCE_ROOT = Path(__file__).resolve().parents[2]
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+EXIT_CODES = """exit codes:
+  0    done; of a rehearsal: PASS, and nothing else is 0
+  1    it failed, and one line on standard error says why and what to do; of a rehearsal: OS_FAULT, the product is wrong
+  2    the command line is wrong, or names something that doesn't exist
+  3    LAB_FAULT: the rehearsal itself went wrong and says nothing of the product
+  4    NOT_RUN: this machine cannot do it, with what is missing
+  130  interrupted
+"""
+BUILD_FUNCTIONS = {
+    "stage": "stage", "build_iso": "iso", "flatten_kickstart": "kickstart", "sign_image": "sign", "generate_keys": "sign",
+    "make_statement": "channel", "publish": "channel",
+}
+
+
+def product_tools() -> SimpleNamespace:
+    """What makes the product, for the lab, which doesn't import it: `source_root` and functions, see their docstrings."""
+    found = {name: getattr(importlib.import_module(f"veilor.build.{module}"), name) for name, module in BUILD_FUNCTIONS.items()}
+    return SimpleNamespace(source_root=SOURCE_ROOT, **found)
+
+
+def host_run(argv, *, binds=(), env=None, timeout, stdin=None, check=True):
+    """Run ARGV with the host's own programs: called and answering as the tools tree's `run`, BINDS being needless."""
+    from veilor.build.errors import BuildError
+
+    try:
+        done = subprocess.run(argv, input=stdin or b"", capture_output=True, timeout=timeout, check=False,
+                              env={**os.environ, **(env or {})})
+    except FileNotFoundError:
+        raise BuildError(f"{argv[0]} is not installed here; install it, or leave out --host-tools") from None
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{argv[0]} did not end within {timeout:.0f} s; see whether the registry answers, and try again") from None
+    if check and done.returncode:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+        raise BuildError(f"{argv[0]} ended with {done.returncode}: {' / '.join(said[-3:])[-600:]}")
+    return done
+
+
+def runner(args):
+    """The `run` that build functions take: in the cached tools tree, or with --host-tools on this host."""
+    if args.host_tools:
+        return host_run
+    from veilor.lab.rehearse import cache_dir
+    from veilor.lab.tools import ensure_host_programs, ensure_namespaces, tools_tree
+
+    ensure_host_programs()
+    ensure_namespaces()
+    return tools_tree(cache_dir()).run
+
+
+def product():
+    """The product's facts from this clone."""
+    from veilor.core.product import load
+
+    return load(SOURCE_ROOT / "product.toml")
+
+
+def do_stage(args) -> int:
+    from veilor.build.stage import stage
+
+    print(stage(SOURCE_ROOT, args.dir, args.keys, args.sequence_floor))
+    return 0
+
+
+def do_iso(args) -> int:
+    from veilor.build.iso import build_iso
+
+    print(build_iso(args.medium, args.layout, SOURCE_ROOT / "kickstart/install.ks", args.out, run=runner(args)))
+    return 0
+
+
+def do_sign(args) -> int:
+    from veilor.build.sign import sign_image
+
+    identity = args.identity or args.ref.split("@")[0]
+    new = sign_image(args.ref, args.key, identity=identity, run=runner(args), ca=args.ca)
+    print(f"{args.ref}: {'signed' if new else 'was signed by this key before'} as {identity}")
+    return 0
+
+
+def do_channel(args) -> int:
+    from veilor.build.channel import make_statement, publish
+
+    facts = product()
+    issued = int(time.time()) if args.issued is None else args.issued
+    said = make_statement(
+        facts, digest=args.digest, version=args.image_version, sequence=args.sequence, issued=issued,
+        expires=issued + args.days * 86400, rollout_hours=args.rollout_hours,
+    )
+    digest = publish(said, args.to or facts.channel_repo, facts.tag, args.key, identity=facts.channel_repo, run=runner(args), ca=args.ca)
+    print(f"{args.to or facts.channel_repo}@{digest}: sequence {args.sequence} announces {args.digest}")
+    return 0
+
+
+def do_check(args) -> int:
+    """Everything that can be known without a boot; each line says what was checked."""
+    from veilor.build import docs
+    from veilor.build.kickstart import flatten_kickstart
+    from veilor.build.stage import stage
+
+    docs.check_pages(SOURCE_ROOT)
+    print("docs/: the generated pages say what their data say")
+    with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
+        tree = stage(SOURCE_ROOT, Path(scratch, "tree"))
+        print(f"product.toml, overlay/, the public keys: staged, {sum(path.is_file() for path in tree.rglob('*'))} files")
+    flatten_kickstart(SOURCE_ROOT / "kickstart/install.ks")
+    print("kickstart/install.ks: Fedora 44's parser takes it, and it keeps the rules")
+    return 0
+
+
+def do_rehearse(args) -> int:
+    from veilor.lab.rehearse import main as rehearse
+
+    if args.scenario != "all":
+        return rehearse(args, product_tools())
+    reports = Path(args.report or SOURCE_ROOT / "build/report")
+    codes = []
+    for path in sorted((SOURCE_ROOT / "scenarios").glob("[!_]*.py")):
+        codes.append(rehearse(argparse.Namespace(**{**vars(args), "scenario": path.stem, "report": reports / path.stem}), product_tools()))
+    return next((code for code in (1, 3, 4, 2) if code in codes), 0 if codes else FAILED)
+
+
+def do_lab_base(args) -> int:
+    from veilor.lab.rehearse import write_base
+
+    return write_base(args.dir, SOURCE_ROOT)
+
+
+def do_lab_clean(args) -> int:
+    from veilor.lab.rehearse import cache_dir
+
+    return clean(cache_dir())
+
+
+def clean(cache: Path) -> int:
+    """Remove what the lab made in the folder CACHE, and nothing else that lies there, unless a rehearsal is running."""
+    from veilor.lab.cache import remove_tree
+
+    for owner in cache.glob("work/*/pid"):
+        if Path("/proc", owner.read_text().strip() or "none").exists():
+            print(f"veilor lab clean: a rehearsal runs in {owner.parent}; end it first", file=sys.stderr)
+            return FAILED
+    for pattern in ("work", "checkpoints", ".locks", ".tmp-*", "*-" + "[0-9a-f]" * 20):
+        for path in cache.glob(pattern):
+            remove_tree(path)
+    print(f"cleaned {cache}")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(prog="veilor", description="Build, sign and rehearse veilor-os.", epilog=EXIT_CODES,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+
+    def verb(group, name: str, handler, text: str, *, tools: bool = False, registry: bool = False) -> argparse.ArgumentParser:
+        made = group.add_parser(name, help=text, description=text, epilog=EXIT_CODES, allow_abbrev=False,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+        made.set_defaults(handler=handler)
+        if tools or registry:
+            made.add_argument("--host-tools", action="store_true", help="use this host's programs, not those of the cached tools tree")
+        if registry:
+            made.add_argument("--key", type=Path, required=True, help="private key; its password is taken from $COSIGN_PASSWORD")
+            made.add_argument("--ca", type=Path, help="trust this authority (PEM) instead of the system's")
+        return made
+
+    one = verb(verbs, "stage", do_stage, "write the file tree that is stamped on the base image")
+    one.add_argument("dir", type=Path, metavar="DIR", help="new, empty, or an older staged tree, which is replaced")
+    one.add_argument("--keys", type=Path, metavar="DIR", help="take the four public keys from here (default: bluebuild/keys)")
+    one.add_argument("--sequence-floor", type=int, default=0, metavar="N", help="lowest statement that a new machine accepts")
+
+    one = verb(verbs, "iso", do_iso, "put kickstart and image into a boot medium", tools=True)
+    one.add_argument("--medium", type=Path, required=True, metavar="ISO", help="boot medium, such as Fedora's netinst")
+    one.add_argument("--layout", type=Path, required=True, metavar="DIR", help="OCI layout with the image to install")
+    one.add_argument("--out", type=Path, required=True, metavar="ISO", help="the ISO to write; SHA256SUMS lands beside it")
+
+    one = verb(verbs, "sign", do_sign, "sign an image by digest", registry=True)
+    one.add_argument("ref", metavar="REPOSITORY@sha256:…")
+    one.add_argument("--identity", metavar="REPOSITORY", help="the name machines know it by (default: the one signed)")
+
+    one = verb(verbs, "channel", do_channel, "announce an image: write, push and sign the channel statement", registry=True)
+    one.add_argument("--digest", required=True, metavar="sha256:…")
+    one.add_argument("--image-version", required=True, metavar="VERSION")
+    one.add_argument("--sequence", type=int, required=True, metavar="N", help="higher than every one before")
+    one.add_argument("--days", type=int, default=14, help="until machines warn that it is stale")
+    one.add_argument("--issued", type=int, metavar="SECONDS", help="since 1970 (default: now)")
+    one.add_argument("--rollout-hours", type=int, default=0, metavar="N", help="spread machines over N hours")
+    one.add_argument("--to", metavar="REPOSITORY", help="push here instead of product.toml's channel")
+
+    verb(verbs, "check", do_check, "everything that can be known without a boot")
+
+    one = verb(verbs, "rehearse", do_rehearse, "live a machine's whole life in QEMU and report on it")
+    one.add_argument("scenario", nargs="?", default="life", metavar="SCENARIO", help="life by default; all: every one")
+    one.add_argument("--from", dest="start", metavar="PHASE", help="begin at PHASE, from the checkpoint before it")
+    one.add_argument("--sabotage", metavar="NAME|list", help="break something on purpose, to see the rehearsal notice")
+    one.add_argument("--prove", action="store_true", help="with --sabotage: exit 0 when it was noticed in the right place")
+    one.add_argument("--base", metavar="REF", help="oci:DIR or docker://REF instead of the stand-in base")
+    one.add_argument("--medium", metavar="FILE", help="a real Fedora ISO instead of the stand-in live medium")
+    one.add_argument("--bios", action="store_true", help="BIOS firmware instead of UEFI")
+    one.add_argument("--keep", action="store_true", help="leave the machine's disk and files for a look")
+    one.add_argument("--report", metavar="DIR", help="default: build/report")
+
+    lab = verbs.add_parser("lab", help="what the rehearsal stands on").add_subparsers(required=True, metavar="VERB")
+    verb(lab, "base", do_lab_base, "write the stand-in base as an OCI layout").add_argument("dir", type=Path, metavar="DIR")
+    verb(lab, "clean", do_lab_clean, "remove everything the lab has cached")
+    return top
+
+
+def explain(error: Exception) -> int | None:
+    """The exit code for an expected failure, or None for a bug. Only classes of modules that are loaded can be meant."""
+    build, lab = sys.modules.get("veilor.build.errors"), sys.modules.get("veilor.lab.verdict")
+    if build and isinstance(error, build.BuildError):
+        return FAILED
+    if lab and isinstance(error, lab.UsageError):
+        return USAGE
+    if lab and isinstance(error, lab.Fault):
+        return lab.EXIT[error.verdict]
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line ARGV; the exit code. An expected failure is one line on standard error."""
+    args = parser().parse_args(argv)
+    try:
+        return args.handler(args)
+    except KeyboardInterrupt:
+        print("veilor: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        code = explain(error)
+        if code is None:
+            raise
+        print(f"veilor: {error}", file=sys.stderr)
+        return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

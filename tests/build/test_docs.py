@@ -1,0 +1,30 @@
+"""Generated pages say what their data say."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from veilor.build import docs
+from veilor.build.errors import BuildError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_committed_page_names_every_stand_in():
+    docs.check_pages(ROOT)
+
+
+def test_a_new_stand_in_makes_the_page_stale_until_it_is_written_anew(tmp_path):
+    for name in (docs.STAND_INS, docs.VERIFIED):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    with (tmp_path / docs.STAND_INS).open("a") as data:
+        data.write('[[stand_in]]\nid="x"\ntitle="A|B"\nstands_for="s"\nwhy="w"\nreplaced_by="r"\ncommand=""\n')
+    with pytest.raises(BuildError, match="make docs"):
+        docs.check_pages(tmp_path)
+    docs.write_pages(tmp_path)
+    docs.check_pages(tmp_path)
+    assert (tmp_path / docs.VERIFIED).read_text().endswith("| A\\|B | s | w | r |\n")

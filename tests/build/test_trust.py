@@ -1,0 +1,136 @@
+"""Signatures and statement against the shipped policy, with real skopeo, cosign and registry.
+
+The policy is the one that `stage` writes. Two things differ from a machine: the folder of the keys, and that the
+registry's name is led to a loopback port by registries.conf. The policy does not see that, but registries.d does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from veilor.build import channel, sign
+from veilor.build.stage import stage
+from veilor.core.product import load
+from veilor.lab.registry import Registry
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE, CHANNEL = "veilor/veilor-os", "veilor/veilor-os-channel"
+
+
+class Bench:
+    """A registry, five key pairs, and a stand-in machine that pulls under the shipped policy."""
+
+    def __init__(self, folder: Path, tools, registry: Registry) -> None:
+        self.folder, self.tools, self.registry = folder, tools, registry
+        self.product = load(ROOT / "product.toml")
+        self.keys, public = {}, folder / "public"
+        public.mkdir()
+        for name in ("image-a", "image-b", "channel-a", "channel-b", "stranger"):
+            self.keys[name], pub = sign.generate_keys(folder / name, tools.run)
+            shutil.copyfile(pub, public / f"veilor-{name}.pub")
+        tree = stage(ROOT, folder / "tree", public)
+        self.policy, self.registries_d = folder / "policy.json", tree / "etc/containers/registries.d"
+        shipped = (tree / "etc/containers/policy.json").read_text()
+        self.policy.write_text(shipped.replace("/usr/share/pki/containers", str(tree / "usr/share/pki/containers")))
+        shipped = (self.registries_d / "veilor.yaml").read_text()
+        (self.registries_d / "veilor.yaml").write_text(shipped.replace("ghcr.io", f"127.0.0.1:{registry.port}"))
+        (folder / "registries.conf").write_text(f'[[registry]]\nprefix = "ghcr.io"\nlocation = "127.0.0.1:{registry.port}"\n')
+
+    def push(self, content: bytes, repository: str = IMAGE) -> str:
+        """Push an image that is just a statement-like blob with CONTENT, unsigned; its digest."""
+        layout = self.folder / "layouts" / hashlib.sha256(content + repository.encode()).hexdigest()
+        digest = channel.write_layout({"content": content.decode()}, layout)
+        self.tools.run(["skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests", f"oci:{layout}",
+                        f"docker://127.0.0.1:{self.registry.port}/{repository}@{digest}"],
+                       binds=[self.folder], env=self.env, timeout=60)
+        return digest
+
+    def sign(self, digest: str, key: str, repository: str = IMAGE, identity: str | None = None) -> bool:
+        return sign.sign_image(f"127.0.0.1:{self.registry.port}/{repository}@{digest}", self.keys[key],
+                               identity=identity or f"ghcr.io/{repository}", run=self.tools.run, ca=self.registry.ca)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"SSL_CERT_FILE": str(self.registry.ca)}
+
+    def pull(self, reference: str, dest: Path) -> str:
+        """Pull ghcr.io/REFERENCE as a machine would; what skopeo said against it, or nothing."""
+        done = self.tools.run(
+            ["skopeo", f"--policy={self.policy}", f"--registries.d={self.registries_d}", f"--registries-conf={self.folder}/registries.conf",
+             "copy", "--quiet", f"docker://ghcr.io/{reference}", f"dir:{dest}"],
+            binds=[self.folder, dest.parent], env=self.env, timeout=60, check=False)
+        said = done.stderr.decode()
+        assert bool(said) == bool(done.returncode), said
+        return said
+
+
+@pytest.fixture(scope="module")
+def bench(tools, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trust")
+    registry = Registry(tools, folder / "registry", "ghcr.io").start()
+    try:
+        yield Bench(folder, tools, registry)
+    finally:
+        registry.stop()
+
+
+@pytest.mark.parametrize("key", ["image-a", "image-b"])
+def test_an_image_signed_by_either_slot_is_taken(bench, tmp_path, key):
+    digest = bench.push(key.encode())
+    assert bench.sign(digest, key) is True
+    assert bench.sign(digest, key) is False
+    assert bench.pull(f"{IMAGE}@{digest}", tmp_path / "out") == ""
+
+
+def test_an_unsigned_image_is_refused(bench, tmp_path):
+    assert "no signature exists" in bench.pull(f"{IMAGE}@{bench.push(b'unsigned')}", tmp_path / "out")
+
+
+@pytest.mark.parametrize("key", ["stranger", "channel-a"])
+def test_an_image_signed_by_a_key_for_something_else_is_refused(bench, tmp_path, key):
+    digest = bench.push(b"by " + key.encode())
+    bench.sign(digest, key)
+    assert "cryptographic signature verification failed" in bench.pull(f"{IMAGE}@{digest}", tmp_path / "out")
+
+
+def test_a_signature_in_another_repositorys_name_is_refused(bench, tmp_path):
+    digest = bench.push(b"other name")
+    bench.sign(digest, "image-a", identity="ghcr.io/veilor/other")
+    assert "is not accepted" in bench.pull(f"{IMAGE}@{digest}", tmp_path / "out")
+
+
+def test_any_other_repository_is_refused(bench, tmp_path):
+    digest = bench.push(b"elsewhere", "veilor/other")
+    bench.sign(digest, "image-a", "veilor/other")
+    assert "is rejected by policy" in bench.pull(f"veilor/other@{digest}", tmp_path / "out")
+
+
+def announce(bench, key: str, sequence: int) -> dict:
+    said = channel.make_statement(bench.product, digest="sha256:" + "ab" * 32, version="44.20260101.1", sequence=sequence,
+                                  issued=int(time.time()))
+    channel.publish(said, f"127.0.0.1:{bench.registry.port}/{CHANNEL}", "44", bench.keys[key], identity=f"ghcr.io/{CHANNEL}",
+                    run=bench.tools.run, ca=bench.registry.ca, work=bench.folder)
+    return said
+
+
+def fetched(folder: Path) -> dict:
+    layer = json.loads((folder / "manifest.json").read_text())["layers"][0]
+    return json.loads((folder / layer["digest"].removeprefix("sha256:")).read_text())
+
+
+def test_the_statement_arrives_and_a_newer_one_takes_its_place(bench, tmp_path):
+    for sequence, key in ((1, "channel-a"), (2, "channel-b")):
+        said = announce(bench, key, sequence)
+        assert bench.pull(f"{CHANNEL}:44", tmp_path / str(sequence)) == ""
+        assert fetched(tmp_path / str(sequence)) == said
+
+
+def test_a_statement_signed_by_the_image_key_is_refused(bench, tmp_path):
+    announce(bench, "image-a", 3)
+    assert "cryptographic signature verification failed" in bench.pull(f"{CHANNEL}:44", tmp_path / "out")

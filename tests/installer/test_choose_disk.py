@@ -1,0 +1,130 @@
+"""Which disks are offered, and what it takes to have one erased."""
+
+from __future__ import annotations
+
+import choose_disk as choosing
+import pytest
+
+GiB = choosing.GiB
+EMPTY = b"\0" * 4096
+
+
+def disk(name, size=40 * GiB, *children, **more):
+    return {"name": name, "path": f"/dev/{name}", "type": "disk", "size": size, "ro": False, "fstype": None, "label": None,
+            "pttype": None, "mountpoints": [None], "model": None, "serial": None, "children": list(children)} | more
+
+
+def part(name, **more):
+    return disk(name, GiB, type="part") | more
+
+
+MEDIUM = disk("vda", GiB, part("vda1", fstype="iso9660", label="Fedora-E-dvd-x86_64-44"), part("vda2"), ro=True, pttype="gpt")
+CMDLINE = "BOOT_IMAGE=x inst.stage2=hd:LABEL=Fedora-E-dvd-x86_64-44 inst.ks=hd:LABEL=Fedora-E-dvd-x86_64-44:/ks.cfg quiet"
+OTHER_LABEL = "inst.ks=hd:LABEL=MY\\x20MEDIUM:/ks.cfg"
+
+LEFT_OUT = [
+    (MEDIUM | {"ro": False, "size": 64 * GiB}, CMDLINE, "the installation medium"),
+    (disk("sda", label="MY MEDIUM", fstype="iso9660"), OTHER_LABEL, "the installation medium"),
+    (disk("sda", label="LIVE"), "root=live:CDLABEL=LIVE rd.live.image", "the installation medium"),
+    (disk("sda", 64 * GiB, part("sda1", mountpoints=["/run/install/repo"])), "", "the installation medium"),
+    (disk("sda", 64 * GiB, mountpoints=["/run/initramfs/live"]), "", "the installation medium"),
+    (disk("sda", 64 * GiB, part("sda1"), part("sda2", mountpoints=[None, "/home"])), "", "in use: /home"),
+    (disk("sda", 64 * GiB, part("sda1", mountpoints=["[SWAP]"])), "", "in use: [SWAP]"),
+    (disk("sda", 64 * GiB, part("sda1") | {"children": [part("root", type="crypt", mountpoints=["/x"])]}), "", "in use: /x"),
+    (disk("sda", ro=True), "", "read-only"),
+    (disk("sda", choosing.MINIMUM - 1), "", "smaller than 12 GiB"),
+]
+
+
+@pytest.mark.parametrize(("one", "cmdline", "why"), LEFT_OUT)
+def test_left_out(one, cmdline, why):
+    assert choosing.sort_disks([one], cmdline) == ([], [(one["name"], why)])
+
+
+@pytest.mark.parametrize("one", [disk("sda", choosing.MINIMUM), disk("nvme0n1", 40 * GiB, part("nvme0n1p1", label="Fedora")),
+                                 disk("sdb", label="ANOTHER", fstype="iso9660")])
+def test_offered(one):
+    assert choosing.sort_disks([one], CMDLINE) == ([one], [])
+
+
+@pytest.mark.parametrize("one", [disk("zram0"), disk("loop0", type="loop"), disk("sr0", type="rom"), disk("sdc", 0), disk("fd0")])
+def test_no_disk_at_all(one):
+    assert choosing.sort_disks([one], CMDLINE) == ([], [])
+
+
+def talk(disks, *typed, start=EMPTY, keymaps=("us", "de")):
+    """Choose with TYPED lines; (disk's name, keymap), prompts, what was said."""
+    lines, prompts, said = list(typed), [], []
+
+    def ask(prompt):
+        prompts.append(prompt)
+        return lines.pop(0) + "\n" if lines else None
+
+    found, keymap = choosing.choose(disks, CMDLINE, ask, said.append, lambda one: start, keymaps.__contains__)
+    return (found["name"], keymap), prompts, "\n".join(said)
+
+
+def test_an_empty_disk_needs_its_number_only():
+    chosen, prompts, said = talk([MEDIUM, disk("vdb", serial="disk1"), disk("vdc")], "1")
+    assert chosen == ("vdb", "us") and prompts == ["Install to which disk? "]
+    assert "1) vdb  40.0 GiB  empty  (disk1)" in said and "vda is left out: the installation medium" in said
+
+
+FULL = [disk("sda", 40 * GiB, part("sda1"), pttype="gpt"), disk("sda", fstype="crypto_LUKS"), disk("sda", pttype="dos")]
+
+
+@pytest.mark.parametrize("one", FULL)
+def test_a_disk_with_something_on_it_needs_its_name_too(one):
+    chosen, prompts, _ = talk([one, disk("sdb")], "1", "sda")
+    assert chosen[0] == "sda" and "will be lost" in prompts[1] and "Type sda" in prompts[1]
+
+
+@pytest.mark.parametrize("wrong", ["", "yes", "sdb", "SDA", "sda1", "1"])
+def test_another_word_erases_nothing(wrong):
+    chosen, _, said = talk([FULL[0], disk("sdb")], "1", wrong, "2")
+    assert chosen[0] == "sdb" and "nothing was changed" in said
+
+
+def test_data_that_nothing_knows_counts_as_something():
+    chosen, prompts, said = talk([disk("sda"), disk("sdb")], "1", "sda", start=EMPTY + b"somebody's")
+    assert chosen[0] == "sda" and len(prompts) == 2 and "unknown data" in said
+
+
+@pytest.mark.parametrize("typed", ["0", "2", "-1", "sdb", "", "1 ", "²", "1; rm"])
+def test_odd_answers_are_asked_again_or_mean_what_they_say(typed):
+    chosen, prompts, _ = talk([disk("sda")], typed, "1")
+    assert chosen[0] == "sda" and len(prompts) == (1 if typed == "1 " else 2)
+
+
+@pytest.mark.parametrize("typed", [["quit"], [], ["7"], ["1"]])
+def test_no_answer_means_no_disk(typed):
+    with pytest.raises(choosing.NoChoice):
+        talk([FULL[0], disk("sdb", fstype="ext4")], *typed, "quit") if typed != ["1"] else talk(FULL[:1], "1", "no", "quit")
+
+
+def test_no_disk_says_what_to_do():
+    with pytest.raises(choosing.NoChoice, match="attach one of at least 12 GiB"):
+        talk([MEDIUM])
+
+
+def test_keyboard_layout():
+    chosen, _, said = talk([disk("sda")], "keyboard de", "1")
+    assert chosen == ("sda", "de") and "layout is de" in said
+    chosen, _, said = talk([disk("sda")], "keyboard xx", "1")
+    assert chosen == ("sda", "us") and "no keyboard layout xx" in said
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "de;reboot", "-h" * 30])
+def test_keyboard_names_are_harmless(name, monkeypatch):
+    monkeypatch.setattr(choosing.subprocess, "run", lambda *a, **k: pytest.fail("started"))
+    assert not choosing.use_keymap(name)
+
+
+def test_target_names_everything_that_goes_and_nothing_else():
+    text = choosing.target(disk("nvme0n1", 40 * GiB, part("nvme0n1p1"), part("nvme0n1p2"), pttype="dos"), "de")
+    assert text.splitlines() == [
+        "ignoredisk --only-use=nvme0n1",
+        "clearpart --list=nvme0n1,nvme0n1p1,nvme0n1p2 --drives=nvme0n1 --initlabel --disklabel=gpt",
+        "keyboard --vckeymap=de",
+    ]
+    assert choosing.target(disk("vdb"), "us").splitlines()[1] == "zerombr"

@@ -1,0 +1,94 @@
+"""The shipped kickstart keeps every rule, and each rule notices the change that would break it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from veilor.build import kickstart
+from veilor.build.errors import BuildError
+
+SHIPPED = Path(__file__).resolve().parents[2] / "kickstart/install.ks"
+ROOT_LINE = "part / --fstype=ext4"
+
+
+@pytest.fixture(scope="module")
+def text():
+    return kickstart.flatten(SHIPPED)
+
+
+def test_the_shipped_one_is_fine(text):
+    assert kickstart.check(text) == []
+
+
+def test_flattened_means_one_file(text):
+    assert [line for line in text.splitlines() if line.startswith("%include")] == [f"%include {kickstart.TARGET}"]
+    for snippet in sorted((SHIPPED.parent / "snippets").glob("*.py")):
+        assert snippet.read_text().rstrip("\n") in text
+
+
+MUTATIONS = [  # (the check that has to notice, what is replaced, by what)
+    ("parser", "reqpart\n", "reqpart --nonsense\n"),
+    ("parser", "poweroff\n", "poweroff\nbootc --source-imgref=registry:x --stateroot=veilor\n"),
+    ("clears_no_other_disk", "reqpart\n", "clearpart --all --initlabel\nreqpart\n"),
+    ("clears_no_other_disk", "reqpart\n", "zerombr\nreqpart\n"),
+    ("clears_no_other_disk", "clearpart --list=", "clearpart --all --drives="),
+    ("asks_for_the_disk", "%include /tmp/veilor-target.ks\n", ""),
+    ("asks_for_the_disk", "--erroronfail --log=/tmp/veilor-choose-disk.log", "--log=/tmp/veilor-choose-disk.log"),
+    ("asks_for_the_disk", "Install to which disk? ", "Go on? "),
+    ("holds_no_secret", "--grow --encrypted", "--grow --encrypted --passphrase=hunter22"),
+    ("holds_no_secret", "rootpw --lock", "rootpw --lock --plaintext hunter22"),
+    ("encrypts_root", "--grow --encrypted", "--grow"),
+    ("encrypts_root", "--luks-version=luks2", "--luks-version=luks1"),
+    ("encrypts_root", "--pbkdf=argon2id --pbkdf-memory=1048576", "--pbkdf=pbkdf2"),
+    ("encrypts_root", "--pbkdf-memory=1048576", "--pbkdf-memory=65536"),
+    ("encrypts_root", ROOT_LINE, "part /var --fstype=ext4"),
+    ("encrypts_the_rest", "reqpart\n", "reqpart\npart /home --fstype=ext4 --size=1000\n"),
+    ("has_room_to_boot", "--size=2048", "--size=1024"),
+    ("has_room_to_boot", "reqpart\n", "\n"),
+    ("deploys_from_the_medium", "--transport=oci", "--transport=registry"),
+    ("deploys_from_the_medium", "--url=/run/install/repo/container", "--url=/somewhere"),
+    ("leaves_the_origin", "exec bootc install ensure-completion", "bootc install ensure-completion; bootc switch --mutate-in-place x"),
+    ("completes_bootc", "exec bootc install ensure-completion", "true"),
+    ("completes_bootc", "%post --interpreter=/bin/sh --erroronfail", "%post --interpreter=/bin/sh"),
+    ("refuses_plain_root", "luksDump", "isLuks"),
+    ("refuses_plain_root", "--erroronfail --log=/tmp/veilor-require-luks.log", "--log=/tmp/veilor-require-luks.log"),
+    ("keeps_logs", "%onerror --interpreter=/usr/bin/python3", "%pre-install --interpreter=/usr/bin/python3"),
+    ("keeps_logs", '"log/veilor-install"', '"log/lost"'),
+    ("locks_root", "rootpw --lock\n", ""),
+    ("locks_root", "poweroff\n", "user --name=me\npoweroff\n"),
+    ("has_one_display_mode", "text\n", "text\ncmdline\n"),
+    ("has_one_display_mode", "text\n", "text\ngraphical\n"),
+    ("ends_by_itself", "\npoweroff\n", "\n"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new"), MUTATIONS, ids=[f"{n}-{m[0]}" for n, m in enumerate(MUTATIONS)])
+def test_the_check_notices(name, old, new, text):
+    assert old in text, "the mutation has nothing to change any more"
+    found = [line.split(":")[0] for line in kickstart.check(text.replace(old, new, 1))]
+    assert name in found
+
+
+def test_every_check_has_a_mutation():
+    assert {one.__name__ for one in kickstart.CHECKS} <= {name for name, _, _ in MUTATIONS}
+
+
+def test_a_missing_snippet_is_one_line(tmp_path):
+    (tmp_path / "a.ks").write_text("%pre\n%include snippets/none.py\n%end\n")
+    with pytest.raises(BuildError, match="none.py can't be read"):
+        kickstart.flatten(tmp_path / "a.ks")
+
+
+def test_a_snippet_must_not_end_its_section(tmp_path):
+    (tmp_path / "s.py").write_text("print('''\n%end\n''')\n")
+    (tmp_path / "a.ks").write_text("%pre\n%include s.py\n%end\n")
+    with pytest.raises(BuildError, match="begins with %"):
+        kickstart.flatten(tmp_path / "a.ks")
+
+
+def test_a_bad_kickstart_goes_onto_no_medium(tmp_path):
+    (tmp_path / "a.ks").write_text("text\n")
+    with pytest.raises(BuildError, match="asks_for_the_disk"):
+        kickstart.flatten_kickstart(tmp_path / "a.ks")
