@@ -1,0 +1,37 @@
+"""Turns a plain Debian tree into what an ostree deployment and the lab's live medium need; run by mmdebstrap as a hook.
+
+Argument: the tree. The kernel moves to /usr/lib/modules/<version>/vmlinuz and gets one initramfs for both uses
+(LUKS root of a deployment, live root of the medium).
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+tree = Path(sys.argv[1])
+(version,) = [entry.name for entry in (tree / "usr/lib/modules").iterdir()]
+modules = tree / "usr/lib/modules" / version
+shutil.copyfile(tree / f"boot/vmlinuz-{version}", modules / "vmlinuz")
+for leftover in (tree / "boot").iterdir():
+    leftover.unlink()
+
+conf = tree / "usr/lib/ostree/prepare-root.conf"
+conf.parent.mkdir(parents=True, exist_ok=True)
+shutil.copyfile(Path(__file__).parent / "rootfs/usr/lib/ostree/prepare-root.conf", conf)
+subprocess.run(
+    ["chroot", str(tree), "dracut", "--force", "--no-hostonly", "--zstd", "--reproducible", "--kver", version,
+     "--add", "ostree crypt systemd-cryptsetup dmsquash-live", "--omit", "ecryptfs usrmount selinux",
+     f"/usr/lib/modules/{version}/initramfs.img"],
+    check=True, timeout=900,
+)
+(modules / "initramfs.img").chmod(0o644)
+
+(tree / "usr/sbin/grub2-editenv").symlink_to("/usr/bin/grub-editenv")  # Fedora's name, which greenboot calls
+(tree / "etc/machine-id").write_text("")  # empty: a new id on each machine, yet no "first boot" preset run
+for name in ("etc/hostname", "etc/resolv.conf"):
+    (tree / name).unlink(missing_ok=True)
+(tree / "etc/hostname").write_text("veilor\n")
+for unit in ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"):
+    for wants in (tree / "etc/systemd/system").glob(f"*.wants/{unit}"):
+        wants.unlink()

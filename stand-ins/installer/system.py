@@ -1,0 +1,58 @@
+"""Running programs for the installer: each with a limit, each logged, its standard input never."""
+
+import shlex
+import subprocess
+import time
+
+LOG = "/tmp/program.log"
+
+
+class Failed(Exception):
+    """An expected failure: one line that says what happened and what to do next."""
+
+
+def log(text: str) -> None:
+    """Add TEXT to the installer's log of programs."""
+    with open(LOG, "a") as out:
+        out.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+
+
+def run(*argv: str, stdin: bytes | None = None, timeout: float = 120, check: bool = True, env: dict | None = None) -> str:
+    """Run ARGV to its end and return its standard output. Raises Failed when it doesn't end well (with CHECK) or in time."""
+    feed = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+    log("$ " + shlex.join(argv))
+    try:
+        done = subprocess.run(argv, capture_output=True, timeout=timeout, env=env, **feed)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{argv[0]} did not end within {timeout:.0f} s; look at {LOG}, start again") from None
+    except OSError as error:
+        raise Failed(f"{argv[0]} can't be started ({error.strerror}); this medium is damaged, make it anew") from None
+    out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    for line in (out + err).splitlines():
+        log("  " + line)
+    if check and done.returncode:
+        said = " / ".join((err or out).strip().splitlines()[-3:])[-300:]
+        raise Failed(f"`{shlex.join(argv)[:100]}` ended with {done.returncode}: {said}; the installation can't be used, start again")
+    return out
+
+
+def setting(name: str) -> str | None:
+    """The lab's setting NAME, from a system credential or a kernel argument of the same name; None when there is neither."""
+    try:
+        with open(f"/run/credentials/@system/{name}") as given:
+            return given.read().strip()
+    except OSError:
+        pass
+    return kernel_arguments().get(name)
+
+
+def kernel_arguments() -> dict[str, str]:
+    """The live medium's kernel arguments; of those that occur twice the last."""
+    with open("/proc/cmdline") as cmdline:
+        return dict(word.partition("=")[::2] for word in cmdline.read().split())
+
+
+def consoles() -> list[str]:
+    """The live medium's `console=` arguments, in order."""
+    with open("/proc/cmdline") as cmdline:
+        return [word for word in cmdline.read().split() if word.startswith("console=")]
