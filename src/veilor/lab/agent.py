@@ -1,0 +1,131 @@
+"""The lab's hand inside a guest: a small program behind a virtio-serial port that runs commands and answers in JSON.
+
+It comes in through SMBIOS system credentials, so that neither image nor disk holds anything of it. Each request is
+one line {"id", "argv", "stdin", "timeout"}, each answer one line {"id", "code", "out", "err"} with base64 texts.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PORT_NAME = "org.veilor.lab.0"
+GUEST_PROGRAM = f"""
+import base64, json, os, subprocess
+port = os.open("/dev/virtio-ports/{PORT_NAME}", os.O_RDWR)
+pending = b""
+def answer(**fields):
+    data = json.dumps(fields).encode() + b"\\n"
+    while data:
+        data = data[os.write(port, data):]
+answer(hello=open("/proc/sys/kernel/random/boot_id").read().strip())
+while True:
+    chunk = os.read(port, 65536)
+    if not chunk:
+        import time; time.sleep(0.2); continue
+    pending += chunk
+    while b"\\n" in pending:
+        line, pending = pending.split(b"\\n", 1)
+        try:
+            ask = json.loads(line)
+        except ValueError:
+            continue
+        try:
+            done = subprocess.run(ask["argv"], input=base64.b64decode(ask["stdin"]), capture_output=True,
+                                  timeout=ask["timeout"], cwd="/")
+            code, out, err = done.returncode, done.stdout, done.stderr
+        except subprocess.TimeoutExpired as late:
+            code, out, err = 124, late.stdout or b"", (late.stderr or b"") + b"lab agent: timed out"
+        except OSError as error:
+            code, out, err = 127, b"", str(error).encode()
+        answer(id=ask["id"], code=code, out=base64.b64encode(out).decode(), err=base64.b64encode(err).decode())
+"""
+GUEST_UNIT = f"""[Unit]
+Description=veilor lab agent
+DefaultDependencies=no
+After=systemd-tmpfiles-setup.service systemd-udev-settle.service dbus.socket
+ConditionPathExists=!/etc/initrd-release
+[Service]
+ExecStart=/bin/sh -c 'until test -e /dev/virtio-ports/{PORT_NAME}; do sleep 0.2; done; exec python3 -I /run/veilor-lab/agent.py'
+Restart=always
+RestartSec=1
+KillMode=process
+"""
+
+
+class AgentGone(Exception):
+    """The agent did not answer in time or its port closed. What that means is the caller's to judge."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A guest command's exit code and its outputs as text."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Agent:
+    """Talks to the guest's agent over the QEMU side of the port at PATH."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+        self._pending = b""
+        self._next = 0
+        self.boot_id: str | None = None
+
+    def _line(self, deadline: float) -> dict:
+        while b"\n" not in self._pending:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise AgentGone("the guest's agent did not answer in time")
+            self._socket.settimeout(left)
+            try:
+                data = self._socket.recv(1 << 20)
+            except TimeoutError:
+                raise AgentGone("the guest's agent did not answer in time") from None
+            except OSError as error:
+                raise AgentGone(f"the agent's port closed ({error})") from None
+            if not data:
+                raise AgentGone("the agent's port closed")
+            self._pending += data
+        line, self._pending = self._pending.split(b"\n", 1)
+        try:
+            return json.loads(line)
+        except ValueError:
+            return {}
+
+    def wait_hello(self, timeout: float) -> str:
+        """Wait for the agent's first word in this boot; returns the boot id."""
+        deadline = time.monotonic() + timeout
+        while True:
+            hello = self._line(deadline).get("hello")
+            if hello:
+                self.boot_id = hello
+                return hello
+
+    def run(self, argv: list[str], timeout: float = 60, stdin: bytes = b"") -> Reply:
+        """Run ARGV in the guest. Exit 124 means it was ended after TIMEOUT, 127 that it could not be started."""
+        self._next += 1
+        ask = {"id": self._next, "argv": argv, "timeout": timeout, "stdin": base64.b64encode(stdin).decode()}
+        self._socket.settimeout(30)
+        try:
+            self._socket.sendall(json.dumps(ask).encode() + b"\n")
+        except OSError as error:
+            raise AgentGone(f"the agent's port does not take a request ({error})") from None
+        deadline = time.monotonic() + timeout + 30
+        while True:
+            reply = self._line(deadline)
+            if reply.get("id") == self._next:
+                out, err = (base64.b64decode(reply[key]).decode(errors="replace") for key in ("out", "err"))
+                return Reply(reply["code"], out, err)
+
+    def close(self) -> None:
+        """Let go of the port."""
+        self._socket.close()

@@ -1,0 +1,96 @@
+"""What a rehearsal can see of a machine: through its agent, on its console, in the registry's log, on its disk."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+from veilor.lab import disk
+from veilor.lab.registry import Request
+from veilor.lab.verdict import OSFault
+
+BLOB = re.compile(r"/blobs/(sha256:[0-9a-f]{64})")
+PROMPT = rb"[Pp]lease enter passphrase for disk [^\r\n]{0,200}:"
+SMALL = 64 << 10  # bytes: configurations and signatures are smaller, layers of a rehearsal are larger
+
+
+class Evidence:
+    """The questions a phase may ask. Mixed into Life, whose machine, registry and settings it uses."""
+
+    def status(self) -> dict:
+        """`status` of bootc's JSON on the machine."""
+        return json.loads(self.machine.run(["bootc", "status", "--format=json", "--format-version=1"], timeout=120).out)["status"]
+
+    def veilor(self, *argv: str, timeout: float = 600) -> SimpleNamespace:
+        """Run a veilor program on the machine: exit code, text and, with --json, its answer as data."""
+        reply = self.machine.run(list(argv), timeout=timeout, check=False)
+        data = None
+        if "--json" in argv:
+            try:
+                data = json.loads(reply.out)
+            except ValueError:
+                raise OSFault(f"`{' '.join(argv)}` did not answer in JSON: {(reply.out + reply.err)[-300:]}") from None
+        return SimpleNamespace(code=reply.code, text=reply.out + reply.err, data=data)
+
+    def read_file(self, path: str) -> str:
+        """A file of the running machine."""
+        return self.machine.run(["cat", path]).out
+
+    def write_file(self, path: str, text: str) -> None:
+        """Write a file on the running machine, through to the disk."""
+        self.machine.run(["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat > "$1" && sync', "sh", path], stdin=text.encode())
+
+    def notice(self) -> str:
+        """What the machine tells whoever logs in."""
+        return self.machine.run(["sh", "-c", "cat /run/motd.d/*veilor*"], check=False).out
+
+    def grub_environment(self) -> dict[str, str]:
+        """GRUB's saved variables."""
+        listed = self.machine.run(["grub2-editenv", "/boot/grub2/grubenv", "list"]).out
+        return dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
+
+    def healthy(self) -> bool:
+        """Whether greenboot called this boot good and took the boot counter away."""
+        self.machine.wait_until(
+            ["systemctl", "is-active", "greenboot-healthcheck.service"],
+            lambda r: r.out.strip() in ("active", "failed", "inactive"),
+            180,
+            "the health check to end",
+        )
+        saved = self.grub_environment()
+        return saved.get("boot_success") == "1" and "boot_counter" not in saved
+
+    def offered_disks(self) -> dict[str, str]:
+        """The disks that the installer offers: serial number to the number to type."""
+        lines = re.findall(r"^ +(\d+)\) .*\((?:[^()]* )?(\S+)\)\s*$", self.machine.console.text(), re.MULTILINE)
+        return {serial: number for number, serial in lines}
+
+    def prompts(self) -> int:
+        """How often this boot asked for a passphrase."""
+        return self.machine.console.count(PROMPT)
+
+    def layer_bytes(self, requests: list[Request]) -> int:
+        """The bytes of image layers in REQUESTS: answers of blobs larger than SMALL from the product's image repository."""
+        repository = self.settings.product.image_repository
+        return sum(
+            r.size for r in requests if r.method == "GET" and f"/v2/{repository}/" in r.path and BLOB.search(r.path) and r.size > SMALL
+        )
+
+    def signature_before_layers(self, requests: list[Request]) -> bool:
+        """Whether a signature was fetched from the image repository before the first layer was (and any was at all)."""
+        repository = self.settings.product.image_repository
+        ours = [r for r in requests if r.method == "GET" and f"/v2/{repository}/" in r.path and r.status == 200]
+        signatures = [n for n, r in enumerate(ours) if re.search(r"/manifests/sha256-[0-9a-f]{64}\.sig$", r.path)]
+        layers = [n for n, r in enumerate(ours) if BLOB.search(r.path) and r.size > SMALL]
+        return bool(signatures and layers) and signatures[0] < layers[0]
+
+    def digest_of_tag(self) -> str:
+        """The manifest digest that the product's tag names in the registry now."""
+        product = self.settings.product
+        return self.registry.digest(product.image_repository, product.tag)
+
+    def raw_disk(self) -> Path:
+        """The machine's disk as a raw file, for looking at it from outside."""
+        return disk.to_raw(self.settings.tools, self.disk, self.dir / "outside.raw")

@@ -1,0 +1,241 @@
+"""One virtual machine: QEMU with a serial console, QMP, the lab's agent, a disk and, if wanted, the product's registry.
+
+Every wait has a limit. What a silent guest means depends on QEMU: as long as it lives, the guest is to blame
+(OSFault); when it died without being asked, the rehearsal is (LabFault).
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
+from veilor.lab.agent import GUEST_PROGRAM, GUEST_UNIT, PORT_NAME, Agent, AgentGone, Reply
+from veilor.lab.console import Console
+from veilor.lab.tools import Tools
+from veilor.lab.verdict import LabFault, OSFault
+
+REGISTRY_ADDRESS = "10.0.2.100"
+OVMF = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+OVMF_VARS = "usr/share/OVMF/OVMF_VARS_4M.fd"
+
+
+@dataclass
+class Hardware:
+    """What a boot is given. Disks are (file, format, read-only); REGISTRY is a loopback port, None for no network card."""
+
+    disks: list[tuple[Path, str, bool]]
+    firmware: str = "uefi"
+    uefi_vars: Path | None = None
+    accel: str = "tcg"
+    memory_mib: int = 3072
+    registry: int | None = None
+    registry_name: str = "ghcr.io"
+    ca: Path | None = None
+    kernel_says: dict[str, str] = field(default_factory=dict)
+
+
+def credentials(hardware: Hardware) -> dict[str, bytes]:
+    """The system credentials that bring agent, registry name and CA into a guest without touching its image."""
+
+    def written(path: str, data: bytes, mode: str) -> str:
+        return f"f+~ {path} {mode} root root - {base64.b64encode(data).decode()}\n"
+
+    files = "d /run/veilor-lab 0755 root root -\n" + written("/run/veilor-lab/agent.py", GUEST_PROGRAM.encode(), "0644")
+    if hardware.registry is not None:
+        name = hardware.registry_name
+        files += written("/etc/hosts", f"127.0.0.1 localhost\n{REGISTRY_ADDRESS} {name}\n".encode(), "0644")
+        files += f"d /etc/containers/certs.d/{name} 0755 root root -\n"
+        files += written(f"/etc/containers/certs.d/{name}/ca.crt", hardware.ca.read_bytes(), "0644")
+    return {
+        "tmpfiles.extra": files.encode(),
+        "systemd.extra-unit.veilor-lab-agent.service": GUEST_UNIT.encode(),
+        "systemd.unit-dropin.sysinit.target~veilor-lab": b"[Unit]\nWants=veilor-lab-agent.service\n",
+        **{name: text.encode() for name, text in hardware.kernel_says.items()},
+    }
+
+
+class Machine:
+    """A running guest. Make it with `boot`; always `stop` it."""
+
+    def __init__(self, tools: Tools, hardware: Hardware, log: Path) -> None:
+        self.tools, self.hardware = tools, hardware
+        self._dir = tempfile.TemporaryDirectory(prefix=f"veilor-vm-{os.getpid()}-")
+        self.dir = Path(self._dir.name)
+        self.log = log
+        self.started = time.monotonic()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.console: Console | None = None
+        self.agent: Agent | None = None
+        self.qmp: QEMUMonitorProtocol | None = None
+        self._ended = False
+
+    def boot(self) -> Machine:
+        """Start QEMU and connect to it. Raises LabFault when QEMU does not come up."""
+        argv = self._argv()
+        binds = [self.dir, *{disk.parent for disk, _, _ in self.hardware.disks}]
+        if self.hardware.uefi_vars:
+            binds.append(self.hardware.uefi_vars.parent)
+        self.process = self.tools.start(argv, binds=binds, log=self.dir / "qemu.log")
+        for name in ("qmp", "serial", "agent"):
+            self._await_socket(self.dir / name)
+        self.console = Console(self.dir / "serial", self.log)
+        self.agent = Agent(self.dir / "agent")
+        self.qmp = QEMUMonitorProtocol(str(self.dir / "qmp"))
+        self.qmp.connect()
+        self.qmp.settimeout(30)
+        return self
+
+    def _argv(self) -> list[str]:
+        hw = self.hardware
+        argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35", "-smp", "2", "-m", str(hw.memory_mib)]
+        argv += ["-accel", "kvm" if hw.accel == "kvm" else "tcg,thread=multi", "-cpu", "host" if hw.accel == "kvm" else "max"]
+        argv += ["-display", "none", "-vga", "std", "-device", "virtio-rng-pci", "-rtc", "base=utc"]
+        if hw.firmware == "uefi":
+            argv += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF}"]
+            argv += ["-drive", f"if=pflash,unit=1,format=raw,file={hw.uefi_vars}"]
+        for number, (path, kind, read_only) in enumerate(hw.disks):
+            mode = "on" if read_only else "off"
+            argv += ["-drive", f"if=none,id=d{number},file={path},format={kind},readonly={mode},cache=unsafe,discard=unmap"]
+            argv += ["-device", f"virtio-blk-pci,drive=d{number},serial=disk{number},bootindex={number + 1}"]
+        argv += ["-chardev", f"socket,id=serial,path={self.dir}/serial,server=on,wait=off", "-serial", "chardev:serial"]
+        argv += ["-chardev", f"socket,id=agent,path={self.dir}/agent,server=on,wait=off", "-device", "virtio-serial-pci"]
+        argv += ["-device", f"virtserialport,chardev=agent,name={PORT_NAME}"]
+        argv += ["-qmp", f"unix:{self.dir}/qmp,server=on,wait=off", "-S"]
+        if hw.registry is None:
+            argv += ["-nic", "none"]
+        else:
+            relay = f"socat - TCP4:127.0.0.1:{hw.registry}"
+            argv += ["-netdev", f"user,id=net0,restrict=on,guestfwd=tcp:{REGISTRY_ADDRESS}:443-cmd:{relay}"]
+            argv += ["-device", "virtio-net-pci,netdev=net0,romfile="]
+        for number, (name, data) in enumerate(sorted(credentials(hw).items())):
+            path = self.dir / f"credential{number}"
+            path.write_text(f"io.systemd.credential.binary:{name}={base64.b64encode(data).decode()}")
+            argv += ["-smbios", f"type=11,path={path}"]
+        (self.dir / "qemu.argv").write_text(shlex.join(argv))
+        return argv
+
+    def _await_socket(self, path: Path) -> None:
+        deadline = time.monotonic() + 30
+        while not path.exists():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                said = (self.dir / "qemu.log").read_text(errors="replace").strip()[-400:]
+                self.stop()
+                raise LabFault(f"QEMU did not start: {said or 'it said nothing'}")
+            time.sleep(0.05)
+
+    def go(self) -> None:
+        """Let the stopped CPUs run, once console and agent listen (so that no byte is lost)."""
+        self.qmp.cmd("cont")
+
+    def judge_silence(self, what: str) -> Exception:
+        """The fault that fits when WHAT did not happen in time."""
+        if self.process.poll() is not None and not self._ended:
+            said = (self.dir / "qemu.log").read_text(errors="replace").strip()[-200:]
+            return LabFault(f"QEMU died while waiting for {what} (exit {self.process.returncode}) {said}")
+        tail = self.console.text().strip().splitlines()[-3:]
+        return OSFault(f"{what} did not come; the console's last words: {' / '.join(tail)[-300:]}")
+
+    def wait_console(self, pattern: bytes, timeout: float, what: str, start: int = 0) -> int:
+        """Wait until the console says PATTERN; the offset behind it. Raises OSFault or LabFault when it does not."""
+        found = self.console.wait_for(pattern, timeout, start)
+        if found is None:
+            raise self.judge_silence(what)
+        return found
+
+    def wait_agent(self, timeout: float = 180) -> str:
+        """Wait until the guest's agent has said hello; the boot id."""
+        try:
+            return self.agent.wait_hello(timeout)
+        except AgentGone:
+            raise self.judge_silence("the guest's agent") from None
+
+    def run(self, argv: list[str], timeout: float = 60, check: bool = True, stdin: bytes = b"") -> Reply:
+        """Run ARGV in the guest; with CHECK a non-zero exit is an OSFault."""
+        try:
+            reply = self.agent.run(argv, timeout, stdin)
+        except AgentGone as gone:
+            raise self.judge_silence(f"an answer to `{shlex.join(argv)[:80]}` ({gone})") from None
+        if check and reply.code:
+            said = (reply.err or reply.out).strip().splitlines()
+            raise OSFault(f"`{shlex.join(argv)[:120]}` ended with {reply.code} in the guest: {' / '.join(said[-3:])[-400:]}")
+        return reply
+
+    def wait_unit(self, unit: str, state: str = "active", timeout: float = 120) -> None:
+        """Wait until systemd says UNIT is in STATE."""
+        self.wait_until(["systemctl", "is-active", unit], lambda r: r.out.strip() == state, timeout, f"{unit} to be {state}")
+
+    def wait_until(self, argv: list[str], good, timeout: float, what: str) -> Reply:
+        """Repeat ARGV in the guest until GOOD(reply); the reply. Raises OSFault after TIMEOUT seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            reply = self.run(argv, timeout=60, check=False)
+            if good(reply):
+                return reply
+            if time.monotonic() > deadline:
+                raise OSFault(f"waited {timeout:.0f} s for {what}; last answer: {reply.code} {(reply.out or reply.err).strip()[-300:]}")
+            time.sleep(1)
+
+    def screenshot(self, path: Path) -> Path:
+        """Write the screen as a PNG to PATH."""
+        shot = self.dir / "screen.png"
+        self.qmp.cmd("screendump", filename=str(shot), format="png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(shot.read_bytes())
+        return path
+
+    def set_link(self, up: bool) -> None:
+        """Plug the network cable in or out."""
+        self.qmp.cmd("set_link", name="net0", up=up)
+
+    def power_off(self, timeout: float = 120) -> None:
+        """Ask the guest to shut down and wait for QEMU to end."""
+        self._ended = True
+        try:
+            self.agent.run(["systemctl", "poweroff", "--no-block"], timeout=20)
+        except AgentGone:
+            pass
+        self.wait_end(timeout, "the machine to power off")
+
+    def wait_end(self, timeout: float, what: str) -> None:
+        """Wait until QEMU has ended by itself; OSFault when it does not."""
+        self._ended = True
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._ended = False
+            raise self.judge_silence(what) from None
+
+    def cut_power(self) -> None:
+        """Kill QEMU as a power cut does: nothing the guest had not written reaches the disk."""
+        self._ended = True
+        self.stop()
+
+    def stop(self) -> None:
+        """End QEMU however it is, and remove what it left. Safe to call twice."""
+        if self.process and self.process.poll() is None:
+            self._ended = True
+            self.process.send_signal(signal.SIGKILL)
+        if self.process:
+            self.process.wait(30)
+        if self.console:
+            # bubblewrap is gone before QEMU is, and only QEMU's end gives the disk free.
+            self.console.wait_end(30)
+        for part in (self.agent, self.console):
+            if part:
+                part.close()
+        if self.qmp:
+            try:
+                self.qmp.close()
+            except Exception:  # the far end is gone: closing is all we want
+                pass
+            self.qmp = None
+        self._dir.cleanup()

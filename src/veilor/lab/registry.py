@@ -1,0 +1,188 @@
+"""The lab's registry: Debian's docker-registry on a loopback port, with TLS by a CA made for this run.
+
+Guests reach it under the product's own registry name; the host pushes to it on 127.0.0.1. Its access log tells how
+many bytes each pull took.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import socket
+import ssl
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from veilor.lab.tools import Tools
+from veilor.lab.verdict import LabFault
+
+
+def make_authority(folder: Path, name: str) -> None:
+    """Write server.crt and server.key for NAME and 127.0.0.1 into FOLDER, and ../trust/ca.crt; good for a year."""
+    folder.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now(datetime.UTC)
+
+    def certificate(subject: str, issuer: str, key, signer, extensions):
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=365))
+        )
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(signer, hashes.SHA256())
+
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca = certificate("veilor lab CA", "veilor lab CA", ca_key, ca_key, [(x509.BasicConstraints(True, 0), True)])
+    names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    leaf = certificate(name, "veilor lab CA", key, ca_key, [(x509.BasicConstraints(False, None), True), (names, False)])
+    (folder.parent / "trust").mkdir(exist_ok=True)
+    (folder.parent / "trust/ca.crt").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.crt").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One line of the access log: method, path, status and the bytes of the answer's body."""
+
+    method: str
+    path: str
+    status: int
+    size: int
+    agent: str
+
+
+class Registry:
+    """A registry over the store in FOLDER. `start`, then `port`; always `stop`."""
+
+    def __init__(self, tools: Tools, folder: Path, name: str) -> None:
+        self.tools, self.folder, self.name = tools, folder, name
+        self.port = 0
+        self.process = None
+        if not (folder / "tls/server.key").exists():
+            make_authority(folder / "tls", name)
+        (folder / "store").mkdir(parents=True, exist_ok=True)
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "trust/ca.crt"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "access.log"
+
+    def start(self) -> Registry:
+        """Start serving on a free loopback port; tried again on another when somebody took it in between."""
+        for _ in range(5):
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.port = probe.getsockname()[1]
+            config = self.folder / "config.yml"
+            config.write_text(
+                json.dumps(
+                    {
+                        "version": 0.1,
+                        "log": {"formatter": "json", "accesslog": {"disabled": True}, "level": "info"},
+                        "storage": {"filesystem": {"rootdirectory": f"{self.folder}/store"}, "delete": {"enabled": True}},
+                        "http": {
+                            "addr": f"127.0.0.1:{self.port}",
+                            "secret": "lab",
+                            "tls": {"certificate": f"{self.folder}/tls/server.crt", "key": f"{self.folder}/tls/server.key"},
+                        },
+                    }
+                )
+            )
+            self.process = self.tools.start(
+                ["docker-registry", "serve", str(config)], binds=[self.folder], env={"OTEL_TRACES_EXPORTER": "none"}, log=self.log
+            )
+            if self._answers():
+                return self
+            self.stop()
+        raise LabFault(f"the lab's registry did not start: {self.log.read_text(errors='replace')[-300:]}")
+
+    def _answers(self) -> bool:
+        context = ssl.create_default_context(cafile=str(self.ca))
+        for _ in range(100):
+            if self.process.poll() is not None:
+                return False
+            try:
+                with urllib.request.urlopen(f"https://127.0.0.1:{self.port}/v2/", timeout=5, context=context):
+                    return True
+            except OSError:
+                time.sleep(0.1)
+        return False
+
+    def mark(self) -> int:
+        """A place in the access log, for `requests`."""
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def requests(self, since: int = 0) -> list[Request]:
+        """The guest's requests answered since SINCE (a `mark`), in order."""
+        found = []
+        with self.log.open("rb") as log:
+            log.seek(since)
+            for line in log:
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                if "http.response.status" in entry and entry.get("http.request.host", "") == self.name:
+                    found.append(
+                        Request(
+                            entry["http.request.method"],
+                            entry["http.request.uri"],
+                            entry["http.response.status"],
+                            int(entry.get("http.response.written", 0)),
+                            entry.get("http.request.useragent", ""),
+                        )
+                    )
+        return found
+
+    def push(self, layout: Path, repository: str, tag: str) -> str:
+        """Push the OCI layout folder LAYOUT as REPOSITORY:TAG; the manifest's digest."""
+        auth = ["--insecure-policy", "copy", "--quiet", "--preserve-digests", f"--dest-cert-dir={self.folder}/trust"]
+        digest_file = self.folder / "pushed"
+        self.tools.run(
+            ["skopeo", *auth, f"--digestfile={digest_file}", f"oci:{layout}", f"docker://127.0.0.1:{self.port}/{repository}:{tag}"],
+            binds=[layout, self.folder],
+            timeout=600,
+        )
+        return digest_file.read_text().strip()
+
+    def digest(self, repository: str, tag: str) -> str:
+        """The manifest digest of REPOSITORY:TAG."""
+        done = self.tools.run(
+            [
+                "skopeo",
+                "inspect",
+                f"--cert-dir={self.folder}/trust",
+                "--format={{.Digest}}",
+                "--no-tags",
+                f"docker://127.0.0.1:{self.port}/{repository}:{tag}",
+            ],
+            binds=[self.folder],
+            timeout=60,
+        )
+        return done.stdout.decode().strip()
+
+    def stop(self) -> None:
+        """End the server. Safe to call twice."""
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(30)
+        self.process = None

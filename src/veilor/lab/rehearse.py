@@ -1,0 +1,257 @@
+"""`veilor rehearse` and `veilor lab`: make what a scenario needs, run it, write the report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from veilor.core.product import load
+from veilor.lab import base as bases
+from veilor.lab import images, sabotage
+from veilor.lab.cache import hash_tree
+from veilor.lab.checkpoint import Checkpoints
+from veilor.lab.life import Life, Settings, probe_kvm
+from veilor.lab.live import live_medium
+from veilor.lab.phases import About, failed_set_up, load_scenario, run_scenario, stop_on_signals
+from veilor.lab.report import Progress, write_report
+from veilor.lab.tools import Tools, ensure_host_programs, ensure_namespaces, tools_tree
+from veilor.lab.verdict import EXIT, EXIT_INTERRUPTED, EXIT_USAGE, Fault, NotRun, UsageError, Verdict
+
+NEEDED_GIB = 16
+ALWAYS = ["test-keys", "lab-registry", "credentials"]
+OF_THE_BASE = ["base-system", "kernel", "bootc-front", "boot-loader", "no-selinux", "no-desktop"]
+OF_THE_MEDIUM = ["installer-engine", "live-medium", "cheaper-kdf"]
+
+
+def cache_dir() -> Path:
+    """Where the lab keeps what can be made again: $VEILOR_CACHE, else ~/.cache/veilor."""
+    return Path(os.environ.get("VEILOR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "veilor")
+
+
+def check_host(cache: Path) -> None:
+    """Raise NotRun when this host cannot run a rehearsal at all: programs, namespaces, disk space."""
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free / (1 << 30)
+    if free < NEEDED_GIB:
+        raise NotRun(f"{cache} has {free:.0f} GiB free and a rehearsal needs {NEEDED_GIB}; make room, or set VEILOR_CACHE to a larger disk")
+    ensure_host_programs()
+    ensure_namespaces()
+
+
+class SetUp:
+    """Does the steps before the first phase, says each, and remembers how long it took."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, float]] = []
+
+    def step(self, title: str, work):
+        started = time.monotonic()
+        print(f"set-up: {title} …", file=sys.stderr, flush=True)
+        result = work()
+        self.steps.append((title, time.monotonic() - started))
+        return result
+
+
+def fetch_base(tools: Tools, reference: str, dest: Path) -> Path:
+    """The base named by --base as a layout folder: oci:DIR is used as it lies, docker://REF is copied to DEST."""
+    if reference.startswith("oci:"):
+        layout = Path(reference[4:]).absolute()
+    elif reference.startswith("docker://"):
+        tools.run(["skopeo", "--insecure-policy", "copy", "--quiet", reference, f"oci:{dest}"], binds=[dest.parent], timeout=3600)
+        layout = dest
+    else:
+        raise UsageError(f"--base {reference}: want oci:DIR or docker://REFERENCE")
+    manifest, config, _ = images.read_manifest(layout)
+    labels = config.get("config", {}).get("Labels") or {}
+    if not ({"containers.bootc", "ostree.bootable"} & set(labels)):
+        raise UsageError(
+            f"--base {reference}: the image has neither the label containers.bootc nor ostree.bootable, so it is not one "
+            "that bootc can boot; take a bootc base image"
+        )
+    return layout
+
+
+def rehearse(args, build: SimpleNamespace, source: Path) -> int:
+    """Run one scenario from beginning to end; the exit code of its verdict."""
+    cache = cache_dir()
+    if args.sabotage == "list":
+        for name, what in sorted(sabotage.SABOTAGES.items()):
+            print(f"{name:26} {what.title}")
+        return 0
+    if args.sabotage and args.sabotage not in sabotage.SABOTAGES:
+        raise UsageError(f"no sabotage is called {args.sabotage}; there are: {', '.join(sorted(sabotage.SABOTAGES))}")
+    if args.scenario == "all":
+        names = sorted(path.stem for path in (source / "scenarios").glob("*.py"))
+        return max(run_one(args, name, build, source, cache, folder=name) for name in names)
+    return run_one(args, args.scenario, build, source, cache)
+
+
+def run_one(args, name: str, build: SimpleNamespace, source: Path, cache: Path, folder: str = "") -> int:
+    """Run the scenario NAME, its report in FOLDER of the report folder; the exit code of its verdict."""
+    scenario = load_scenario(name, source / "scenarios")
+    if args.start and args.start not in [phase.name for phase in scenario.phases]:
+        raise UsageError(f"{scenario.name} has no phase {args.start}; it has: {', '.join(p.name for p in scenario.phases)}")
+    product = product_facts(source)
+    report_dir = Path(args.report or source / "build/report") / folder
+    about = About(
+        base=args.base or "Debian 13 stand-in",
+        host={"accel": "?", "qemu": "?", "cores": os.cpu_count()},
+        stand_ins=ALWAYS + ([] if args.base else OF_THE_BASE) + ([] if args.medium else OF_THE_MEDIUM),
+        sabotage=args.sabotage,
+        set_up=[],
+    )
+    work = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=cache_work(cache)))
+    life = None
+    try:
+        try:
+            settings = prepare(args, build, source, cache, work, product, about)
+            store = Checkpoints(cache / "checkpoints", f"{scenario.name}-{settings.image_sabotage or 'plain'}-{settings.firmware}", keep=1)
+            life = Life(settings, store)
+        except Fault as fault:
+            run = failed_set_up(scenario, fault, about)
+            write_report(run, report_dir)
+            print(f"{run.verdict}: {fault}", file=sys.stderr)
+            return run.exit_code
+        inputs = {
+            "base": images.read_manifest(settings.base)[2],
+            "source": tracked(source),
+            "firmware": settings.firmware,
+            "accel": settings.accel,
+            "sabotage": settings.image_sabotage or "",
+            "medium": settings.medium.parent.name,
+        }
+        progress = Progress(len(scenario.phases))
+        run = run_scenario(
+            scenario,
+            life,
+            inputs=inputs,
+            start=args.start,
+            about=about,
+            records=store,
+            report=lambda run: write_report(run, report_dir),
+            progress=progress,
+        )
+        print(f"{run.verdict}: report in {report_dir}/index.html", file=sys.stderr)
+        if args.sabotage:
+            noticed, line = sabotage.judge(args.sabotage, run)
+            print(line, file=sys.stderr)
+            if args.prove:
+                return 0 if noticed else EXIT[Verdict.OS_FAULT]
+        return run.exit_code
+    finally:
+        if life:
+            life.stop()
+        if not args.keep:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def cache_work(cache: Path) -> Path:
+    """The folder under which each rehearsal has its own; folders of rehearsals that died are swept."""
+    folder = cache / "work"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in Path(tempfile.gettempdir()).glob("veilor-vm-*-*"):
+        if not Path("/proc", old.name.split("-")[2]).exists():
+            shutil.rmtree(old, ignore_errors=True)
+    for old in folder.iterdir():
+        owner = old / "pid"
+        try:
+            os.kill(int(owner.read_text()), 0)
+        except ProcessLookupError:
+            shutil.rmtree(old, ignore_errors=True)
+        except (OSError, ValueError):
+            continue
+    return folder
+
+
+def tracked(source: Path) -> str:
+    """One hash over what of this repository goes into a machine."""
+    parts = [
+        source / name
+        for name in ("overlay", "src/veilor/core", "src/veilor/device", "src/veilor/build", "src/veilor/lab", "kickstart", "product.toml")
+        if (source / name).exists()
+    ]
+    return "".join(hash_tree(part) for part in parts)
+
+
+def product_facts(source: Path) -> SimpleNamespace:
+    """The product's facts with the repositories also as paths within their registry, which is how the lab serves them."""
+    product = load(source / "product.toml")
+    registry, _, image = product.image_repo.partition("/")
+    return SimpleNamespace(
+        name=product.name,
+        tag=product.tag,
+        registry=registry,
+        image_repo=product.image_repo,
+        image_repository=image,
+        channel_repository=product.channel_repo.partition("/")[2],
+        image_keys=list(product.image_keys),
+        channel_keys=list(product.channel_keys),
+    )
+
+
+def prepare(args, build, source: Path, cache: Path, work: Path, product, about: About) -> Settings:
+    """Everything before the first phase. Raises NotRun or LabFault with one line that says what to do."""
+    (work / "pid").write_text(str(os.getpid()))
+    check_host(cache)
+    todo = SetUp()
+    about.set_up = todo.steps
+    tools = todo.step("tools tree", lambda: tools_tree(cache))
+    rootfs = todo.step("Debian base tree", lambda: bases.base_rootfs(cache, source))
+    todo.step("programs from crates", lambda: bases.rust_programs(cache, tools, source))
+    if args.base:
+        layout = todo.step("base", lambda: fetch_base(tools, args.base, work / "base"))
+    else:
+        layout = todo.step("stand-in base image", lambda: bases.base_layout(cache, tools, source))
+    if args.medium:
+        medium = Path(args.medium).absolute()
+        if not medium.is_file():
+            raise UsageError(f"--medium {medium}: no such file; give a Fedora netinst ISO")
+    else:
+        medium = todo.step("live medium", lambda: live_medium(cache, tools, source))
+    kernel = todo.step("probe of the accelerator", lambda: bases.kernel(cache, rootfs))
+    accel = "kvm" if probe_kvm(tools, kernel) else "tcg"
+    version = tools.run(["qemu-system-x86_64", "--version"], timeout=30).stdout.decode().splitlines()[0]
+    about.host = {"accel": accel, "qemu": version.removeprefix("QEMU emulator version "), "cores": os.cpu_count()}
+    if accel == "tcg":
+        about.stand_ins.append("tcg")
+    return Settings(
+        source, layout, medium, tools, product, build, work, accel, "bios" if args.bios else "uefi", args.sabotage, not args.medium
+    )
+
+
+def main(args, build: SimpleNamespace) -> int:
+    """Run `veilor rehearse` with parsed ARGS and BUILD, the product's own makers; the process's exit code."""
+    try:
+        with stop_on_signals():
+            return rehearse(args, build, build.source_root)
+    except KeyboardInterrupt:
+        print("veilor rehearse: interrupted; machine and servers are stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except UsageError as error:
+        print(f"veilor rehearse: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except Fault as fault:
+        print(f"{fault.verdict}: {fault}", file=sys.stderr)
+        return EXIT[fault.verdict]
+
+
+def write_base(dest: Path, source: Path) -> int:
+    """Run `veilor lab base DIR`: write the stand-in base as an OCI layout to DEST."""
+    if dest.exists() and any(dest.iterdir()):
+        print(f"veilor lab base: {dest} is not empty; name a new folder", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        cache = cache_dir()
+        check_host(cache)
+        layout = bases.base_layout(cache, tools_tree(cache), source)
+        shutil.copytree(layout, dest, dirs_exist_ok=True)
+    except Fault as fault:
+        print(f"{fault.verdict}: {fault}", file=sys.stderr)
+        return EXIT[fault.verdict]
+    print(f"oci:{dest}")
+    return 0

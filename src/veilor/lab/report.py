@@ -1,0 +1,270 @@
+"""What a rehearsal leaves to read: index.html for people, report.json and junit.xml for programs, lines for the terminal."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import sys
+import threading
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+from xml.etree import ElementTree
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from veilor.lab.cache import write_atomic
+from veilor.lab.verdict import PhaseResult, Run, Verdict
+
+HERE = Path(__file__).parent
+STAND_INS = HERE / "stand_ins.toml"
+KiB = 1 << 10
+CONSOLE_HEAD, CONSOLE_TAIL = 64 * KiB, 192 * KiB  # of a phase's console, what goes into the report
+_ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()*+][0-9A-Za-z]|[=>78cDEHMZ])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+WORDS = {Verdict.PASS: "held", Verdict.OS_FAULT: "failed", Verdict.LAB_FAULT: "rehearsal broke", Verdict.NOT_RUN: "not run"}
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """Something of the lab's that takes the place of something else; `command` shows the real thing, if one can."""
+
+    id: str
+    title: str
+    stands_for: str
+    why: str
+    replaced_by: str
+    command: str
+
+
+def load_stand_ins(path: Path = STAND_INS) -> dict[str, StandIn]:
+    """All declared stand-ins by id, in the file's order. TypeError or ValueError when the file has not that shape."""
+    entries = [StandIn(**entry) for entry in tomllib.loads(path.read_text())["stand_in"]]
+    found = {entry.id: entry for entry in entries}
+    if len(found) != len(entries):
+        raise ValueError(f"{path.name}: an id is there twice")
+    return found
+
+
+def clean_text(text: str) -> str:
+    """TEXT without terminal escapes and control characters, so that HTML and XML can hold it."""
+    return _CONTROL.sub("", _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def clean_console(raw: bytes) -> str:
+    """A console's bytes as readable text; of a very long one the beginning and the end."""
+    text = raw.decode(errors="replace")
+    if len(text) > CONSOLE_HEAD + CONSOLE_TAIL:
+        left_out = len(text) - CONSOLE_HEAD - CONSOLE_TAIL
+        text = f"{text[:CONSOLE_HEAD]}\n[… {left_out} characters left out …]\n{text[-CONSOLE_TAIL:]}"
+    return re.sub(r"\n{3,}", "\n\n", clean_text(text))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 43 s, 2 min 05 s, 1 h 02 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: 1 boot, 3 boots, no boots."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+def word(phase: PhaseResult) -> str:
+    """A phase's verdict in everyday words."""
+    if phase.verdict is Verdict.NOT_RUN and any(check.ok for check in phase.checks):
+        return "held in part"
+    return WORDS[phase.verdict]
+
+
+def when(stamp: str) -> str:
+    """A time stamp of ours as a person reads it."""
+    return stamp.replace("T", " ").replace("Z", " UTC")
+
+
+def headline(run: Run) -> tuple[str, str]:
+    """What came of it in one sentence for somebody who never saw a rehearsal, and one on what that means."""
+    verdict = run.verdict
+    guilty = next((p for p in run.phases if p.verdict is verdict), None)
+    where = f"“{guilty.title}”" if guilty and run.fault is not verdict else "the set-up"
+    reason = clean_text(run.reason if run.fault is verdict else guilty.reason if guilty else "").rstrip(" .")
+    if verdict is Verdict.PASS:
+        checks = sum(len(p.checks) for p in run.phases)
+        return f"{run.story or run.title}: all of it held.", f"{count(checks, 'check')} in {count(len(run.phases), 'phase')}."
+    if verdict is Verdict.OS_FAULT:
+        return f"{where} failed: {reason}.", "The machine did not do what veilor-os promises: this is a fault of the product."
+    if verdict is Verdict.LAB_FAULT:
+        where = where if guilty and run.fault is not verdict else "its own set-up or clean-up"
+        return f"The rehearsal itself broke down in {where}: {reason}.", "This says nothing about the product, neither good nor bad."
+    held = sum(p.verdict is Verdict.PASS for p in run.phases)
+    meaning = f"{held} of {count(len(run.phases), 'phase')} came to their end and held. Until all have, nothing is called passed."
+    if run.interrupted:
+        return "The rehearsal was stopped before its end by the person who ran it.", meaning
+    if not any(p.checks for p in run.phases):
+        return f"Nothing was rehearsed: {reason}.", "This says nothing about the product, neither good nor bad."
+    return f"Not everything was shown: {where}: {reason}.", meaning
+
+
+def junit(run: Run) -> bytes:
+    """The run as JUnit XML: a suite per phase, a case per check, and one for how the phase as a whole ended."""
+    kinds = {Verdict.OS_FAULT: "failure", Verdict.LAB_FAULT: "error", Verdict.NOT_RUN: "skipped"}
+    root = ElementTree.Element("testsuites", name=run.scenario, time=f"{run.seconds:.1f}")
+    totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+
+    def add(suite: ElementTree.Element, title: str, verdict: Verdict, seconds: float, message: str, text: str) -> None:
+        case = ElementTree.SubElement(suite, "testcase", classname=suite.get("name"), name=clean_text(title), time=f"{seconds:.1f}")
+        if verdict in kinds:
+            bad = ElementTree.SubElement(case, kinds[verdict], message=clean_text(message))
+            bad.set("type", str(verdict))
+            bad.text = clean_text(text)
+
+    suites = [(p.name, p.title, p.verdict, p.seconds, p.reason, p.log, p.checks) for p in run.phases]
+    if run.fault is not Verdict.PASS:
+        suites.insert(0, ("rehearsal", "The rehearsal", run.fault, 0.0, run.reason, run.log, []))
+    for name, title, verdict, seconds, reason, log, checks in suites:
+        suite = ElementTree.SubElement(root, "testsuite", name=f"{run.scenario}.{name}", time=f"{seconds:.1f}",
+                                       timestamp=run.started.rstrip("Z"))
+        for check in checks:
+            add(suite, check.title, check.verdict, 0, check.detail or check.title, "")
+        add(suite, f"{title}: as a whole", verdict, seconds, reason, log)
+        counts = {"tests": len(suite), "failures": len(suite.findall("*/failure")), "errors": len(suite.findall("*/error")),
+                  "skipped": len(suite.findall("*/skipped"))}
+        for what, number in counts.items():
+            suite.set(what, str(number))
+            totals[what] += number
+    for what, number in totals.items():
+        root.set(what, str(number))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+
+
+def _pictures(run: Run, data: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Copy screenshots to FOLDER/screenshots, name them in DATA by that place; the images as data URIs by that name."""
+    inlined: dict[str, str] = {}
+    home = folder / "screenshots"
+    for phase, kept in zip(run.phases, data["phases"], strict=True):
+        for number, shot in enumerate(phase.screenshots):
+            source = Path(shot.path)
+            name = f"screenshots/{phase.name}-{number:02d}{source.suffix}"
+            kept["screenshots"][number]["path"] = name
+            if source.suffix in _MIME and source.is_file():
+                content = source.read_bytes()
+                home.mkdir(exist_ok=True)
+                write_atomic(folder / name, content)
+                inlined[name] = f"data:{_MIME[source.suffix]};base64,{base64.b64encode(content).decode()}"
+    for old in home.glob("*"):
+        if f"screenshots/{old.name}" not in inlined:
+            old.unlink()
+    return inlined
+
+
+def render(run: Run, data: dict[str, Any], pictures: dict[str, str], stand_ins: dict[str, StandIn]) -> str:
+    """The page. Everything is in it: nothing is loaded from anywhere."""
+    environment = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"duration": duration, "count": count, "clean": clean_text, "word": word, "when": when}
+    title, meaning = headline(run)
+    total, bars = sum(p.seconds for p in run.phases), []
+    for phase in run.phases:
+        before = sum(p.seconds for p, _, _ in bars)
+        bars.append((phase, 100 * before / total if total else 0, 100 * phase.seconds / total if total else 0))
+    carried = [p for p in run.phases if p.carried]
+    return environment.get_template("report.html.j2").render(
+        run=run, data=data, title=title, meaning=meaning, words={str(key): word for key, word in WORDS.items()}, bars=bars,
+        pictures=pictures, stand_ins=[stand_ins[one] for one in run.about.stand_ins], carried=carried,
+        boots=sum(p.boots for p in run.phases),
+        not_run=[(p, [c for c in p.checks if c.ok is None]) for p in run.phases if p.verdict is Verdict.NOT_RUN
+                 or any(c.ok is None for c in p.checks)],
+    )
+
+
+def write_report(run: Run, folder: Path, stand_ins: dict[str, StandIn] | None = None) -> Path:
+    """Write index.html, report.json and junit.xml to FOLDER, each whole or not at all; the page's path.
+
+    Raises ValueError when the run names a stand-in that is not declared.
+    """
+    stand_ins = load_stand_ins() if stand_ins is None else stand_ins
+    unknown = [one for one in run.about.stand_ins if one not in stand_ins]
+    if unknown:
+        raise ValueError(f"stand-ins that are not declared: {', '.join(unknown)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    data = run.as_dict()
+    pictures = _pictures(run, data, folder)
+    write_atomic(folder / "junit.xml", junit(run))
+    write_atomic(folder / "report.json", json.dumps(data, indent=1, ensure_ascii=False).encode(errors="replace"))
+    write_atomic(folder / "index.html", render(run, data, pictures, stand_ins).encode(errors="replace"))
+    return folder / "index.html"
+
+
+def remove_report(folder: Path) -> None:
+    """Take an earlier run's report away, so that nobody takes it for this one's."""
+    for name in ("index.html", "report.json", "junit.xml"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "screenshots", ignore_errors=True)
+
+
+class Progress:
+    """A line when a phase begins and one when it ends; on a terminal a bar that counts the seconds in between."""
+
+    def __init__(self, total: int, out: TextIO | None = None) -> None:
+        self.total, self.out = total, out or sys.stderr
+        self._live = self.out.isatty()
+        self._begun: tuple[int, str, float] | None = None
+        self._lock = threading.Lock()
+        self._end = threading.Event()
+        if self._live:
+            threading.Thread(target=self._tick, daemon=True).start()
+
+    def start(self, index: int, title: str) -> None:
+        """Phase INDEX (from 0) begins."""
+        with self._lock:
+            self._begun = (index, title, time.monotonic())
+            if not self._live:
+                self._print(f"[{index + 1}/{self.total}] {title} …")
+
+    def done(self, index: int, result: PhaseResult) -> None:
+        """Phase INDEX came to RESULT."""
+        line = f"[{index + 1}/{self.total}] {result.title} … {result.verdict}"
+        if result.seconds:
+            line += f" {result.seconds:.0f} s, {count(result.boots, 'boot')}{', at the second try' if result.retried else ''}"
+        if result.verdict is not Verdict.PASS:
+            line += f"\n      {clean_text(result.reason)}"
+        with self._lock:
+            self._begun = None
+            self._print(line)
+
+    def say(self, line: str) -> None:
+        """Something else that the person should know now."""
+        with self._lock:
+            self._print(f"      {line}")
+
+    def close(self) -> None:
+        """No more bar."""
+        self._end.set()
+        with self._lock:
+            self._begun = None
+            if self._live:
+                self.out.write("\r\x1b[K")
+                self.out.flush()
+
+    def _print(self, line: str) -> None:
+        print(f"\r\x1b[K{line}" if self._live else line, file=self.out, flush=True)
+
+    def _tick(self) -> None:
+        while not self._end.wait(1):
+            with self._lock:
+                if self._begun:
+                    index, title, began = self._begun
+                    bar = "━" * index + "╺" + "·" * (self.total - index - 1)
+                    self.out.write(f"\r\x1b[K[{index + 1}/{self.total}] {bar} {title[:50]} … {time.monotonic() - began:.0f} s")
+                    self.out.flush()

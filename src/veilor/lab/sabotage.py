@@ -1,0 +1,115 @@
+"""Sabotages: known ways to break the product or the rehearsal, to see that the rehearsal notices.
+
+Each is one small mutation, of the staged tree or of the running rehearsal, with the verdict and the phase in which it
+has to come out. A sabotage that leaves everything green means that a check is blind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from veilor.lab.verdict import LabFault, Verdict
+
+APP = "usr/lib/veilor/app/veilor"
+
+
+@dataclass(frozen=True)
+class Sabotage:
+    """TREE changes a staged tree; POINT names the moment of the rehearsal at which LIVE acts on the Life object."""
+
+    title: str
+    verdict: Verdict
+    phase: str
+    tree: Callable[[Path], None] | None = None
+    point: str = ""
+    live: Callable | None = None
+
+
+def _remove(tree: Path, folders: str, name: str) -> None:
+    # fnmatch over a listing: a glob does not see links that lead nowhere outside of the machine.
+    found = [path for folder in tree.glob(folders) for path in folder.iterdir() if fnmatch(path.name, name)]
+    if not found:
+        raise LabFault(f"the sabotage finds no {folders}/{name} to remove: it has to follow the product")
+    for path in found:
+        path.unlink()
+
+
+def _append(tree: Path, name: str, text: str) -> None:
+    path = tree / name
+    if not path.is_file():
+        raise LabFault(f"the sabotage finds no {name} to change: it has to follow the product")
+    path.write_text(path.read_text() + text)
+
+
+def _first_boot_off(tree: Path) -> None:
+    _remove(tree, "etc/systemd/system/*.wants", "veilor-firstboot-rebase.service")
+
+
+def _rebase_lies(tree: Path) -> None:
+    _append(tree, f"{APP}/device/firstboot.py", "\n\ndef main(*_args, **_options):\n    return 0\n")
+
+
+def _policy_open(tree: Path) -> None:
+    path = tree / "etc/containers/policy.json"
+    policy = json.loads(path.read_text())
+    policy["default"] = [{"type": "insecureAcceptAnything"}]
+    path.write_text(json.dumps(policy))
+
+
+def _statement_unchecked(tree: Path) -> None:
+    _append(tree, f"{APP}/core/statement.py", "\n\ndef check_sequence(*_args, **_options):\n    return None\n")
+
+
+def _no_health_check(tree: Path) -> None:
+    _remove(tree, "usr/lib/greenboot/check/required.d", "*.sh")
+
+
+def _kill_agent(life) -> None:
+    life.machine.run(["sh", "-c", "systemctl stop --no-block veilor-lab-agent.service; kill -9 $PPID"], timeout=5, check=False)
+
+
+def _kill_qemu(life) -> None:
+    life.machine.process.kill()
+
+
+def _truncate_disk(life) -> None:
+    with life.disk.open("r+b") as disk:
+        disk.truncate(life.disk.stat().st_size // 2)
+
+
+SABOTAGES = {
+    "firstboot-not-enabled": Sabotage("the first-boot unit is not enabled", Verdict.OS_FAULT, "first-boot", _first_boot_off),
+    "rebase-does-nothing": Sabotage("the first-boot program ends with 0 without switching", Verdict.OS_FAULT, "first-boot", _rebase_lies),
+    "policy-permissive": Sabotage("the container policy accepts anything by default", Verdict.OS_FAULT, "first-boot", _policy_open),
+    "statement-unchecked": Sabotage("an older statement is taken for a newer one", Verdict.OS_FAULT, "attacks", _statement_unchecked),
+    "health-check-missing": Sabotage("the image ships no health check", Verdict.OS_FAULT, "bad-update", _no_health_check),
+    "agent-killed": Sabotage("the lab's agent is killed in the guest", Verdict.OS_FAULT, "second-boot", None, "second-boot", _kill_agent),
+    "qemu-killed": Sabotage("QEMU is killed", Verdict.LAB_FAULT, "second-boot", None, "second-boot", _kill_qemu),
+    "disk-truncated": Sabotage("the disk image is cut in half", Verdict.LAB_FAULT, "second-boot", None, "second-boot-off", _truncate_disk),
+}
+
+
+def mutate(name: str | None, tree: Path) -> None:
+    """Apply the sabotage NAME to a staged tree, if it is one of that kind."""
+    if name and SABOTAGES[name].tree:
+        SABOTAGES[name].tree(tree)
+
+
+def strike(name: str | None, point: str, life) -> None:
+    """Apply the sabotage NAME to the running rehearsal LIFE when POINT is its moment."""
+    if name and SABOTAGES[name].live and SABOTAGES[name].point == point:
+        SABOTAGES[name].live(life)
+
+
+def judge(name: str, run) -> tuple[bool, str]:
+    """Whether RUN noticed the sabotage NAME where and as it should, and a line that says so."""
+    wanted = SABOTAGES[name]
+    found = next(((phase.name, phase.verdict) for phase in run.phases if phase.verdict not in (Verdict.PASS, Verdict.NOT_RUN)), None)
+    if found == (wanted.phase, wanted.verdict):
+        return True, f"sabotage {name}: noticed, as it should be ({wanted.verdict} in {wanted.phase})"
+    got = f"{found[1]} in {found[0]}" if found else "nothing was noticed"
+    return False, f"sabotage {name}: {got}, but it should be {wanted.verdict} in {wanted.phase}: a check is blind or too early"

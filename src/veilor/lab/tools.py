@@ -1,0 +1,187 @@
+"""The tools tree: one cached Debian 13 folder that holds every program the lab runs.
+
+Everybody gets the same QEMU, skopeo, cosign and GRUB, whatever their host has. Programs run in it through
+bubblewrap: a read-only /usr and /etc, their own /tmp and PID namespace (so that nothing outlives us), the host's
+network, and just the folders named by the caller, at the same path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from veilor.lab.cache import artefact
+from veilor.lab.verdict import LabFault, NotRun
+
+MIRROR = "trixie"
+PACKAGES = tuple(
+    """qemu-system-x86 qemu-utils ovmf skopeo cosign docker-registry xorriso grub-efi-amd64-bin grub-pc-bin grub-common
+    mtools dosfstools e2fsprogs rustc cargo gcc libc6-dev pkg-config libostree-dev libssl-dev libzstd-dev ostree
+    squashfs-tools isomd5sum socat ca-certificates python3-minimal zstd""".split()
+)
+HOST_PACKAGES = {"mmdebstrap": "mmdebstrap", "bwrap": "bubblewrap"}
+SLIM = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a program left behind: its exit code and its two outputs as bytes."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+def ensure_host_programs() -> None:
+    """Install mmdebstrap and bubblewrap by apt where we may, else raise NotRun with the one command to run."""
+    missing = [package for program, package in HOST_PACKAGES.items() if not shutil.which(program)]
+    if not missing:
+        return
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        for argv in (["apt-get", "update"], command):
+            subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=900, check=False)
+    still = [package for program, package in HOST_PACKAGES.items() if not shutil.which(program)]
+    if still:
+        raise NotRun(
+            f"the host lacks {' and '.join(still)}, so no rehearsal can run; install them "
+            f"(Debian: sudo apt-get install {' '.join(still)}; Fedora: sudo dnf install {' '.join(still)}) and run again"
+        )
+
+
+def ensure_namespaces() -> None:
+    """Raise NotRun unless bubblewrap can make its namespaces here (needs root or user namespaces)."""
+    probe = subprocess.run(
+        ["bwrap", "--ro-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "true"],
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    if probe.returncode:
+        raise NotRun(
+            "bubblewrap cannot make namespaces here "
+            f"({probe.stderr.decode(errors='replace').strip() or 'no reason given'}), so no rehearsal can run; run as "
+            "root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)"
+        )
+
+
+def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), suite: str = MIRROR) -> None:
+    """Write a minimal Debian with PACKAGES to the tar file DEST by mmdebstrap.
+
+    Raises LabFault with mmdebstrap's own last words: most often the package mirror could not be reached.
+    """
+    argv = [
+        "mmdebstrap",
+        "--format=tar",
+        "--variant=minbase",
+        "--aptopt=Acquire::Languages none",
+        *SLIM,
+        f"--include={','.join(packages)}",
+        *(f"--customize-hook={hook}" for hook in hooks),
+        suite,
+        str(dest),
+    ]
+    log = dest.with_name(dest.name + ".log")
+    with log.open("wb") as out:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=2400, check=False)
+    if done.returncode:
+        errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(("E:", "Err:"))]
+        raise LabFault(
+            f"Debian {suite} could not be fetched or unpacked ({'; '.join(errors[-2:])[-300:] or 'see ' + str(log)}); "
+            "check the network and the package mirror, then run again"
+        )
+    log.unlink()
+
+
+class Tools:
+    """The tools tree at ROOT and the way to run its programs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def argv(self, argv: list[str], binds: Iterable[Path] = (), env: dict[str, str] | None = None) -> list[str]:
+        """The bubblewrap command line that runs ARGV in the tree with BINDS writable at their own paths."""
+        root = self.root
+        wrap = ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--new-session", "--clearenv"]
+        wrap += ["--ro-bind", f"{root}/usr", "/usr", "--ro-bind", f"{root}/etc", "/etc"]
+        for link in ("bin", "sbin", "lib", "lib64"):
+            wrap += ["--symlink", f"usr/{link}", f"/{link}"]
+        wrap += ["--ro-bind-try", f"{root}/var/lib/dpkg", "/var/lib/dpkg", "--dev", "/dev", "--proc", "/proc"]
+        wrap += ["--dev-bind-try", "/dev/kvm", "/dev/kvm", "--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", "/var/tmp"]
+        wrap += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf", "--dir", "/root"]
+        for bind in dict.fromkeys(Path(b).absolute() for b in binds):
+            wrap += ["--bind", str(bind), str(bind)]
+        settings = {"PATH": "/usr/sbin:/usr/bin", "LC_ALL": "C.UTF-8", "HOME": "/root", **(env or {})}
+        for key, value in settings.items():
+            wrap += ["--setenv", key, value]
+        return [*wrap, "--", *argv]
+
+    def run(
+        self,
+        argv: list[str],
+        *,
+        binds: Iterable[Path] = (),
+        env: dict[str, str] | None = None,
+        timeout: float,
+        stdin: bytes | None = None,
+        check: bool = True,
+    ) -> Finished:
+        """Run ARGV in the tree to its end. Raises LabFault on a non-zero exit (unless CHECK is false) or time-out."""
+        feed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+        try:
+            done = subprocess.run(self.argv(argv, binds, env), capture_output=True, timeout=timeout, check=False, **feed)
+        except subprocess.TimeoutExpired:
+            raise LabFault(f"{argv[0]} did not end within {timeout:.0f} s: {' '.join(argv)[:300]}") from None
+        if check and done.returncode:
+            said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+            raise LabFault(f"{argv[0]} ended with {done.returncode}: {' / '.join(said[-3:])[-600:]}")
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    def start(
+        self, argv: list[str], *, binds: Iterable[Path] = (), env: dict[str, str] | None = None, log: Path
+    ) -> subprocess.Popen[bytes]:
+        """Start ARGV in the tree, its output going to LOG; it dies with us."""
+        with log.open("ab") as out:
+            return subprocess.Popen(self.argv(argv, binds, env), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+
+
+def tools_tree(cache: Path) -> Tools:
+    """The tools tree, made on first use (about two minutes and 1.3 GB) and cached by its package list."""
+
+    def build(dest: Path) -> None:
+        tar = dest.with_name(dest.name + ".tar")
+        try:
+            bootstrap(tar, PACKAGES)
+            dest.mkdir()
+            subprocess.run(
+                ["tar", "-C", str(dest), "--no-same-owner", "--exclude=./dev/*", "-xf", str(tar)],
+                check=True,
+                timeout=900,
+            )
+            (dest / "etc/ssl/certs").mkdir(parents=True, exist_ok=True)
+            host = host_certificates()
+            if host:  # a host with certificates of its own needs them in the tree as well, for cargo's registry
+                shutil.copyfile(host, dest / "etc/ssl/certs/ca-certificates.crt")
+        finally:
+            tar.unlink(missing_ok=True)
+
+    host = host_certificates()
+    inputs = {
+        "packages": " ".join(PACKAGES),
+        "suite": MIRROR,
+        "certificates": hashlib.sha256(host.read_bytes()).hexdigest() if host else "none",
+    }
+    return Tools(artefact(cache, "tools", inputs, build))
+
+
+def host_certificates() -> Path | None:
+    """The host's CA bundle, or None where it has none at the usual places."""
+    for place in (os.environ.get("SSL_CERT_FILE", ""), "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"):
+        if place and Path(place).is_file():
+            return Path(place)
+    return None

@@ -1,0 +1,323 @@
+"""The runner: order, checkpoints, second tries, --from, and an end on request, with a life that only takes notes."""
+
+import os
+import signal
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from veilor.lab.checkpoint import Checkpoints, NoCheckpoint
+from veilor.lab.phases import checkpoint_keys, failed_set_up, load_scenario, run_scenario
+from veilor.lab.verdict import About, LabFault, UsageError, Verdict
+
+PASS, NOT_RUN, LAB, OS = Verdict.PASS, Verdict.NOT_RUN, Verdict.LAB_FAULT, Verdict.OS_FAULT
+HEAD = '''"""A short life."""
+import os, signal
+from veilor.lab.phases import phase
+from veilor.lab.verdict import LabFault, NotRun, OSFault
+STORY = "A machine was born"
+'''
+
+
+class FakeLife:
+    """Remembers its state as a list of phases gone through; the store outlives it."""
+
+    def __init__(self, store=None, plan=()):
+        self.store = {} if store is None else store
+        self.plan, self.did, self.state = dict(plan), [], []
+        self.boots, self.screenshots, self.console_log, self.timings = 0, [], bytearray(), []
+        self.stopped = 0
+
+    def act(self, name):
+        """Boot, say so, and do what the plan holds for this phase this time: an exception or nothing."""
+        self.did.append(name)
+        self.boots += 1
+        self.console_log += f"boot for {name}\n".encode()
+        self.state = [*self.state, name]
+        todo = self.plan.get(name, [])
+        if todo:
+            event = todo.pop(0)
+            if event:
+                raise event
+
+    def save_checkpoint(self, name, key):
+        self.store[name, key] = list(self.state)
+
+    def restore_checkpoint(self, name, key):
+        self.did.append(f"restore {name}")
+        if (name, key) not in self.store:
+            raise NoCheckpoint(name)
+        self.state = list(self.store[name, key])
+
+    def reset(self):
+        self.did.append("reset")
+        self.state = []
+
+    def stop(self):
+        self.stopped += 1
+
+
+def body(*names, **marks):
+    """Source of phases that just act and check that the machine went through what it should have."""
+    return HEAD + "".join(
+        f'\n@phase("{name}", "Title of {name}"{marks.get(name, "")})\ndef {name}(life, checks):\n'
+        f'    life.act("{name}")\n    checks.true("{name} looked", True, str(life.state))\n' for name in names)
+
+
+@pytest.fixture
+def load(tmp_path):
+    folder = tmp_path / "scenarios"
+    folder.mkdir()
+
+    def load(source):
+        (folder / "short.py").write_text(textwrap.dedent(source))
+        return load_scenario("short", folder)
+
+    return load
+
+
+@pytest.fixture
+def go(tmp_path):
+    def go(scenario, life, **more):
+        about = About("base", {"accel": "tcg", "qemu": "10", "cores": 2}, [])
+        more = {"inputs": {"base": "x"}, **more}
+        return run_scenario(scenario, life, about=about, progress=Silent(), **more)
+
+    return go
+
+
+class Silent:
+    def start(self, index, title): ...
+    def done(self, index, result): ...
+    def say(self, line): ...
+    def close(self): ...
+
+
+def verdicts(run):
+    return [phase.verdict for phase in run.phases]
+
+
+def test_phases_run_in_order_on_one_machine(load, go):
+    life = FakeLife()
+    run = go(load(body("one", "two", "three")), life)
+    assert life.did == ["one", "two", "three"]
+    assert verdicts(run) == [PASS] * 3 and run.exit_code == 0
+    assert [phase.boots for phase in run.phases] == [1, 1, 1]
+    assert [phase.console for phase in run.phases] == ["boot for one\n", "boot for two\n", "boot for three\n"]
+    assert [name for name, _ in life.store] == ["one", "two", "three"]
+    assert life.stopped == 1 and run.story == "A machine was born" and run.title == "A short life"
+
+
+def test_a_fault_of_the_product_is_not_tried_again_and_ends_the_order(load, go):
+    life = FakeLife()
+    scenario = load(body("one", "two", "three").replace('life.act("two")', 'life.act("two"); checks.equal("digest", 1, 2)'))
+    run = go(scenario, life)
+    assert life.did == ["one", "two"]
+    assert verdicts(run) == [PASS, OS, NOT_RUN] and run.exit_code == 1
+    assert run.phases[1].reason == "digest: got 1, want 2" and "Title of two" in run.phases[2].reason
+    assert [name for name, _ in life.store] == ["one"]
+
+
+def test_a_check_that_went_on_saves_no_checkpoint(load, go):
+    life = FakeLife()
+    scenario = load(body("one", "two").replace('life.act("one")', 'life.act("one"); checks.true("x", 0, go_on=True)'))
+    run = go(scenario, life)
+    assert verdicts(run) == [OS, NOT_RUN] and life.store == {} and life.did == ["one"]
+    assert [check.ok for check in run.phases[0].checks] == [False, True]
+
+
+def test_a_fault_of_the_lab_is_tried_once_more_from_the_checkpoint(load, go):
+    life = FakeLife(plan={"two": [LabFault("QEMU died")]})
+    run = go(load(body("one", "two", "three")), life)
+    assert life.did == ["one", "two", "restore one", "two", "three"]
+    assert life.state == ["one", "two", "three"]
+    assert run.verdict is PASS and run.phases[1].retried == "QEMU died" and run.phases[1].boots == 2
+    assert len(run.phases[1].checks) == 1
+
+
+def test_the_first_phase_is_tried_again_from_nothing(load, go):
+    life = FakeLife(plan={"one": [LabFault("QEMU died")]})
+    assert go(load(body("one", "two")), life).verdict is PASS
+    assert life.did == ["one", "reset", "one", "two"]
+
+
+def test_the_lab_failing_twice_is_its_verdict(load, go):
+    life = FakeLife(plan={"two": [LabFault("first"), LabFault("second"), None]})
+    run = go(load(body("one", "two", "three")), life)
+    assert life.did.count("two") == 2
+    assert verdicts(run) == [PASS, LAB, NOT_RUN] and run.exit_code == 3
+    assert (run.phases[1].retried, run.phases[1].reason) == ("first", "second")
+
+
+def test_a_mistake_in_our_code_is_the_labs_and_keeps_its_traceback(load, go):
+    run = go(load(body("one")), FakeLife(plan={"one": [KeyError("x"), KeyError("y")]}))
+    assert run.verdict is LAB and "KeyError: 'y'" in run.phases[0].log and "KeyError" in run.phases[0].reason
+
+
+def test_a_checkpoint_that_cannot_be_saved_is_the_labs_fault(load, go):
+    life = FakeLife()
+    life.save_checkpoint = lambda name, key: (_ for _ in ()).throw(LabFault("disk full"))
+    run = go(load(body("one", "two")), life)
+    assert verdicts(run) == [LAB, NOT_RUN] and run.phases[0].reason == "disk full"
+
+
+def test_a_phase_that_cannot_run_here_says_so(load, go):
+    scenario = load(body("one", "two").replace('life.act("one")', 'raise NotRun("no Secure Boot here")'))
+    run = go(scenario, FakeLife())
+    assert verdicts(run) == [NOT_RUN, NOT_RUN] and run.exit_code == 4
+    assert run.phases[0].reason == "no Secure Boot here"
+
+
+def test_a_check_that_cannot_be_made_lets_the_rest_go_on(load, go):
+    scenario = load(body("one", "two").replace('life.act("one")', 'checks.not_run("SELinux", "none")'))
+    run = go(scenario, FakeLife())
+    assert verdicts(run) == [NOT_RUN, PASS] and run.exit_code == 4
+
+
+def test_a_phase_without_checks_is_no_pass(load, go):
+    run = go(load(HEAD + '@phase("one", "t")\ndef one(life, checks):\n    pass\n'), FakeLife())
+    assert run.verdict is NOT_RUN
+
+
+def test_independent_phases_run_after_a_fault_elsewhere(load, go):
+    marks = {"three": ', starts_from="one", independent=True', "four": ', starts_from="two", independent=True'}
+    life = FakeLife()
+    source = body("one", "two", "three", "four", **marks).replace('life.act("two")', 'life.act("two"); checks.true("x", 0)')
+    run = go(load(source), life)
+    assert verdicts(run) == [PASS, OS, PASS, NOT_RUN]
+    assert life.did == ["one", "two", "restore one", "three"] and life.state == ["one", "three"]
+
+
+def test_other_phases_do_not_run_after_a_fault_though_they_start_elsewhere(load, go):
+    life = FakeLife()
+    source = body("one", "two", "three", three=', starts_from="one"').replace('life.act("two")', 'checks.true("x", 0)')
+    assert verdicts(go(load(source), life)) == [PASS, OS, NOT_RUN] and life.did == ["one"]
+
+
+def test_from_a_phase_carries_over_what_was_shown(load, go, tmp_path):
+    scenario, store = load(body("one", "two", "three")), {}
+    with_records = {"records": Checkpoints(tmp_path / "records", "short")}
+    first = FakeLife(store)
+    picture = tmp_path / "p.png"
+    picture.write_bytes(b"png")
+    first.screenshots.append((picture, "before"))
+    first.act = lambda name, act=first.act: (first.screenshots.append((picture, name)), act(name))
+    assert go(scenario, first, **with_records).verdict is PASS
+    picture.unlink()
+    life = FakeLife(store)
+    run = go(scenario, life, start="three", **with_records)
+    assert life.did == ["restore two", "three"] and life.state == ["one", "two", "three"]
+    assert run.verdict is PASS
+    assert [bool(phase.carried) for phase in run.phases] == [True, True, False]
+    assert [phase.boots for phase in run.phases] == [0, 0, 1]
+    assert run.phases[0].checks[0].title == "one looked"
+    shot = run.phases[1].screenshots[0]
+    assert shot.caption == "two" and Path(shot.path).read_bytes() == b"png"
+
+
+def test_what_no_earlier_run_showed_is_not_passed(load, go):
+    scenario, store = load(body("one", "two", "three")), {}
+    go(scenario, FakeLife(store))
+    run = go(scenario, FakeLife(store), start="three")
+    assert verdicts(run) == [NOT_RUN, NOT_RUN, PASS] and run.exit_code == 4
+
+
+def test_from_without_a_checkpoint_is_one_clear_line(load, go):
+    life = FakeLife()
+    with pytest.raises(UsageError, match="can't start from two: no earlier run .* got through one"):
+        go(load(body("one", "two")), life, start="two")
+    assert life.stopped == 1
+
+
+def test_from_an_unknown_phase_lists_them(load, go):
+    with pytest.raises(UsageError, match="no phase tow; it has: one, two"):
+        go(load(body("one", "two")), FakeLife(), start="tow")
+
+
+def test_other_inputs_have_no_checkpoint(load, go):
+    scenario, store = load(body("one", "two")), {}
+    go(scenario, FakeLife(store))
+    with pytest.raises(UsageError):
+        go(scenario, FakeLife(store), start="two", inputs={"base": "y"})
+
+
+def test_keys_move_with_what_comes_before_and_with_helpers_only(load):
+    source = body("one", "two", "three")
+    before = checkpoint_keys(load(source), {})
+    later = checkpoint_keys(load(source.replace("three looked", "three saw")), {})
+    assert [before[name] == later[name] for name in before] == [True, True, False]
+    earlier = checkpoint_keys(load(source.replace("one looked", "one saw")), {})
+    helper = checkpoint_keys(load(source + "\ndef helper():\n    return 2\n"), {})
+    assert not set(before.values()) & (set(earlier.values()) | set(helper.values()))
+
+
+@pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_asked_to_end_it_stops_the_machine_and_reports(load, go, kind):
+    before = signal.getsignal(signal.SIGTERM)
+    reports, life = [], FakeLife()
+    scenario = load(body("one", "two", "three").replace(
+        'life.act("two")', f'checks.true("seen", True); os.kill(os.getpid(), signal.{kind}); life.act("late")'))
+    run = go(scenario, life, report=lambda run: reports.append((run.interrupted, life.stopped)))
+    assert run.interrupted and run.exit_code == 130
+    assert verdicts(run) == [PASS, NOT_RUN, NOT_RUN] and "late" not in life.did
+    assert [check.title for check in run.phases[1].checks] == ["seen"]
+    assert life.stopped == 1 and reports[-1] == (True, 1)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_signal_does_not_disturb_the_stopping(load, go):
+    life = FakeLife()
+    life.stop = lambda: (os.kill(os.getpid(), signal.SIGINT), setattr(life, "stopped", 1))
+    scenario = load(body("one").replace('life.act("one")', "os.kill(os.getpid(), signal.SIGINT)"))
+    assert go(scenario, life).exit_code == 130 and life.stopped == 1
+
+
+def test_a_second_signal_does_not_disturb_the_phases_own_cleaning_up(load, go):
+    life = FakeLife()
+    scenario = load(body("one").replace('    life.act("one")\n', """    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        life.act("cleaned up")
+"""))
+    assert go(scenario, life).exit_code == 130 and life.did == ["cleaned up"]
+
+
+def test_a_machine_that_cannot_be_stopped_is_no_pass(load, go):
+    life = FakeLife()
+    life.stop = lambda: (_ for _ in ()).throw(LabFault("QEMU does not go away"))
+    run = go(load(body("one")), life)
+    assert run.verdict is LAB and run.reason == "QEMU does not go away" and run.exit_code == 3
+
+
+def test_the_report_is_honest_at_every_moment(load, go):
+    seen = []
+    go(load(body("one", "two")), FakeLife(), report=lambda run: seen.append(run.verdict))
+    assert seen[0] is NOT_RUN and seen[1] is NOT_RUN and seen[-1] is PASS
+
+
+def test_a_set_up_that_fails_is_a_run_too(load):
+    scenario, about = load(body("one", "two")), About("base", {}, [])
+    run = failed_set_up(scenario, LabFault("no network"), about)
+    assert run.exit_code == 3 and verdicts(run) == [NOT_RUN, NOT_RUN] and run.reason == "no network" and not run.log
+    run = failed_set_up(scenario, KeyboardInterrupt(), about)
+    assert run.exit_code == 130
+    assert "KeyError" in failed_set_up(scenario, KeyError("x"), about).log
+
+
+def test_an_unknown_scenario_lists_what_there_is(load, tmp_path):
+    load(body("one"))
+    with pytest.raises(UsageError, match="no scenario is called lief; there are: short"):
+        load_scenario("lief", tmp_path / "scenarios")
+
+
+@pytest.mark.parametrize("source, complaint", [
+    (HEAD + '@phase("one", "t")\ndef a(life, checks): ...\n@phase("one", "t")\ndef b(life, checks): ...\n', "two phases are called one"),
+    (body("one", "two", two=', starts_from="three"'), "no earlier phase"),
+    (body("one", one=", independent=True"), "which phase it starts from"),
+    (HEAD, "no function"),
+])
+def test_a_scenario_that_makes_no_sense_is_refused(load, source, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        load(source)

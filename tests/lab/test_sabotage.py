@@ -1,0 +1,69 @@
+"""Every sabotage still finds what it breaks in the product as it is now, and a run is judged by verdict and phase."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from veilor.build.stage import stage
+from veilor.lab.phases import load_scenario
+from veilor.lab.sabotage import SABOTAGES, judge, mutate, strike
+from veilor.lab.verdict import LabFault, Verdict
+
+ROOT = Path(__file__).resolve().parents[2]
+OF_THE_TREE = sorted(name for name, one in SABOTAGES.items() if one.tree)
+
+
+def contents(tree):
+    return {str(p.relative_to(tree)): p.read_bytes() for p in sorted(tree.rglob("*")) if p.is_file() and not p.is_symlink()} | {
+        str(p.relative_to(tree)): str(p.readlink()) for p in tree.rglob("*") if p.is_symlink()}
+
+
+@pytest.mark.parametrize("name", OF_THE_TREE)
+def test_it_changes_the_staged_tree_once(tmp_path, name):
+    tree = stage(ROOT, tmp_path / "tree")
+    before = contents(tree)
+    mutate(name, tree)
+    after = contents(tree)
+    assert len({path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}) == 1
+
+
+@pytest.mark.parametrize("name", OF_THE_TREE)
+def test_one_that_finds_nothing_to_break_says_so(tmp_path, name):
+    with pytest.raises((LabFault, FileNotFoundError)):
+        mutate(name, tmp_path)
+
+
+def test_each_is_expected_in_a_phase_that_exists_and_never_to_pass():
+    phases = [phase.name for phase in load_scenario("life", ROOT / "scenarios").phases]
+    for one in SABOTAGES.values():
+        assert one.phase in phases and one.verdict in (Verdict.OS_FAULT, Verdict.LAB_FAULT)
+        assert bool(one.tree) != bool(one.live)
+
+
+def test_a_live_one_strikes_at_its_moment_alone():
+    killed = []
+    life = SimpleNamespace(machine=SimpleNamespace(process=SimpleNamespace(kill=lambda: killed.append(1))))
+    strike("qemu-killed", "first-boot", life)
+    strike(None, "second-boot", life)
+    assert not killed
+    strike("qemu-killed", "second-boot", life)
+    assert killed == [1]
+
+
+def test_the_scenario_offers_every_moment():
+    text = (ROOT / "scenarios/life.py").read_text()
+    for one in SABOTAGES.values():
+        assert not one.point or f'life.strike("{one.point}")' in text
+
+
+def run(*phases):
+    return SimpleNamespace(phases=[SimpleNamespace(name=name, verdict=verdict) for name, verdict in phases])
+
+
+def test_a_run_is_judged_by_verdict_and_phase():
+    noticed, line = judge("qemu-killed", run(("install", Verdict.PASS), ("second-boot", Verdict.LAB_FAULT)))
+    assert noticed and "as it should be" in line
+    for other in (run(("second-boot", Verdict.OS_FAULT)), run(("first-boot", Verdict.LAB_FAULT)), run(("install", Verdict.PASS))):
+        noticed, line = judge("qemu-killed", other)
+        assert not noticed and "blind" in line

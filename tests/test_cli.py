@@ -1,0 +1,88 @@
+"""The command line: exit codes as --help lists them, one line for what was to be expected, a traceback for a bug."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from veilor import cli
+from veilor.build.errors import BuildError
+from veilor.lab.verdict import LabFault, NotRun, OSFault, UsageError
+
+
+def run_with(monkeypatch, error: BaseException | None) -> int:
+    def handler(args):
+        if error:
+            raise error
+        return 0
+
+    monkeypatch.setattr(cli, "do_check", handler)
+    return cli.main(["check"])
+
+
+@pytest.mark.parametrize(("error", "code"), [
+    (None, 0), (BuildError("x"), 1), (OSFault("x"), 1), (UsageError("x"), 2), (LabFault("x"), 3), (NotRun("x"), 4),
+    (KeyboardInterrupt(), 130),
+], ids=lambda value: type(value).__name__ if value else "done")
+def test_an_expected_end_is_one_line_and_its_code(error, code, monkeypatch, capsys):
+    assert run_with(monkeypatch, error) == code
+    assert len(capsys.readouterr().err.splitlines()) == (1 if code else 0)
+    assert f"\n  {code} " in cli.EXIT_CODES
+
+
+def test_a_bug_is_not_dressed_up_as_a_failure(monkeypatch):
+    with pytest.raises(ZeroDivisionError):
+        run_with(monkeypatch, ZeroDivisionError())
+
+
+@pytest.mark.parametrize("line", [[], ["nonsense"], ["stage"], ["sign", "x"], ["rehearse", "--fro", "x"]])
+def test_a_wrong_line_is_code_2(line, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(line)
+    assert end.value.code == 2
+
+
+def test_every_verb_helps_and_lists_its_codes(capsys):
+    for verb in ("stage", "iso", "sign", "channel", "check", "rehearse"):
+        with pytest.raises(SystemExit) as end:
+            cli.main([verb, "--help"])
+        assert end.value.code == 0 and "exit codes:" in capsys.readouterr().out
+
+
+def test_all_rehearses_every_scenario_and_the_worst_verdict_counts(monkeypatch, tmp_path):
+    from veilor.lab import rehearse
+
+    for name in ("life", "attacks", "_shared"):
+        (tmp_path / "scenarios").mkdir(exist_ok=True)
+        (tmp_path / f"scenarios/{name}.py").write_text("")
+    seen = {}
+
+    def fake(args, tools):
+        seen[args.scenario] = args.report
+        return {"life": 0, "attacks": 4}[args.scenario]
+
+    monkeypatch.setattr(rehearse, "main", fake)
+    monkeypatch.setattr(cli, "product_tools", lambda: None)
+    monkeypatch.setattr(cli, "SOURCE_ROOT", tmp_path)
+    assert cli.main(["rehearse", "all"]) == 4
+    assert seen == {name: tmp_path / "build/report" / name for name in ("attacks", "life")}
+
+
+def test_the_lab_gets_every_function_it_is_promised():
+    tools = cli.product_tools()
+    assert all(callable(getattr(tools, name)) for name in cli.BUILD_FUNCTIONS)
+    assert (tools.source_root / "product.toml").is_file()
+
+
+def test_clean_leaves_a_cache_in_use_alone_and_never_takes_what_is_not_the_labs(tmp_path):
+    entry = tmp_path / f"tools-{'0a' * 10}"
+    entry.mkdir()
+    (tmp_path / "letter").write_text("dear")
+    pid = tmp_path / "work/rehearsal-x/pid"
+    pid.parent.mkdir(parents=True)
+    pid.write_text(str(os.getpid()))
+    assert cli.clean(tmp_path) == 1 and entry.exists()
+    pid.unlink()
+    assert cli.clean(tmp_path) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["letter"]

@@ -1,0 +1,218 @@
+"""The repository's own rules. Each is a function from a folder to its complaints, and each is shown to be able to fail."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE_LINES = 400
+SHELL_LINES = 40
+BUDGETS = {  # lines of code by part
+    "device and core": (2000, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
+    "lab": (4000, ("src/veilor/lab",)),
+    "bootc front": (600, ("stand-ins/bootc",)),
+}
+PYPI = {"cryptography", "jinja2", "jsonschema", "pykickstart", "qemu"}
+WALLS = {  # folder: what of veilor it may import, and what of PyPI
+    "src/veilor/core": ({"core"}, set()),
+    "src/veilor/device": ({"core", "device"}, set()),
+    "src/veilor/build": ({"core", "build"}, PYPI),
+    "src/veilor/lab": ({"core", "lab"}, PYPI),
+    "overlay": ({"core", "device"}, set()),
+    "scenarios": ({"lab"}, set()),
+    "stand-ins/bootc": (set(), {"gi"}),  # Debian's own binding of libostree, in the lab's base
+    "stand-ins/installer": (set(), {"pykickstart", "requests"}),  # as on Fedora's medium; the second is the first's
+    "stand-ins": (set(), set()),
+}
+CLI_MAY = {"core", "build", "lab"}
+# What only people who work on this repository could understand: places and habits of a workshop, not of the product.
+FOREIGN = re.compile(
+    r"/work/(?:main|shared|lab0|SPEC)|\.\./shared|shared/(?:facts|contracts|design|style)|\bissues? (?:#?\d+|show)\b"
+    r"|\bSPEC\.md|\b(?:this|another|previous|coding|developer) session\b|\bsub-?agents?\b|\bLLM\b|--(?:extra-)?index-url|/opt/wheels",
+)
+SECRET = re.compile(r"-----BEGIN [A-Z ]*PRIVATE " + r"KEY-----")
+
+
+def texts(root: Path) -> Iterator[tuple[str, str]]:
+    """Name and text of every file that git keeps or would take."""
+    argv = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(argv, capture_output=True, check=True, timeout=60).stdout.decode().split("\0")
+    for name in sorted(filter(None, set(listed))):
+        path = root / name
+        if path.is_file() and not path.is_symlink():
+            try:
+                yield name, path.read_text()
+            except UnicodeDecodeError:
+                continue
+
+
+def is_python(name: str, text: str) -> bool:
+    return name.endswith(".py") or text.startswith("#!") and "python" in text.split("\n", 1)[0]
+
+
+def is_shell(name: str, text: str) -> bool:
+    return name.endswith(".sh") or bool(re.match(r"#!\S*/(?:env )?(?:ba|da)?sh\b", text))
+
+
+def imports(text: str) -> set[str]:
+    """Every module TEXT names, dotted; also those given as a string to import_module."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            found |= {f"{module}.{alias.name}" for alias in node.names} if module == "veilor" else {module}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"veilor(\.\w+)+", node.value):
+            found.add(node.value)
+    return found
+
+
+def import_walls(root: Path) -> list[str]:
+    """core and device keep to the standard library; build and lab never meet; nobody imports the device's programs."""
+    wrong = []
+    for name, text in texts(root):
+        wall = next((wall for wall in WALLS if name.startswith(wall + "/")), None)
+        parts, pypi = (CLI_MAY, set()) if name == "src/veilor/cli.py" else WALLS.get(wall, (None, None))
+        if parts is None or not is_python(name, text):
+            continue
+        siblings = {path.stem for path in (root / name).parent.glob("*.py")} if name.startswith("stand-ins/") else set()
+        for module in imports(text):
+            first, *rest = module.split(".")
+            if first == "veilor":
+                fine = bool(rest) and rest[0] in parts
+            elif wall == "src/veilor/core" and first in ("subprocess", "socket"):
+                fine = False
+            else:
+                fine = first in sys.stdlib_module_names | pypi | siblings
+            if not fine:
+                wrong.append(f"{name} must not import {module}")
+    return wrong
+
+
+def line_budgets(root: Path) -> list[str]:
+    found = {part: 0 for part in BUDGETS}
+    for name, text in texts(root):
+        for part, (_, folders) in BUDGETS.items():
+            if name.startswith(tuple(f"{folder}/" for folder in folders)) and is_python(name, text):
+                found[part] += text.count("\n")
+    return [f"{part} has {lines} lines, {BUDGETS[part][0]} are agreed" for part, lines in found.items() if lines > BUDGETS[part][0]]
+
+
+def short_files(root: Path) -> list[str]:
+    limits = [(is_python, FILE_LINES), (is_shell, SHELL_LINES)]
+    return [f"{name} has {text.count(chr(10))} lines, at most {limit} are agreed" for name, text in texts(root)
+            for kind, limit in limits if kind(name, text) and text.count("\n") > limit]
+
+
+def empty_inits(root: Path) -> list[str]:
+    return [f"{name} must be empty" for name, text in texts(root) if name.endswith("__init__.py") and text]
+
+
+def shellcheck_clean(root: Path) -> list[str]:
+    scripts = [name for name, text in texts(root) if is_shell(name, text)]
+    if not scripts:
+        return []
+    program = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([program, "--format=gcc", *scripts], cwd=root, capture_output=True, text=True, check=False, timeout=120)
+    return done.stdout.splitlines() + done.stderr.splitlines()
+
+
+def speaks_of_the_product(root: Path) -> list[str]:
+    return [f"{name}: {hit.group()!r} means nothing to a reader of this repository" for name, text in texts(root)
+            if name != "tests/test_house_rules.py" for hit in FOREIGN.finditer(text)]
+
+
+def no_private_keys(root: Path) -> list[str]:
+    return [f"{name} holds a private key" for name, text in texts(root) if SECRET.search(text)]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def reasons(root: Path, section: str) -> dict[str, str]:
+    """The rows of one SECTION of docs/DEPENDENCIES.md: canonical name and reason."""
+    parts = (root / "docs/DEPENDENCIES.md").read_text().split("\n## ")
+    text = next((part for part in parts if part.startswith(section)), "")
+    return {canonical(name): why for name, why in re.findall(r"^\| `([\w.-]+)` \| *([^|]*?) *\|", text, re.M)}
+
+
+def dependencies_have_reasons(root: Path) -> list[str]:
+    """Lock files and the tables in docs/DEPENDENCIES.md name the same packages, and each row says why."""
+    locked = {canonical(name) for name in re.findall(r"^([\w.-]+)==", (root / "requirements.lock").read_text(), re.M)}
+    told, cargo = reasons(root, "PyPI packages"), root / "stand-ins/rust/Cargo.toml"
+    crates = {canonical(name) for name in tomllib.loads(cargo.read_text())["dependencies"]} if cargo.exists() else set()
+    unexplained = {name for name in locked if not told.get(name)} | {name for name in crates if not reasons(root, "Crates").get(name)}
+    return [f"docs/DEPENDENCIES.md gives no reason for {name}" for name in sorted(unexplained)] + [
+        f"docs/DEPENDENCIES.md tells of {name}, which is not locked" for name in sorted(set(told) - locked)]
+
+
+def declared_and_locked_agree(root: Path) -> list[str]:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    lock = (root / "requirements.lock").read_text()
+    locked = {canonical(name) for name in re.findall(r"^([\w.-]+)==", lock, re.M)}
+    blocks = re.split(r"\n(?=[\w.-]+==)", lock)
+    return [f"{name} is declared, but not locked; run make lock" for name in declared if canonical(name) not in locked] + [
+        f"{block.split(' ')[0]} is locked without a hash" for block in blocks if "--hash=sha256:" not in block]
+
+
+RULES: list[Callable[[Path], list[str]]] = [
+    import_walls, line_budgets, short_files, empty_inits, shellcheck_clean, speaks_of_the_product, no_private_keys,
+    dependencies_have_reasons, declared_and_locked_agree,
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_repository_keeps(rule):
+    assert not rule(ROOT)
+
+
+PYPROJECT = '[project]\ndependencies = ["jinja2"]\n[project.optional-dependencies]\ndev = []\n'
+BROKEN = [
+    (import_walls, {"src/veilor/core/a.py": "import subprocess\n"}),
+    (import_walls, {"src/veilor/core/a.py": "import jinja2\n"}),
+    (import_walls, {"src/veilor/device/a.py": "from veilor.build import stage\n"}),
+    (import_walls, {"src/veilor/build/a.py": "def f():\n    import veilor.lab.tools\n"}),
+    (import_walls, {"src/veilor/lab/a.py": "from veilor import build\n"}),
+    (import_walls, {"src/veilor/lab/a.py": "import importlib\nimportlib.import_module('veilor.device.update')\n"}),
+    (import_walls, {"src/veilor/lab/a.py": "import yaml\n"}),
+    (import_walls, {"src/veilor/lab/a.py": "from ..build import stage\n"}),
+    (import_walls, {"src/veilor/cli.py": "from veilor.device import update\n"}),
+    (import_walls, {"scenarios/a.py": "from veilor.build import stage\n"}),
+    (line_budgets, {f"src/veilor/device/{n}.py": "pass\n" * 399 for n in range(6)}),
+    (short_files, {"src/a.py": "pass\n" * 401}),
+    (short_files, {"a": "#!/usr/bin/env bash\n" + "true\n" * 40}),
+    (empty_inits, {"src/__init__.py": "import os\n"}),
+    (shellcheck_clean, {"a": "#!/bin/sh\nrm $1\n"}),
+    (speaks_of_the_product, {"README.md": "See ../sha" + "red/facts.\n"}),
+    (no_private_keys, {"a.pem": "-----BEGIN EC PRIVATE " + "KEY-----\n"}),
+    (dependencies_have_reasons, {"requirements.lock": "jinja2==1 \\\n    --hash=sha256:0\n", "docs/DEPENDENCIES.md": ""}),
+    (dependencies_have_reasons, {"requirements.lock": "", "docs/DEPENDENCIES.md": "\n## PyPI packages\n| `jinja2` | why |\n"}),
+    (dependencies_have_reasons, {"requirements.lock": "", "docs/DEPENDENCIES.md": "\n## Crates\n| `tokio` | |\n",
+                                 "stand-ins/rust/Cargo.toml": "[dependencies]\ntokio = '1'\n"}),
+    (declared_and_locked_agree, {"requirements.lock": "ruff==1 \\\n    --hash=sha256:0\n", "pyproject.toml": PYPROJECT}),
+    (declared_and_locked_agree, {"requirements.lock": "jinja2==1\n", "pyproject.toml": PYPROJECT}),
+]
+
+
+@pytest.mark.parametrize(("rule", "files"), BROKEN, ids=[f"{n}-{rule.__name__}" for n, (rule, _) in enumerate(BROKEN)])
+def test_the_rule_notices(rule, files, tmp_path):
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True, timeout=60)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert rule(tmp_path)
+
+
+def test_words_of_the_product_are_not_taken_for_foreign_ones():
+    assert not FOREIGN.search("the unlocked session, ~/work/notes, an issue with 3 disks, shared /var")
