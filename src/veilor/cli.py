@@ -54,14 +54,17 @@ def host_run(argv, *, binds=(), env=None, timeout, stdin=None, check=True):
 
 def runner(args):
     """The `run` that build functions take: in the cached tools tree, or with --host-tools on this host."""
-    if args.host_tools:
-        return host_run
+    return host_run if args.host_tools else tools().run
+
+
+def tools():
+    """The tools tree, made now if it is not in the cache."""
     from veilor.lab.rehearse import cache_dir
     from veilor.lab.tools import ensure_host_programs, ensure_namespaces, tools_tree
 
     ensure_host_programs()
     ensure_namespaces()
-    return tools_tree(cache_dir()).run
+    return tools_tree(cache_dir())
 
 
 def product():
@@ -142,6 +145,11 @@ def do_lab_base(args) -> int:
     return write_base(args.dir, SOURCE_ROOT)
 
 
+def do_lab_tools(args) -> int:
+    print(tools().root)
+    return 0
+
+
 def do_lab_clean(args) -> int:
     from veilor.lab.rehearse import cache_dir
 
@@ -218,6 +226,7 @@ def parser() -> argparse.ArgumentParser:
 
     lab = verbs.add_parser("lab", help="what the rehearsal stands on").add_subparsers(required=True, metavar="VERB")
     verb(lab, "base", do_lab_base, "write the stand-in base as an OCI layout").add_argument("dir", type=Path, metavar="DIR")
+    verb(lab, "tools", do_lab_tools, "make the cached tree of tools, which some tests need as well")
     verb(lab, "clean", do_lab_clean, "remove everything the lab has cached")
     return top
 

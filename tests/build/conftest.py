@@ -1,32 +1,13 @@
-"""Where the tests find real tools, and a small source tree to stage."""
+"""A small source tree to stage."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMED = "VEILOR_TEST_TOOLS"
-
-
-def cached() -> list[Path]:
-    from veilor.lab.rehearse import cache_dir
-
-    return sorted(cache_dir().glob("tools-*/tools"))
-
-
-@pytest.fixture(scope="session")
-def tools():
-    """The tools tree: $VEILOR_TEST_TOOLS, or the one that a rehearsal has cached. Without one the test does not run."""
-    from veilor.lab.tools import Tools
-
-    found = [Path(os.environ[NAMED])] if NAMED in os.environ else cached()
-    if not found or not (found[0] / "usr/bin/skopeo").exists() or not shutil.which("bwrap"):
-        pytest.skip("NOT RUN: needs bubblewrap and the tools tree; `make rehearse` makes it, or set VEILOR_TEST_TOOLS=DIR")
-    return Tools(found[0])
 
 
 @pytest.fixture

@@ -1,16 +1,13 @@
-"""Where the installer's tests find real tools, the parts under test, and a small boot medium."""
+"""Where the installer's tests find the parts under test, and a small boot medium."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMED = "VEILOR_TEST_TOOLS"
 sys.path[:0] = [str(ROOT / "stand-ins/installer"), str(ROOT / "kickstart/snippets")]
 
 GRUB_CFG = """set default="1"
@@ -26,21 +23,10 @@ menuentry 'Test this media and install' {
 """
 
 
-def cached() -> list[Path]:
-    from veilor.lab.rehearse import cache_dir
-
-    return sorted(cache_dir().glob("tools-*/tools"))
-
-
 @pytest.fixture(scope="session")
-def run():
-    """`run` of the tools tree: $VEILOR_TEST_TOOLS, or the one that a rehearsal has cached. Without one the test does not run."""
-    from veilor.lab.tools import Tools
-
-    found = [Path(os.environ[NAMED])] if NAMED in os.environ else cached()
-    if not found or not (found[0] / "usr/bin/xorriso").exists() or not shutil.which("bwrap"):
-        pytest.skip(f"NOT RUN: needs bubblewrap and the tools tree; `make rehearse` makes it, or set {NAMED}=DIR")
-    return Tools(found[0]).run
+def run(tools):
+    """`run` of the tools tree."""
+    return tools.run
 
 
 @pytest.fixture(scope="session")

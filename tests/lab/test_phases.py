@@ -252,8 +252,16 @@ def test_keys_move_with_what_comes_before_and_with_helpers_only(load):
     assert not set(before.values()) & (set(earlier.values()) | set(helper.values()))
 
 
+@pytest.fixture
+def hang_up():
+    """SIGHUP as a terminal leaves it: whoever started these tests with nohup lends them an ignored one."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_asked_to_end_it_stops_the_machine_and_reports(load, go, kind):
+def test_asked_to_end_it_stops_the_machine_and_reports(load, go, hang_up, kind):
     before = signal.getsignal(signal.SIGTERM)
     reports, life = [], FakeLife()
     scenario = load(body("one", "two", "three").replace(
@@ -271,6 +279,12 @@ def test_a_second_signal_does_not_disturb_the_stopping(load, go):
     life.stop = lambda: (os.kill(os.getpid(), signal.SIGINT), setattr(life, "stopped", 1))
     scenario = load(body("one").replace('life.act("one")', "os.kill(os.getpid(), signal.SIGINT)"))
     assert go(scenario, life).exit_code == 130 and life.stopped == 1
+
+
+def test_started_with_nohup_it_outlives_the_terminal(load, go, hang_up):
+    hang_up()
+    scenario = load(body("one").replace('life.act("one")', 'os.kill(os.getpid(), signal.SIGHUP); checks.true("seen", True)'))
+    assert go(scenario, FakeLife()).exit_code == 0
 
 
 def test_a_second_signal_does_not_disturb_the_phases_own_cleaning_up(load, go):
