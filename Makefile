@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test rehearse rehearse-sabotage rehearse-all docs clean
+.PHONY: help setup lock test rehearse rehearse-sabotage rehearse-slot rehearse-all docs clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,6 +15,7 @@ help:
 	@echo "make test           linters and tests, no machine booted"
 	@echo "make rehearse       a machine's whole life in QEMU; report in build/report/index.html"
 	@echo "make rehearse-sabotage  a cheap sabotage after it, to see that the rehearsal can fail"
+	@echo "make rehearse-slot  what else is rehearsed by turns, one slot for each commit"
 	@echo "make rehearse-all   every scenario"
 	@echo "make docs           the generated pages under docs/ anew"
 	@echo "make lock           requirements.lock anew from pyproject.toml (needs uv)"
@@ -54,10 +55,14 @@ rehearse: setup
 
 # From the checkpoint that a rehearsal has left: half of the machine's disk is cut away, and that has to be noticed.
 rehearse-sabotage: setup
-	@$(VENV)/bin/veilor rehearse life --from second-boot --sabotage disk-truncated --prove --report build/report-sabotage
+	@$(VENV)/bin/veilor rehearse life --sabotage disk-truncated --prove --report build/report-sabotage
+
+rehearse-slot: setup
+	@$(VENV)/bin/veilor lab slot $(ARGS)
 
 rehearse-all: setup
 	@$(VENV)/bin/veilor rehearse all $(ARGS)
+	@$(VENV)/bin/veilor lab slot all
 
 clean:
 	rm -rf build $(VENV)

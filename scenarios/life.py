@@ -7,7 +7,7 @@ import json
 from veilor.lab import disk
 from veilor.lab.evidence import PROMPT
 from veilor.lab.life import PASSPHRASE, UNLOCK_TIMEOUT, Life
-from veilor.lab.phases import phase
+from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
 
 STORY = (

@@ -86,3 +86,10 @@ def test_clean_leaves_a_cache_in_use_alone_and_never_takes_what_is_not_the_labs(
     pid.unlink()
     assert cli.clean(tmp_path) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["letter"]
+
+
+def test_sources_that_cannot_be_built_are_the_products_fault_in_a_rehearsal(tmp_path):
+    (tmp_path / "letter").write_text("dear")
+    tools = cli.product_tools()
+    with pytest.raises(OSFault, match="the product cannot be built: .*not a staged tree"):
+        tools.stage(tools.source_root, tmp_path)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import importlib
+import itertools
 import os
 import subprocess
 import sys
@@ -31,8 +34,23 @@ BUILD_FUNCTIONS = {
 
 def product_tools() -> SimpleNamespace:
     """What makes the product, for the lab, which doesn't import it: `source_root` and functions, see their docstrings."""
-    found = {name: getattr(importlib.import_module(f"veilor.build.{module}"), name) for name, module in BUILD_FUNCTIONS.items()}
+    found = {name: judged(getattr(importlib.import_module(f"veilor.build.{module}"), name)) for name, module in BUILD_FUNCTIONS.items()}
     return SimpleNamespace(source_root=SOURCE_ROOT, **found)
+
+
+def judged(function):
+    """FUNCTION, its BuildError turned into the verdict that it means in a rehearsal: sources that can't be built are the product's fault."""
+    from veilor.build.errors import BuildError
+    from veilor.lab.verdict import OSFault
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        try:
+            return function(*arguments, **options)
+        except BuildError as error:
+            raise OSFault(f"the product cannot be built: {error}") from None
+
+    return call
 
 
 def host_run(argv, *, binds=(), env=None, timeout, stdin=None, check=True):
@@ -134,9 +152,31 @@ def do_rehearse(args) -> int:
         return rehearse(args, product_tools())
     reports = Path(args.report or SOURCE_ROOT / "build/report")
     codes = []
-    for path in sorted((SOURCE_ROOT / "scenarios").glob("[!_]*.py")):
+    # life first: the others go on from its checkpoints.
+    for path in sorted((SOURCE_ROOT / "scenarios").glob("[!_]*.py"), key=lambda path: (path.stem != "life", path.stem)):
         codes.append(rehearse(argparse.Namespace(**{**vars(args), "scenario": path.stem, "report": reports / path.stem}), product_tools()))
+        if codes[-1] == INTERRUPTED:
+            return INTERRUPTED
     return next((code for code in (1, 3, 4, 2) if code in codes), 0 if codes else FAILED)
+
+
+def do_lab_slot(args) -> int:
+    from veilor.lab import slots
+    from veilor.lab.rehearse import cache_dir, tracked
+
+    every = slots.load_slots(SOURCE_ROOT / "scenarios/slots.toml")
+    if args.names == ["all"]:
+        args.names = [slot.name for slot in every]
+    counted = ["git", "-C", str(SOURCE_ROOT), "rev-list", "--count", "HEAD"]
+    turn = int(host_run(counted, timeout=60).stdout) if not args.names else 0
+    chosen = slots.choose(every, args.names, turn)
+    inputs = hashlib.sha256(tracked(SOURCE_ROOT).encode()).hexdigest()
+    number = itertools.count(1)
+
+    def run(argv: list[str]) -> int:
+        return main(["rehearse", "--report", str(SOURCE_ROOT / f"build/report-slot-{next(number)}"), *argv])
+
+    return slots.run_slots(every, chosen, run, cache_dir() / "slots.json", inputs)
 
 
 def do_lab_base(args) -> int:
@@ -216,6 +256,7 @@ def parser() -> argparse.ArgumentParser:
     one = verb(verbs, "rehearse", do_rehearse, "live a machine's whole life in QEMU and report on it")
     one.add_argument("scenario", nargs="?", default="life", metavar="SCENARIO", help="life by default; all: every one")
     one.add_argument("--from", dest="start", metavar="PHASE", help="begin at PHASE, from the checkpoint before it")
+    one.add_argument("--until", metavar="PHASE", help="end after PHASE")
     one.add_argument("--sabotage", metavar="NAME|list", help="break something on purpose, to see the rehearsal notice")
     one.add_argument("--prove", action="store_true", help="with --sabotage: exit 0 when it was noticed in the right place")
     one.add_argument("--base", metavar="REF", help="oci:DIR or docker://REF instead of the stand-in base")
@@ -226,6 +267,8 @@ def parser() -> argparse.ArgumentParser:
 
     lab = verbs.add_parser("lab", help="what the rehearsal stands on").add_subparsers(required=True, metavar="VERB")
     verb(lab, "base", do_lab_base, "write the stand-in base as an OCI layout").add_argument("dir", type=Path, metavar="DIR")
+    one = verb(lab, "slot", do_lab_slot, "rehearse what continuous integration takes by turns")
+    one.add_argument("names", nargs="*", metavar="SLOT", help="from scenarios/slots.toml, or all; the commit's own without a name")
     verb(lab, "tools", do_lab_tools, "make the cached tree of tools, which some tests need as well")
     verb(lab, "clean", do_lab_clean, "remove everything the lab has cached")
     return top

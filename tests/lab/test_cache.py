@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from veilor.lab.cache import artefact, hash_tree, key_of, write_atomic
+from veilor.lab.cache import UNUSED, artefact, hash_tree, key_of, write_atomic
 from veilor.lab.verdict import LabFault
 
 
@@ -175,6 +175,23 @@ def test_a_failing_build_leaves_nothing_and_its_error_goes_through(get, tmp_path
         with pytest.raises(error):
             get(failing)
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [".locks"]
+
+
+def test_what_nobody_asks_for_any_longer_makes_room_but_nothing_else_does(get, tmp_path):
+    for number in range(4):
+        get(Maker(), inputs={"a": number})
+    get(Maker(), name="thing-else")
+    old = time.time() - UNUSED - 60
+    entries = {number: get(Maker(), inputs={"a": number}).parent for number in range(4)}
+    for number in (0, 1, 2):
+        os.utime(entries[number] / "manifest.json", (old, old))
+    os.utime(next((tmp_path / "cache").glob("thing-else-*/manifest.json")), (old, old))
+    get(Maker(), inputs={"a": 2})  # asked for again, so in use
+    with (tmp_path / "cache/.locks" / entries[1].name).open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # somebody is making it anew
+        get(Maker(), inputs={"a": "new"})
+    assert [entries[number].exists() for number in range(4)] == [False, True, True, True]
+    assert list((tmp_path / "cache").glob("thing-else-*"))
 
 
 def test_names_cannot_leave_the_cache(get):

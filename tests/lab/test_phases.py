@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from veilor.lab.checkpoint import Checkpoints, NoCheckpoint
-from veilor.lab.phases import checkpoint_keys, failed_set_up, load_scenario, run_scenario
+from veilor.lab.phases import failed_set_up, run_scenario
+from veilor.lab.scenario import checkpoint_keys, load_scenario
 from veilor.lab.verdict import About, LabFault, UsageError, Verdict
 
 PASS, NOT_RUN, LAB, OS = Verdict.PASS, Verdict.NOT_RUN, Verdict.LAB_FAULT, Verdict.OS_FAULT
 HEAD = '''"""A short life."""
 import os, signal
-from veilor.lab.phases import phase
+from veilor.lab.scenario import phase
 from veilor.lab.verdict import LabFault, NotRun, OSFault
 STORY = "A machine was born"
 '''
@@ -42,9 +43,11 @@ class FakeLife:
                 raise event
 
     def save_checkpoint(self, name, key):
+        name = name.removeprefix("short.")
         self.store[name, key] = list(self.state)
 
     def restore_checkpoint(self, name, key):
+        name = name.removeprefix("short.")
         self.did.append(f"restore {name}")
         if (name, key) not in self.store:
             raise NoCheckpoint(name)
@@ -66,10 +69,13 @@ def body(*names, **marks):
 
 
 @pytest.fixture
-def load(tmp_path):
-    folder = tmp_path / "scenarios"
-    folder.mkdir()
+def folder(tmp_path):
+    (tmp_path / "scenarios").mkdir()
+    return tmp_path / "scenarios"
 
+
+@pytest.fixture
+def load(folder):
     def load(source):
         (folder / "short.py").write_text(textwrap.dedent(source))
         return load_scenario("short", folder)
@@ -250,6 +256,44 @@ def test_keys_move_with_what_comes_before_and_with_helpers_only(load):
     earlier = checkpoint_keys(load(source.replace("one looked", "one saw")), {})
     helper = checkpoint_keys(load(source + "\ndef helper():\n    return 2\n"), {})
     assert not set(before.values()) & (set(earlier.values()) | set(helper.values()))
+
+
+@pytest.fixture
+def later(load, folder):
+    """A scenario that goes on from phase two of `short`, which has three."""
+    load(body("one", "two", "three"))
+    (folder / "later.py").write_text(body("four", "five").replace("STORY =", 'AFTER = "short:two"\nSTORY ='))
+    return load_scenario("later", folder)
+
+
+def test_a_scenario_that_goes_on_from_another_lives_through_that_first(later, go):
+    assert [one.name for one in later.phases] == ["one", "two", "four", "five"] and later.borrowed == 2
+    life = FakeLife()
+    assert go(later, life).verdict is PASS
+    assert life.did[-4:] == ["one", "two", "four", "five"]
+    assert [name for name, _ in life.store] == ["one", "two", "later.four", "later.five"]
+
+
+def test_and_takes_over_what_was_lived_before(later, folder, go, tmp_path):
+    store, records = {}, Checkpoints(tmp_path / "records", "plain")
+    go(load_scenario("short", folder), FakeLife(store), records=records)
+    life = FakeLife(store)
+    run = go(later, life, records=records)
+    assert life.did == ["restore two", "four", "five"] and life.state == ["one", "two", "four", "five"]
+    assert verdicts(run) == [PASS] * 4 and run.phases[0].carried and not run.phases[2].carried
+    half = FakeLife({key: value for key, value in store.items() if key[0] == "one"})
+    assert go(later, half, records=records).verdict is PASS
+    assert half.did == ["restore two", "restore one", "two", "four", "five"]
+
+
+def test_up_to_a_phase_and_no_further(load, go):
+    scenario, life = load(body("one", "two", "three")), FakeLife()
+    run = go(scenario.up_to("two"), life)
+    assert life.did == ["one", "two"] and verdicts(run) == [PASS, PASS]
+    assert run.story == "A short life, as far as: Title of two", "the report must not tell of what was not lived"
+    assert scenario.up_to("three") is scenario
+    with pytest.raises(UsageError, match="has no phase four; it has: one, two, three"):
+        scenario.up_to("four")
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from veilor.build.stage import stage
-from veilor.lab.phases import load_scenario
 from veilor.lab.sabotage import SABOTAGES, judge, mutate, strike
+from veilor.lab.scenario import load_scenario
 from veilor.lab.verdict import LabFault, Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ def contents(tree):
 def test_it_changes_the_staged_tree_once(tmp_path, name):
     tree = stage(ROOT, tmp_path / "tree")
     before = contents(tree)
-    mutate(name, tree)
+    mutate(name, tree, "44.9")
     after = contents(tree)
     assert len({path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}) == 1
 
@@ -31,7 +31,7 @@ def test_it_changes_the_staged_tree_once(tmp_path, name):
 @pytest.mark.parametrize("name", OF_THE_TREE)
 def test_one_that_finds_nothing_to_break_says_so(tmp_path, name):
     with pytest.raises((LabFault, FileNotFoundError)):
-        mutate(name, tmp_path)
+        mutate(name, tmp_path, "44.9")
 
 
 def test_each_is_expected_in_a_phase_that_exists_and_never_to_pass():
@@ -39,6 +39,16 @@ def test_each_is_expected_in_a_phase_that_exists_and_never_to_pass():
     for one in SABOTAGES.values():
         assert one.phase in phases and one.verdict in (Verdict.OS_FAULT, Verdict.LAB_FAULT)
         assert bool(one.tree) != bool(one.live)
+        assert bool(one.begins) == bool(one.live or one.since) and (not one.begins or phases.index(one.begins) <= phases.index(one.phase))
+
+
+def test_one_that_begins_late_leaves_the_images_before_as_they_are(tmp_path):
+    tree = stage(ROOT, tmp_path / "tree")
+    before = contents(tree)
+    mutate("health-check-missing", tree, "44.2")
+    assert contents(tree) == before
+    mutate("health-check-missing", tree, "44.10")
+    assert contents(tree) != before
 
 
 def test_a_live_one_strikes_at_its_moment_alone():

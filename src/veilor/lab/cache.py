@@ -25,6 +25,7 @@ from veilor.lab.verdict import LabFault
 
 KEY_CHARS = 20
 MANIFEST = "manifest.json"
+UNUSED = 14 * 86400  # seconds after which an entry that nobody asked for makes room for newer ones
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
@@ -215,6 +216,7 @@ def artefact(
         if entry.exists():
             wrong = damage(entry)
             if not wrong:
+                os.utime(entry / MANIFEST)  # tells _prune that it is in use
                 return entry / name
             say(f"{name}: the copy in the cache is damaged ({wrong}); removed, making it again")
             remove(entry)
@@ -222,7 +224,16 @@ def artefact(
             remove(left)
         sweep(cache_dir, remove)
         _make(cache_dir, entry, name, build, say, remove)
+    _prune(cache_dir, name, remove)
     return entry / name
+
+
+def _prune(cache_dir: Path, name: str, remove: Callable[[Path], None]) -> None:
+    """Remove older makes of NAME that nobody has asked for in a long time: a running rehearsal may still use others."""
+    for old in cache_dir.glob(f"{name}-{'[0-9a-f]' * KEY_CHARS}"):
+        with locked(cache_dir / ".locks" / old.name, wait=False) as free:
+            if free and (old / MANIFEST).exists() and (old / MANIFEST).stat().st_mtime < time.time() - UNUSED:
+                remove(old)
 
 
 def _make(cache_dir: Path, entry: Path, name: str, build: Callable[[Path], None],

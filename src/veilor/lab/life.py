@@ -43,8 +43,9 @@ class Settings:
 
     @property
     def image_sabotage(self) -> str | None:
-        """The sabotage, if it is one that changes the image: its checkpoints are other machines than the plain ones."""
-        return self.sabotage if self.sabotage and sabotage.SABOTAGES[self.sabotage].tree else None
+        """The sabotage, if it changes every image: its checkpoints are other machines than the plain ones."""
+        what = sabotage.SABOTAGES.get(self.sabotage or "")
+        return self.sabotage if what and what.tree and not what.since else None
 
 
 @dataclass
@@ -165,7 +166,7 @@ class Life(Evidence):
         for path in (tree, layout):
             shutil.rmtree(path, ignore_errors=True)
         self.settings.build.stage(self.settings.source, tree, self.public_keys(), 0)
-        sabotage.mutate(self.settings.sabotage, tree)
+        sabotage.mutate(self.settings.sabotage, tree, version)
         if mutate:
             mutate(tree)
         release = images.release_layer(version)

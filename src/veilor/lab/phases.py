@@ -1,31 +1,25 @@
-"""Scenarios and the runner that takes a machine through their phases.
+"""The runner that takes a machine through the phases of a scenario.
 
-A scenario is a Python module with plain functions in order, each marked `@phase(name, title)` and called with the
-machine's life and a Checks. After each phase that ran to its end the life saves a checkpoint, keyed by everything that
-went in, so that a later run can start there and a LAB_FAULT can be tried once more from the same state.
+After each phase that ran to its end the life saves a checkpoint, keyed by everything that went in, so that a later run
+can start there and a LAB_FAULT can be tried once more from the same state.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib.util
-import inspect
 import json
-import re
 import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from veilor.lab.cache import key_of
 from veilor.lab.checkpoint import Checkpoints
 from veilor.lab.report import Progress, clean_console
+from veilor.lab.scenario import Phase, Scenario, checkpoint_keys, origin_of
 from veilor.lab.verdict import (
     About,
     Checks,
@@ -40,8 +34,6 @@ from veilor.lab.verdict import (
     verdict_of,
 )
 
-NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
-
 
 class LifeLike(Protocol):
     """What the runner needs of a machine's life. Counters and lists only ever grow; `timings` may be missing."""
@@ -54,93 +46,6 @@ class LifeLike(Protocol):
     def restore_checkpoint(self, name: str, key: str) -> None: ...
     def reset(self) -> None: ...
     def stop(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One step of a scenario. `starts_from` names the phase whose checkpoint it takes; None is the one before it."""
-
-    name: str
-    title: str
-    run: Callable[[Any, Checks], None]
-    starts_from: str | None = None
-    independent: bool = False
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A scenario's phases in order, and the hash of its module's code outside of the phase functions."""
-
-    name: str
-    title: str
-    story: str
-    phases: list[Phase]
-    common: str
-
-
-def phase(name: str, title: str, *, starts_from: str | None = None, independent: bool = False):
-    """Mark a function as phase NAME. An INDEPENDENT one runs even when a phase it does not build on has failed."""
-    if not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} can't name a phase: small letters, digits and dashes")
-    if independent and not starts_from:
-        raise ValueError(f"phase {name} is independent, so it has to say which phase it starts from")
-
-    def mark(function):
-        function.phase = Phase(name, title, function, starts_from, independent)
-        return function
-
-    return mark
-
-
-def load_scenario(name: str, folder: Path) -> Scenario:
-    """Scenario NAME from FOLDER/NAME.py. Raises UsageError that lists what there is."""
-    known = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
-    if name not in known:
-        raise UsageError(f"no scenario is called {name}; there are: {', '.join(known) or 'none'}")
-    path = folder / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"scenarios.{name.replace('-', '_')}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    phases = [value.phase for value in vars(module).values() if isinstance(getattr(value, "phase", None), Phase)]
-    seen: list[str] = []
-    for one in phases:
-        if one.name in seen:
-            raise ValueError(f"{path.name}: two phases are called {one.name}")
-        if one.starts_from and one.starts_from not in seen:
-            raise ValueError(f"{path.name}: phase {one.name} starts from {one.starts_from}, which is no earlier phase")
-        seen.append(one.name)
-    if not phases:
-        raise ValueError(f"{path.name}: no function in it is marked as a phase")
-    title = (inspect.getdoc(module) or name).splitlines()[0].rstrip(".")
-    return Scenario(name, title, getattr(module, "STORY", ""), phases, _common_code(path.read_text()))
-
-
-def _common_code(source: str) -> str:
-    """A hash of a module's code without its phase functions: helpers and constants that any phase may use."""
-    tree = ast.parse(source)
-    tree.body = [node for node in tree.body if not (
-        isinstance(node, ast.FunctionDef)
-        and any(isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith("phase") for mark in node.decorator_list))]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def origin_of(scenario: Scenario, index: int) -> Phase | None:
-    """The phase from whose end phase INDEX begins; None for a fresh machine."""
-    chosen = scenario.phases[index].starts_from
-    if chosen:
-        return next(one for one in scenario.phases if one.name == chosen)
-    return scenario.phases[index - 1] if index else None
-
-
-def checkpoint_keys(scenario: Scenario, inputs: Mapping[str, Any]) -> dict[str, str]:
-    """The key of each phase's checkpoint: inputs, code, and the keys of all it builds on. Later phases don't matter."""
-    keys: dict[str, str] = {}
-    for index, one in enumerate(scenario.phases):
-        before = origin_of(scenario, index)
-        went_in = {"inputs": inputs, "common": scenario.common, "code": inspect.getsource(one.run),
-                   "before": keys[before.name] if before else None}
-        keys[one.name] = key_of(one.name, went_in)
-    return keys
 
 
 class Stopped(KeyboardInterrupt):
@@ -171,18 +76,19 @@ def stop_on_signals() -> Iterator[Callable[[], None]]:
 
 
 def run_scenario(
-    scenario: Scenario, life: LifeLike, *, inputs: Mapping[str, Any], about: About, start: str | None = None,
+    scenario: Scenario, life: LifeLike, *, inputs: Mapping[str, Any], about: About, start: str | None = None, resume: str | None = None,
     records: Checkpoints | None = None, report: Callable[[Run], None] | None = None, progress: Progress | None = None,
 ) -> Run:
     """Take LIFE through SCENARIO, from phase START if given; what came of it.
 
-    INPUTS go into every checkpoint's key. RECORDS keeps what each phase showed, so that a run from a later phase can
+    Without START it takes over what earlier runs have shown of the phases before RESUME, or of the scenario that this
+    one goes on from. INPUTS go into every checkpoint's key. RECORDS keeps what each phase showed, so that a run from a later phase can
     carry it over. REPORT is called before the first phase, after each and at the end. Faults end up in the Run;
     UsageError is raised for an unknown START or one without a checkpoint. Call it from the main thread.
     """
     runner = _Runner(scenario, life, inputs, about, records, report or (lambda run: None),
                      progress or Progress(len(scenario.phases)))
-    return runner.go(start)
+    return runner.go(start, resume)
 
 
 def failed_set_up(scenario: Scenario, error: BaseException, about: About) -> Run:
@@ -215,10 +121,10 @@ class _Runner:
         self.current: str | None = None  # the phase whose end the machine stands at
         self.began = time.monotonic()
 
-    def go(self, start: str | None) -> Run:
+    def go(self, start: str | None, resume: str | None) -> Run:
         with stop_on_signals() as deafen:
             try:
-                first = self._carry_over(start) if start else 0
+                first = self._carry_over(start) if start else self._take_over(resume)
                 self._write()
                 for index in range(first, len(self.scenario.phases)):
                     self._phase(index)
@@ -249,21 +155,28 @@ class _Runner:
         self.run.timings = list(getattr(self.life, "timings", []))
         self.report(self.run)
 
+    def _take_over(self, resume: str | None) -> int:
+        """Take over as much as earlier runs have shown of what comes before; the place to begin."""
+        for index in range(self.scenario.place(resume) if resume else self.scenario.borrowed, 0, -1):
+            try:
+                return self._carry_over(self.scenario.phases[index].name)
+            except UsageError:
+                continue
+        return 0
+
     def _carry_over(self, start: str) -> int:
         """Take what the phases before START showed from earlier runs; START's place in the order."""
-        names = [one.name for one in self.scenario.phases]
-        if start not in names:
-            raise UsageError(f"{self.scenario.name} has no phase {start}; it has: {', '.join(names)}")
-        first = names.index(start)
+        first = self.scenario.place(start)
         before = origin_of(self.scenario, first)
         if before:
             self._restore(before, f"can't start from {start}: no earlier run with the same inputs got through "
                                   f"{before.name}; run {self.scenario.name} from its beginning")
         for index in range(first):
-            kept = self._record(names[index])
+            one = self.scenario.phases[index]
+            kept = self._record(one)
             if kept:
                 self.run.phases[index] = kept
-                self.ended.add(names[index])
+                self.ended.add(one.name)
             else:
                 self.run.phases[index].reason = f"left out by --from {start}, and no earlier run with the same inputs showed it"
         if before:
@@ -272,13 +185,13 @@ class _Runner:
 
     def _restore(self, origin: Phase, complaint: str) -> None:
         try:
-            self.life.restore_checkpoint(origin.name, self.keys[origin.name])
+            self.life.restore_checkpoint(origin.mark, self.keys[origin.name])
         except (UsageError, KeyError):
             raise UsageError(complaint) from None
         self.current = origin.name
 
-    def _record(self, name: str) -> PhaseResult | None:
-        entry = self.records.find(f"{name}.shown", self.keys[name]) if self.records else None
+    def _record(self, one: Phase) -> PhaseResult | None:
+        entry = self.records.find(f"{one.mark}.shown", self.keys[one.name]) if self.records else None
         if entry is None:
             return None
         meta = self.records.meta(entry)
@@ -291,13 +204,13 @@ class _Runner:
         result.carried, result.seconds, result.boots = result.carried or meta["shown"], 0.0, 0
         return result
 
-    def _keep_record(self, result: PhaseResult) -> None:
+    def _keep_record(self, one: Phase, result: PhaseResult) -> None:
         if not self.records:
             return
         shots = {f"{number:02d}{Path(shot.path).suffix}": Path(shot.path) for number, shot in enumerate(result.screenshots)}
         kept = {**asdict(result), "screenshots": [{"path": name, "caption": shot.caption}
                                                   for name, shot in zip(shots, result.screenshots, strict=True)]}
-        self.records.save(f"{result.name}.shown", self.keys[result.name], shots,
+        self.records.save(f"{one.mark}.shown", self.keys[one.name], shots,
                           {"result": json.loads(json.dumps(kept)), "shown": self.run.started})
 
     def _phase(self, index: int) -> None:
@@ -330,7 +243,7 @@ class _Runner:
             result.console = clean_console(_console_from(self.life.console_log, console))
             self.progress.done(index, result)
         if one.name in self.ended:
-            self._keep_record(result)
+            self._keep_record(one, result)
         else:
             self.broken.append(one)
 
@@ -342,7 +255,7 @@ class _Runner:
             self._place(origin, again)
             one.run(self.life, checks)
             if judge(checks.done, None)[0] is not Verdict.OS_FAULT:  # nothing may start from a state known to be wrong
-                self.life.save_checkpoint(one.name, self.keys[one.name])
+                self.life.save_checkpoint(one.mark, self.keys[one.name])
                 self.ended.add(one.name)
                 self.current = one.name
         except Exception as caught:

@@ -17,8 +17,9 @@ from veilor.lab.cache import hash_tree
 from veilor.lab.checkpoint import Checkpoints
 from veilor.lab.life import Life, Settings, probe_kvm
 from veilor.lab.live import live_medium
-from veilor.lab.phases import About, failed_set_up, load_scenario, run_scenario, stop_on_signals
+from veilor.lab.phases import About, failed_set_up, run_scenario, stop_on_signals
 from veilor.lab.report import Progress, write_report
+from veilor.lab.scenario import load_scenario
 from veilor.lab.tools import Tools, ensure_host_programs, ensure_namespaces, tools_tree
 from veilor.lab.verdict import EXIT, EXIT_INTERRUPTED, EXIT_USAGE, Fault, NotRun, UsageError, Verdict
 
@@ -85,19 +86,13 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
         return 0
     if args.sabotage and args.sabotage not in sabotage.SABOTAGES:
         raise UsageError(f"no sabotage is called {args.sabotage}; there are: {', '.join(sorted(sabotage.SABOTAGES))}")
-    if args.scenario == "all":
-        names = sorted(path.stem for path in (source / "scenarios").glob("*.py"))
-        return max(run_one(args, name, build, source, cache, folder=name) for name in names)
-    return run_one(args, args.scenario, build, source, cache)
-
-
-def run_one(args, name: str, build: SimpleNamespace, source: Path, cache: Path, folder: str = "") -> int:
-    """Run the scenario NAME, its report in FOLDER of the report folder; the exit code of its verdict."""
-    scenario = load_scenario(name, source / "scenarios")
-    if args.start and args.start not in [phase.name for phase in scenario.phases]:
-        raise UsageError(f"{scenario.name} has no phase {args.start}; it has: {', '.join(p.name for p in scenario.phases)}")
+    scenario = load_scenario(args.scenario, source / "scenarios")
+    if args.until:
+        scenario = scenario.up_to(args.until)
+    if args.start:
+        scenario.place(args.start)
     product = product_facts(source)
-    report_dir = Path(args.report or source / "build/report") / folder
+    report_dir = Path(args.report or source / "build/report")
     about = About(
         base=args.base or "Debian 13 stand-in",
         host={"accel": "?", "qemu": "?", "cores": os.cpu_count()},
@@ -110,7 +105,7 @@ def run_one(args, name: str, build: SimpleNamespace, source: Path, cache: Path, 
     try:
         try:
             settings = prepare(args, build, source, cache, work, product, about)
-            store = Checkpoints(cache / "checkpoints", f"{scenario.name}-{settings.image_sabotage or 'plain'}-{settings.firmware}", keep=1)
+            store = Checkpoints(cache / "checkpoints", f"{settings.image_sabotage or 'plain'}-{settings.firmware}", keep=1)
             life = Life(settings, store)
         except Fault as fault:
             run = failed_set_up(scenario, fault, about)
@@ -131,6 +126,7 @@ def run_one(args, name: str, build: SimpleNamespace, source: Path, cache: Path, 
             life,
             inputs=inputs,
             start=args.start,
+            resume=args.sabotage and sabotage.SABOTAGES[args.sabotage].begins,
             about=about,
             records=store,
             report=lambda run: write_report(run, report_dir),

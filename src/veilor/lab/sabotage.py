@@ -19,7 +19,11 @@ APP = "usr/lib/veilor/app/veilor"
 
 @dataclass(frozen=True)
 class Sabotage:
-    """TREE changes a staged tree; POINT names the moment of the rehearsal at which LIVE acts on the Life object."""
+    """TREE changes a staged tree; POINT names the moment of the rehearsal at which LIVE acts on the Life object.
+
+    BEGINS is the first phase that differs from an honest run, if that is not the first: what comes before may be taken
+    over from one. TREE then changes only images from version SINCE on.
+    """
 
     title: str
     verdict: Verdict
@@ -27,6 +31,8 @@ class Sabotage:
     tree: Callable[[Path], None] | None = None
     point: str = ""
     live: Callable | None = None
+    begins: str = ""
+    since: str = ""
 
 
 def _remove(tree: Path, folders: str, name: str) -> None:
@@ -85,18 +91,26 @@ SABOTAGES = {
     "firstboot-not-enabled": Sabotage("the first-boot unit is not enabled", Verdict.OS_FAULT, "first-boot", _first_boot_off),
     "rebase-does-nothing": Sabotage("the first-boot program ends with 0 without switching", Verdict.OS_FAULT, "first-boot", _rebase_lies),
     "policy-permissive": Sabotage("the container policy accepts anything by default", Verdict.OS_FAULT, "first-boot", _policy_open),
-    "statement-unchecked": Sabotage("an older statement is taken for a newer one", Verdict.OS_FAULT, "attacks", _statement_unchecked),
-    "health-check-missing": Sabotage("the image ships no health check", Verdict.OS_FAULT, "bad-update", _no_health_check),
-    "agent-killed": Sabotage("the lab's agent is killed in the guest", Verdict.OS_FAULT, "second-boot", None, "second-boot", _kill_agent),
-    "qemu-killed": Sabotage("QEMU is killed", Verdict.LAB_FAULT, "second-boot", None, "second-boot", _kill_qemu),
-    "disk-truncated": Sabotage("the disk image is cut in half", Verdict.LAB_FAULT, "second-boot", None, "second-boot-off", _truncate_disk),
+    "statement-unchecked": Sabotage("an older statement is taken for a newer one", Verdict.OS_FAULT, "attacks", _statement_unchecked,
+                                    begins="not-unlocked", since="44.4"),
+    "health-check-missing": Sabotage("the image ships no health check", Verdict.OS_FAULT, "bad-update", _no_health_check,
+                                     begins="bad-update", since="44.3"),
+    "agent-killed": Sabotage("the lab's agent is killed in the guest", Verdict.OS_FAULT, "second-boot", None,
+                             "second-boot", _kill_agent, "second-boot"),
+    "qemu-killed": Sabotage("QEMU is killed", Verdict.LAB_FAULT, "second-boot", None, "second-boot", _kill_qemu, "second-boot"),
+    "disk-truncated": Sabotage("the disk image is cut in half", Verdict.LAB_FAULT, "second-boot", None,
+                               "second-boot-off", _truncate_disk, "second-boot"),
 }
 
 
-def mutate(name: str | None, tree: Path) -> None:
-    """Apply the sabotage NAME to a staged tree, if it is one of that kind."""
-    if name and SABOTAGES[name].tree:
+def mutate(name: str | None, tree: Path, version: str) -> None:
+    """Apply the sabotage NAME to the staged tree of the image VERSION, if it is one that changes that."""
+    if name and SABOTAGES[name].tree and _number(version) >= _number(SABOTAGES[name].since):
         SABOTAGES[name].tree(tree)
+
+
+def _number(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part]
 
 
 def strike(name: str | None, point: str, life) -> None:

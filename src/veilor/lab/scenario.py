@@ -1,0 +1,145 @@
+"""Scenarios: Python modules with plain functions in order, each marked `@phase(name, title)`.
+
+A phase is called with the machine's life and a Checks.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from veilor.lab.cache import key_of
+from veilor.lab.verdict import Checks, UsageError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One step of a scenario. `starts_from` names the phase whose checkpoint it takes; None is the one before it.
+
+    `scenario` is the one it was written for and `common` the hash of that module's code outside of its phase functions.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Any, Checks], None]
+    starts_from: str | None = None
+    independent: bool = False
+    scenario: str = ""
+    common: str = ""
+
+    @property
+    def mark(self) -> str:
+        """The name of its checkpoint in a store that several scenarios share."""
+        return f"{self.scenario}.{self.name}"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A scenario's phases in order. The first BORROWED of them belong to the scenario that it goes on from."""
+
+    name: str
+    title: str
+    story: str
+    phases: list[Phase]
+    borrowed: int = 0
+
+    def up_to(self, name: str) -> Scenario:
+        """This scenario without the phases after NAME. Raises UsageError when it has none of that name."""
+        last = self.place(name)
+        if last == len(self.phases) - 1:
+            return self
+        return replace(self, phases=self.phases[:last + 1], story=f"{self.title}, as far as: {self.phases[last].title}")
+
+    def place(self, name: str) -> int:
+        """The number of phase NAME in the order. Raises UsageError when there is none."""
+        names = [one.name for one in self.phases]
+        if name not in names:
+            raise UsageError(f"{self.name} has no phase {name}; it has: {', '.join(names)}")
+        return names.index(name)
+
+
+def phase(name: str, title: str, *, starts_from: str | None = None, independent: bool = False):
+    """Mark a function as phase NAME. An INDEPENDENT one runs even when a phase it does not build on has failed."""
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} can't name a phase: small letters, digits and dashes")
+    if independent and not starts_from:
+        raise ValueError(f"phase {name} is independent, so it has to say which phase it starts from")
+
+    def mark(function):
+        function.phase = Phase(name, title, function, starts_from, independent)
+        return function
+
+    return mark
+
+
+def load_scenario(name: str, folder: Path) -> Scenario:
+    """Scenario NAME from FOLDER/NAME.py, behind the phases it goes on from. Raises UsageError that lists what there is.
+
+    A module that says AFTER = "SCENARIO:PHASE" takes the machine where that phase has left it.
+    """
+    known = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    if name not in known:
+        raise UsageError(f"no scenario is called {name}; there are: {', '.join(known) or 'none'}")
+    path = folder / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"scenarios.{name.replace('-', '_')}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    common = _common_code(path.read_text())
+    own = [replace(value.phase, scenario=name, common=common) for value in vars(module).values()
+           if isinstance(getattr(value, "phase", None), Phase)]
+    if not own:
+        raise ValueError(f"{path.name}: no function in it is marked as a phase")
+    phases = _borrowed(getattr(module, "AFTER", ""), folder) + own
+    seen: list[str] = []
+    for one in phases:
+        if one.name in seen:
+            raise ValueError(f"{path.name}: two phases are called {one.name}")
+        if one.starts_from and one.starts_from not in seen:
+            raise ValueError(f"{path.name}: phase {one.name} starts from {one.starts_from}, which is no earlier phase")
+        seen.append(one.name)
+    title = (inspect.getdoc(module) or name).splitlines()[0].rstrip(".")
+    return Scenario(name, title, getattr(module, "STORY", ""), phases, len(phases) - len(own))
+
+
+def _borrowed(after: str, folder: Path) -> list[Phase]:
+    if not after:
+        return []
+    name, _, last = after.partition(":")
+    return load_scenario(name, folder).up_to(last).phases
+
+
+def _common_code(source: str) -> str:
+    """A hash of a module's code without its phase functions: helpers and constants that any phase may use."""
+    tree = ast.parse(source)
+    tree.body = [node for node in tree.body if not (
+        isinstance(node, ast.FunctionDef)
+        and any(isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith("phase") for mark in node.decorator_list))]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def origin_of(scenario: Scenario, index: int) -> Phase | None:
+    """The phase from whose end phase INDEX begins; None for a fresh machine."""
+    chosen = scenario.phases[index].starts_from
+    if chosen:
+        return next(one for one in scenario.phases if one.name == chosen)
+    return scenario.phases[index - 1] if index else None
+
+
+def checkpoint_keys(scenario: Scenario, inputs: Mapping[str, Any]) -> dict[str, str]:
+    """The key of each phase's checkpoint: inputs, code, and the keys of all it builds on. Later phases don't matter."""
+    keys: dict[str, str] = {}
+    for index, one in enumerate(scenario.phases):
+        before = origin_of(scenario, index)
+        went_in = {"inputs": inputs, "common": one.common, "code": inspect.getsource(one.run),
+                   "before": keys[before.name] if before else None}
+        keys[one.name] = key_of(one.name, went_in)
+    return keys
