@@ -39,7 +39,7 @@ def product_tools() -> SimpleNamespace:
 
 
 def judged(function):
-    """FUNCTION, its BuildError turned into the verdict that it means in a rehearsal: sources that can't be built are the product's fault."""
+    """FUNCTION with the verdict that a BuildError means in a rehearsal: sources that can't be built are the product's fault."""
     from veilor.build.errors import BuildError
     from veilor.lab.verdict import OSFault
 

@@ -14,13 +14,16 @@ from veilor.lab.verdict import LabFault
 
 @pytest.fixture
 def base(tmp_path):
+    return layout_of(tmp_path / "base", gzip.compress(b"layer", mtime=0))
+
+
+def layout_of(layout, packed_layer, kind="l"):
     """A layout with one image of one layer."""
-    layout = tmp_path / "base"
     (layout / "blobs/sha256").mkdir(parents=True)
-    layer = images.write_blob(layout, gzip.compress(b"layer", mtime=0))
+    layer = images.write_blob(layout, packed_layer)
     empty = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:x"]}}
     config = images.write_blob(layout, json.dumps(empty).encode())
-    manifest = {"schemaVersion": 2, "config": {"mediaType": "c", **config}, "layers": [{"mediaType": "l", **layer}]}
+    manifest = {"schemaVersion": 2, "config": {"mediaType": "c", **config}, "layers": [{"mediaType": kind, **layer}]}
     top = images.write_blob(layout, json.dumps(manifest).encode())
     (layout / "index.json").write_text(json.dumps({"manifests": [top]}))
     return layout
@@ -69,3 +72,28 @@ def test_what_is_no_layout_is_said_in_a_line(tmp_path, index):
     (tmp_path / "index.json").write_text(index)
     with pytest.raises(LabFault, match="veilor lab base"):
         images.read_manifest(tmp_path)
+
+
+def packed(*names):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    return out.getvalue()
+
+
+WANTED = {"bootc": "usr/bin/bootc", "kernel": "usr/lib/modules/*/vmlinuz"}
+
+
+def test_what_a_base_lacks_is_named(tmp_path):
+    first = layout_of(tmp_path / "a", gzip.compress(packed("./usr/bin/bootc"), mtime=0))
+    assert images.lacks(first, WANTED) == ["kernel"]
+    images.extend(first, tmp_path / "b", [("kernel", packed("usr/lib/modules/6.12/vmlinuz"))], "1")
+    assert images.lacks(tmp_path / "b", WANTED) == []
+    assert images.lacks(layout_of(tmp_path / "c", packed("etc/usr/bin/bootc")), WANTED) == ["bootc", "kernel"]
+
+
+def test_layers_that_cannot_be_read(tmp_path):
+    assert images.lacks(layout_of(tmp_path / "a", b"?", "l+zstd"), WANTED) == [], "unseen is not missing"
+    with pytest.raises(LabFault, match="fetch the image again"):
+        images.lacks(layout_of(tmp_path / "b", gzip.compress(packed("usr/bin/bootc"))[:-20]), WANTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import fnmatch
 import gzip
 import hashlib
 import io
@@ -10,6 +11,7 @@ import json
 import os
 import shutil
 import tarfile
+import zlib
 from pathlib import Path
 
 from veilor.lab.base import epoch
@@ -49,6 +51,29 @@ def read_manifest(layout: Path) -> tuple[dict, dict, str]:
         return manifest, json.loads(blob(layout, manifest["config"]["digest"]).read_text()), digest
     except (OSError, ValueError, KeyError) as error:
         raise LabFault(f"{layout} is not an OCI layout with one image ({error}); make one with `veilor lab base DIR`") from None
+
+
+def lacks(layout: Path, wanted: dict[str, str]) -> list[str]:
+    """The keys of WANTED (what it is: pattern of a file's path, without a leading slash) that no layer in LAYOUT has.
+
+    Layers are read until everything was found. Where one is packed in a way that Python cannot read (zstd), nothing is
+    said to be lacking. Raises LabFault for a layout that is damaged.
+    """
+    missing = dict(wanted)
+    for layer in read_manifest(layout)[0]["layers"]:
+        if "zstd" in layer["mediaType"]:
+            return []
+        try:
+            with tarfile.open(blob(layout, layer["digest"]), "r|*") as tar:
+                for member in tar:
+                    name = member.name.removeprefix("./")
+                    for what in [what for what, pattern in missing.items() if fnmatch.fnmatch(name, pattern)]:
+                        del missing[what]
+                    if not missing:
+                        return []
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            raise LabFault(f"{layout}: layer {layer['digest']} can't be read ({error}); fetch the image again") from None
+    return list(missing)
 
 
 def blob(layout: Path, digest: str) -> Path:

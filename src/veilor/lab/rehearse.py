@@ -27,6 +27,7 @@ NEEDED_GIB = 16
 ALWAYS = ["test-keys", "lab-registry", "credentials"]
 OF_THE_BASE = ["base-system", "kernel", "bootc-front", "boot-loader", "no-selinux", "no-desktop"]
 OF_THE_MEDIUM = ["installer-engine", "live-medium", "cheaper-kdf"]
+BASE_HAS = {"bootc (/usr/bin/bootc)": "usr/bin/bootc", "kernel (/usr/lib/modules/*/vmlinuz)": "usr/lib/modules/*/vmlinuz"}
 
 
 def cache_dir() -> Path:
@@ -74,6 +75,10 @@ def fetch_base(tools: Tools, reference: str, dest: Path) -> Path:
             f"--base {reference}: the image has neither the label containers.bootc nor ostree.bootable, so it is not one "
             "that bootc can boot; take a bootc base image"
         )
+    missing = images.lacks(layout, BASE_HAS)
+    if missing:
+        lacking = " and no ".join(missing)
+        raise UsageError(f"--base {reference}: the image has no {lacking}, so no machine can live on it; take a bootc base image")
     return layout
 
 
