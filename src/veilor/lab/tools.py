@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -68,6 +69,21 @@ def ensure_namespaces() -> None:
             f"({probe.stderr.decode(errors='replace').strip() or 'no reason given'}), so no rehearsal can run; run as "
             "root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)"
         )
+    if os.geteuid() and not (shutil.which("newuidmap") and has_range(Path("/etc/subuid")) and has_range(Path("/etc/subgid"))):
+        raise NotRun(
+            "you have no range of user ids of your own (newuidmap, /etc/subuid, /etc/subgid), which unpacking Debian needs; run as "
+            "root, or once: sudo apt-get install uidmap; sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
+        )
+
+
+def has_range(table: Path) -> bool:
+    """Whether the file TABLE (/etc/subuid, see subuid(5)) gives us at least 65,536 ids."""
+    me = pwd.getpwuid(os.geteuid())
+    try:
+        rows = [line.split(":") for line in table.read_text().splitlines()]
+    except OSError:
+        return False
+    return any(len(row) == 3 and row[0] in (me.pw_name, str(me.pw_uid)) and row[2].isdigit() and int(row[2]) >= 65536 for row in rows)
 
 
 def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), suite: str = MIRROR) -> None:
@@ -77,6 +93,8 @@ def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), su
     """
     argv = [
         "mmdebstrap",
+        # Its own choice for a user who may not map ids is fakechroot, which does not get through.
+        "--mode=root" if os.geteuid() == 0 else "--mode=unshare",
         "--format=tar",
         "--variant=minbase",
         "--aptopt=Acquire::Languages none",

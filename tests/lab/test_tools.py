@@ -1,0 +1,23 @@
+"""What the lab asks of its host, as far as it can be known without making a tree."""
+
+import os
+import pwd
+
+import pytest
+
+from veilor.lab.tools import has_range
+
+ME = pwd.getpwuid(os.geteuid()).pw_name
+
+
+@pytest.mark.parametrize(("text", "enough"), [
+    (f"{ME}:100000:65536\n", True), (f"other:1:2\n{os.geteuid()}:100000:70000", True), (f"{ME}:100000:1000", False),
+    ("somebody-else:100000:65536", False), (f"{ME}:100000", False), (f"{ME}:100000:many", False), ("", False),
+])
+def test_a_range_of_ids_is_ours_and_large_enough(tmp_path, text, enough):
+    (tmp_path / "subuid").write_text(text)
+    assert has_range(tmp_path / "subuid") is enough
+
+
+def test_without_the_table_there_is_none(tmp_path):
+    assert not has_range(tmp_path / "subuid")
