@@ -19,7 +19,7 @@ THEIRS = {"VENDOR_NAME", "VENDOR_URL", "REDHAT_BUGZILLA_PRODUCT", "REDHAT_BUGZIL
 def fields(text: str) -> dict[str, str]:
     """os-release(5) in TEXT: shell assignments, quotes taken off."""
     pairs = (line.split("=", 1) for line in text.splitlines() if re.match(r"[A-Z][A-Z0-9_]*=", line))
-    return {key: "".join(shlex.split(value)) if " " not in value else " ".join(shlex.split(value)) for key, value in pairs}
+    return {key: "".join(shlex.split(value)) for key, value in pairs}
 
 
 def merge(ours: dict[str, str], base: dict[str, str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from veilor.build.check import kickstarts, pages, tree
+from veilor.build.check import image_tree, kickstarts, pages, tree
 from veilor.build.check.finding import CannotRun, Finding, Notice
 
 Check = Callable[[Path, Callable | None], list[Finding]]
@@ -16,6 +16,7 @@ CHECKS: list[tuple[str, Check]] = [
     ("generated pages", pages.check_pages),
     ("staged tree", tree.check_staged_tree),
     ("kickstarts by pykickstart", kickstarts.check_kickstarts),
+    ("the image's scripts on a tree shaped like the base", image_tree.check_image_tree),
 ]
 
 
