@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lock test rehearse rehearse-sabotage rehearse-slot rehearse-all docs clean
+.PHONY: help setup lock checkers test rehearse rehearse-sabotage rehearse-slot rehearse-all docs clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,6 +13,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check install
 help:
 	@echo "make setup          .venv with the veilor command"
 	@echo "make test           linters and tests, no machine booted"
+	@echo "make checkers       what veilor check needs besides (ARGS=--all: bluebuild as well, some minutes)"
 	@echo "make rehearse       a machine's whole life in QEMU; report in build/report/index.html"
 	@echo "make rehearse-sabotage  a cheap sabotage after it, to see that the rehearsal can fail"
 	@echo "make rehearse-slot  what else is rehearsed by turns, one slot for each commit"
@@ -41,8 +42,12 @@ lock:
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --extra dev \
 	  --custom-compile-command "make lock" -o requirements.lock pyproject.toml
 
-# Without the tools tree the tests that need it say NOT RUN.
+checkers: setup
+	@$(VENV)/bin/python -m veilor.build.check.programs $(ARGS)
+
+# Without the tools tree, or the checkers, the tests that need them say NOT RUN.
 test: setup
+	@$(VENV)/bin/python -m veilor.build.check.programs || true
 	@$(VENV)/bin/veilor lab tools >/dev/null || echo "make test: goes on without the tools tree; what needs it will say NOT RUN" >&2
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/python -m pytest --quiet

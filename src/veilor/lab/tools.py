@@ -23,7 +23,9 @@ MIRROR = "trixie"
 PACKAGES = tuple(
     """qemu-system-x86 qemu-utils ovmf skopeo cosign docker-registry xorriso grub-efi-amd64-bin grub-pc-bin grub-common
     mtools dosfstools e2fsprogs rustc cargo gcc libc6-dev pkg-config libostree-dev libssl-dev libzstd-dev ostree
-    squashfs-tools isomd5sum socat ca-certificates python3-minimal zstd""".split()
+    squashfs-tools isomd5sum socat ca-certificates python3-minimal zstd
+    systemd systemd-oomd systemd-zram-generator dracut-core kmod procps usbguard firewalld chrony auditd polkitd duktape
+    libxml2-utils desktop-file-utils secilc""".split()  # from here on: what checks the overlay by its own programs
 )
 HOST_PACKAGES = {"mmdebstrap": "mmdebstrap", "bwrap": "bubblewrap"}
 SLIM = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Brave into /usr, where an update can reach it, and started by our launcher. /opt leads to /var, which the build empties;
+# BlueBuild moves it as well, so both places are looked at.
+set -euo pipefail
+root=${VEILOR_ROOT:-}
+home=$root/usr/lib/opt/brave.com
+for place in "$root/var/opt/brave.com" "$root/opt/brave.com"; do
+  if [[ -d $place && ! -L $place && ! $place -ef $home ]]; then
+    mkdir -p "$root/usr/lib/opt"
+    mv "$place" "$home"
+    echo "brave: moved ${place#"$root"} to /usr/lib/opt"
+  fi
+done
+if [[ ! -x $home/brave/brave ]]; then
+  echo "brave: /usr/lib/opt/brave.com/brave/brave is not there; its package puts it elsewhere now" >&2
+  exit 1
+fi
+install -D -m 0644 /dev/stdin "$root/usr/lib/tmpfiles.d/veilor-brave.conf" <<<'L+ /var/opt/brave.com - - - - /usr/lib/opt/brave.com'
+entries=("$root"/usr/share/applications/{brave-browser,com.brave.Browser}.desktop)
+changed=0
+for entry in "${entries[@]}"; do
+  [[ -f $entry ]] || continue
+  sed -i -E 's#^Exec=(env \S+ )*\S*brave-browser(-stable)?#Exec=/usr/bin/veilor-brave#' "$entry"
+  changed=$((changed + $(grep -c '^Exec=/usr/bin/veilor-brave' "$entry")))
+done
+if ((changed == 0)); then
+  echo "brave: no desktop entry starts it by our launcher" >&2
+  exit 1
+fi
+echo "brave: $changed line(s) of its desktop entries start our launcher"
+repo=$root/etc/yum.repos.d/brave-browser.repo
+if [[ -f $repo ]]; then sed -i 's/^enabled=1/enabled=0/' "$repo"; fi

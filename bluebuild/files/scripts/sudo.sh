@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# sudo back. The base deletes the program, strips its mode, and in newer builds removes the package. run0 stays.
+set -euo pipefail
+root=${VEILOR_ROOT:-}
+if rpm -q sudo >/dev/null; then
+  dnf5 -y reinstall sudo
+  echo "sudo: the package was there without its program; reinstalled"
+else
+  dnf5 -y install sudo
+  echo "sudo: the package was not there; installed"
+fi
+sudo=$root/usr/bin/sudo
+if [[ ! -f $sudo ]]; then
+  echo "sudo: dnf5 did not bring /usr/bin/sudo, so the image would have none" >&2
+  exit 1
+fi
+chmod 4111 "$sudo"          # as Fedora's package has it; the base strips set-user-id bits everywhere
+echo "sudo: mode $(stat -c %a "$sudo")"
+rm -f "$root/etc/profile.d/sudo-missing-message.sh"
+for kept in usr/bin/run0 usr/lib/systemd/system/polkit-agent-helper.socket; do
+  [[ -e $root/$kept ]] && echo "sudo: /$kept is still there" && continue
+  echo "sudo: /$kept is missing, and the base's own tools need it" >&2
+  exit 1
+done

@@ -1,0 +1,52 @@
+"""Every check by name, and the walk over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from veilor.build.check import image_tree, kickstarts, pages, tree
+from veilor.build.check.finding import CannotRun, Finding, Notice
+
+Check = Callable[[Path, Callable | None], list[Finding]]
+
+# Each takes the repository's root and the tools tree's runner (None: there is no tree), and says what is wrong.
+CHECKS: list[tuple[str, Check]] = [
+    ("generated pages", pages.check_pages),
+    ("staged tree", tree.check_staged_tree),
+    ("kickstarts by pykickstart", kickstarts.check_kickstarts),
+    ("the image's scripts on a tree shaped like the base", image_tree.check_image_tree),
+]
+
+
+@dataclass
+class Result:
+    """What one check came to: its findings, or in NOT_RUN why it could not look."""
+
+    name: str
+    findings: list[Finding] = field(default_factory=list)
+    not_run: str = ""
+
+    def wrong(self, release: bool) -> list[Finding]:
+        """The findings that count: for a RELEASE also those that are known to be unfinished."""
+        return [one for one in self.findings if release or not isinstance(one, Notice)]
+
+    def lines(self, release: bool = False) -> Iterator[str]:
+        """One line for each finding, and one for the check unless something is wrong."""
+        for one in sorted(self.findings, key=lambda one: (one.path, one.line, one.text)):
+            note = isinstance(one, Notice) and not release
+            yield f"{one}{' (known; a release refuses it)' if note else ''}"
+        if self.not_run:
+            yield f"NOT RUN  {self.name}: {self.not_run}"
+        elif not self.wrong(release):
+            yield f"passed   {self.name}"
+
+
+def walk(root: Path, run: Callable | None, checks: Iterable[tuple[str, Check]] = CHECKS) -> Iterator[Result]:
+    """Run CHECKS on the repository at ROOT, each whatever the others say."""
+    for name, check in checks:
+        try:
+            yield Result(name, check(root, run))
+        except CannotRun as error:
+            yield Result(name, not_run=str(error))
