@@ -83,7 +83,7 @@ def test_a_return_is_dealt_with_before_the_health_check_and_settled_after_it():
 
 
 def test_kernel_arguments_and_greenboot_setting():
-    assert tomllib.loads((OVERLAY / "usr/lib/bootc/kargs.d/10-veilor.toml").read_text()) == {"kargs": ["panic=30"]}
+    assert "panic=30" in tomllib.loads((OVERLAY / "usr/lib/bootc/kargs.d/10-veilor.toml").read_text())["kargs"]
     assert "GREENBOOT_MAX_BOOT_ATTEMPTS=0\n" in (OVERLAY / "etc/greenboot/greenboot.conf").read_text()
 
 
