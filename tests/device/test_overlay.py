@@ -51,7 +51,7 @@ def test_scripts_can_be_run(path):
 
 def test_every_unit_with_an_install_section_is_enabled_by_a_link_and_kept_by_the_preset():
     links = {(link.parent.name, link.name): os.readlink(link) for link in ETC.glob("*.*/*")}
-    for path in UNITS.iterdir():
+    for path in filter(Path.is_file, UNITS.iterdir()):
         install = dict(unit(path.name)["Install"]) if "Install" in unit(path.name) else {}
         for target in install.get("WantedBy", "").split():
             assert links.pop((f"{target}.wants", path.name)) == f"/usr/lib/systemd/system/{path.name}"
