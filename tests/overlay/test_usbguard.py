@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from usb import HUB, KEYBOARD, MOUSE, NETWORK, STORAGE, VENDOR_HID, Device, plug_all  # noqa: E402
+from usb import HUB, KEYBOARD, MOUSE, NETWORK, STORAGE, VENDOR_HID, Device, plug_all
 
 MINE = Device("1-1", 0x046D, 0xC31C, "My keyboard", (KEYBOARD, VENDOR_HID))
 ENROLLED = 'allow id 046d:c31c serial "" name "My keyboard" with-interface { 03:01:01 03:00:00 }\n'
