@@ -13,14 +13,11 @@ NAMED = "VEILOR_TEST_TOOLS"
 
 @pytest.fixture(scope="session")
 def tools():
-    """The tools tree: $VEILOR_TEST_TOOLS, or the newest in the lab's cache. Without one the test does not run."""
+    """The tools tree: $VEILOR_TEST_TOOLS, or the one of this package list in the lab's cache. Without one the test does not run."""
     from veilor.lab.rehearse import cache_dir
-    from veilor.lab.tools import Tools
+    from veilor.lab.tools import Tools, find_tools_tree
 
-    if NAMED in os.environ:
-        found = Path(os.environ[NAMED])
-    else:
-        found = max(cache_dir().glob("tools-*/tools"), key=lambda tree: tree.stat().st_mtime, default=None)
-    if not found or not (found / "usr/bin/skopeo").exists() or not shutil.which("bwrap"):
+    found = Path(os.environ[NAMED]) if NAMED in os.environ else find_tools_tree(cache_dir())
+    if not (found / "usr/bin/skopeo").exists() or not shutil.which("bwrap"):
         pytest.skip(f"NOT RUN: needs bubblewrap and the tools tree; `veilor lab tools` makes it, or set {NAMED}=DIR")
     return Tools(found)

@@ -51,7 +51,7 @@ def test_scripts_can_be_run(path):
 
 def test_every_unit_with_an_install_section_is_enabled_by_a_link_and_kept_by_the_preset():
     links = {(link.parent.name, link.name): os.readlink(link) for link in ETC.glob("*.*/*")}
-    for path in UNITS.iterdir():
+    for path in filter(Path.is_file, UNITS.iterdir()):
         install = dict(unit(path.name)["Install"]) if "Install" in unit(path.name) else {}
         for target in install.get("WantedBy", "").split():
             assert links.pop((f"{target}.wants", path.name)) == f"/usr/lib/systemd/system/{path.name}"
@@ -83,7 +83,7 @@ def test_a_return_is_dealt_with_before_the_health_check_and_settled_after_it():
 
 
 def test_kernel_arguments_and_greenboot_setting():
-    assert tomllib.loads((OVERLAY / "usr/lib/bootc/kargs.d/10-veilor.toml").read_text()) == {"kargs": ["panic=30"]}
+    assert "panic=30" in tomllib.loads((OVERLAY / "usr/lib/bootc/kargs.d/10-veilor.toml").read_text())["kargs"]
     assert "GREENBOOT_MAX_BOOT_ATTEMPTS=0\n" in (OVERLAY / "etc/greenboot/greenboot.conf").read_text()
 
 

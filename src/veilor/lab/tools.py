@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from veilor.lab.cache import artefact
+from veilor.lab.cache import KEY_CHARS, artefact, key_of
 from veilor.lab.verdict import LabFault, NotRun
 
 MIRROR = "trixie"
@@ -190,13 +190,22 @@ def tools_tree(cache: Path) -> Tools:
         finally:
             tar.unlink(missing_ok=True)
 
+    return Tools(artefact(cache, "tools", tools_inputs(), build))
+
+
+def tools_inputs() -> dict[str, str]:
+    """What the tools tree is made from: another list of packages is another tree."""
     host = host_certificates()
-    inputs = {
+    return {
         "packages": " ".join(PACKAGES),
         "suite": MIRROR,
         "certificates": hashlib.sha256(host.read_bytes()).hexdigest() if host else "none",
     }
-    return Tools(artefact(cache, "tools", inputs, build))
+
+
+def find_tools_tree(cache: Path) -> Path:
+    """Where the tools tree of these packages lies in CACHE, made or not."""
+    return cache / f"tools-{key_of('tools', tools_inputs())[:KEY_CHARS]}" / "tools"
 
 
 def host_certificates() -> Path | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from veilor.build.check import image_tree, kickstarts, pages, tree
+from veilor.build.check import guards, image_tree, kickstarts, pages, settings, tree, units
 from veilor.build.check.finding import CannotRun, Finding, Notice
 
 Check = Callable[[Path, Callable | None], list[Finding]]
@@ -17,6 +17,21 @@ CHECKS: list[tuple[str, Check]] = [
     ("staged tree", tree.check_staged_tree),
     ("kickstarts by pykickstart", kickstarts.check_kickstarts),
     ("the image's scripts on a tree shaped like the base", image_tree.check_image_tree),
+    ("units by systemd-analyze", units.check_units),
+    ("presets", units.check_presets),
+    ("tmpfiles.d and sysusers.d by systemd", units.check_tmpfiles),
+    ("oomd.conf.d", units.check_oomd),
+    ("sysctl.d by sysctl", settings.check_sysctl),
+    ("kargs.d", settings.check_kargs),
+    ("modprobe.d by modprobe", settings.check_modprobe),
+    ("dracut.conf.d", settings.check_dracut),
+    ("zram-generator.conf.d by zram-generator", settings.check_zram),
+    ("firewall by firewalld", guards.check_firewall),
+    ("USBGuard's rules by its parser", guards.check_usbguard),
+    ("polkit rules by duktape", guards.check_polkit),
+    ("audit rules by auditctl", guards.check_audit),
+    ("chrony.conf by chronyd", guards.check_chrony),
+    ("desktop entries by desktop-file-validate", guards.check_desktop_entries),
 ]
 
 

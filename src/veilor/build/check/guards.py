@@ -1,0 +1,145 @@
+"""Settings of the programs that guard a machine: firewalld, USBGuard, polkit, audit, chrony; desktop entries."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from veilor.build.check.finding import CannotRun, Finding, ask, line_of, lines_matching
+from veilor.build.check.units import settings_in
+
+FIREWALLD, ZONES = "overlay/etc/firewalld/firewalld.conf", "overlay/usr/lib/firewalld/zones"
+USBGUARD = "usr/share/veilor/usbguard"
+SHELL_COPY = "cp -a /usr/lib/firewalld {tree}/default && cp {tree}/zones/* {tree}/default/zones/"
+
+
+def check_firewall(root: Path, run: Callable | None) -> list[Finding]:
+    """The zones and firewalld.conf, by firewalld's own check: each zone alone, so that a finding names its file."""
+    found = []
+    for zone in settings_in(root, "usr/lib/firewalld/zones", "*"):
+        said = offline(root, run, [zone], "--check-config")
+        if said:
+            at = re.search(r"line (\d+)", said)
+            words = re.search(r"Unexpected (?:element|attribute) (\S+)", said)
+            line = int(at[1]) if at else line_of(zone.read_text(), f"<{words[1]}") if words else 0
+            found.append(Finding(str(zone.relative_to(root)), line, said))
+    if not found and (root / FIREWALLD).exists():
+        said = offline(root, run, settings_in(root, "usr/lib/firewalld/zones", "*"), "--get-default-zone")
+        if said:
+            found.append(Finding(FIREWALLD, line_of((root / FIREWALLD).read_text(), "DefaultZone="), said))
+    return found
+
+
+def offline(root: Path, run: Callable | None, zones: list[Path], verb: str) -> str:
+    """What firewall-offline-cmd complains of, in one line; empty when it doesn't."""
+    with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
+        tree = Path(scratch)
+        (tree / "zones").mkdir()
+        (tree / "system").mkdir()
+        for zone in zones:
+            shutil.copy(zone, tree / "zones")
+        (tree / "system/firewalld.conf").write_text("DefaultZone=public\n")
+        if verb != "--check-config":
+            shutil.copy(root / FIREWALLD, tree / "system")
+        code, said = ask(run, ["sh", "-c", SHELL_COPY.format(tree=tree)], [tree])
+        if code:
+            raise CannotRun(f"firewalld's own zones can't be copied from the tools tree: {said.strip()[-200:]}")
+        places = ["--default-config", f"{tree}/default", "--system-config", f"{tree}/system"]
+        code, said = ask(run, ["firewall-offline-cmd", *places, verb], [tree])
+    wrong = [line for line in said.splitlines() if re.search(r"(?i)error|warning|not valid|invalid", line)]
+    return " ".join(wrong[0].replace(scratch, "").split()) if wrong else f"firewalld ends with {code}" if code else ""
+
+
+def check_usbguard(root: Path, run: Callable | None) -> list[Finding]:
+    """The image's rules by USBGuard's own parser, and no setting that its daemon doesn't know."""
+    found = []
+    for path in settings_in(root, USBGUARD, "[0-9][0-9]-*.conf"):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if line.strip() and not line.startswith("#"):
+                code, said = ask(run, ["usbguard-rule-parser", line], [])
+                if code or "ERROR" in said:
+                    why = next((one for one in said.splitlines() if "ERROR" in one), said)
+                    found.append(Finding(str(path.relative_to(root)), number, f"USBGuard can't read this rule: {why}"))
+    conf = root / "overlay" / USBGUARD / "usbguard-daemon.conf"
+    if conf.exists():
+        _, example = ask(run, ["cat", "/etc/usbguard/usbguard-daemon.conf"], [])
+        known = set(re.findall(r"^#?\s*([A-Z]\w+)=", example, re.M))
+        for number, hit in lines_matching(conf.read_text(), r"^([^#\s][^=]*)(=?)"):
+            if hit[1].strip() not in known or not hit[2]:
+                found.append(Finding(str(conf.relative_to(root)), number, f"usbguard-daemon knows no setting {hit[1].strip()}"))
+    return found
+
+
+# What a rules file finds in polkitd: the object and its results. Duktape is the engine that polkitd runs them in.
+POLKIT = """var polkit = {Result: {NO: "no", YES: "yes", AUTH_SELF: "auth_self", AUTH_SELF_KEEP: "auth_self_keep", AUTH_ADMIN: "auth_admin",
+  AUTH_ADMIN_KEEP: "auth_admin_keep", NOT_HANDLED: null}, rules: [], addRule: function (rule) { polkit.rules.push(rule); },
+  addAdminRule: function (rule) {}, log: function (text) {}, spawn: function (argv) { return ""; }};
+"""
+
+
+def check_polkit(root: Path, run: Callable | None) -> list[Finding]:
+    """polkit's rules, loaded by the JavaScript engine that polkit has; ours come before the base's, by name."""
+    found = []
+    for path in settings_in(root, "usr/share/polkit-1/rules.d", "*.rules"):
+        with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
+            script = Path(scratch, "rules.js")
+            script.write_text(POLKIT.replace("\n", " ") + path.read_text())  # in one line, so that lines keep their numbers
+            code, said = ask(run, ["duk", str(script)], [script.parent])
+        if code or "Error" in said:
+            at = re.search(r"\(line (\d+)", said)  # of a syntax error; of others duk tells no line to rely on
+            why = said.strip().splitlines()[0] if said.strip() else f"exit code {code}"
+            found.append(Finding(str(path.relative_to(root)), int(at[1]) if at else 0, f"polkit can't load it: {why}"))
+    return found
+
+
+def check_audit(root: Path, run: Callable | None) -> list[Finding]:
+    """audit's rules, each by auditctl. Inside of a PID namespace the kernel takes no rule, so none is ever loaded here:
+    a rule that auditctl understands ends with that refusal, another before it."""
+    found = []
+    for path in sorted((root / "overlay/etc/audit/rules.d").glob("*.rules")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
+                rule = Path(scratch, "one.rules")
+                rule.write_text(line + "\n")
+                _, said = ask(run, ["auditctl", "-R", str(rule)], [rule.parent])
+            if "must be root" in said:
+                raise CannotRun("auditctl reads no rule for anyone but root; run `veilor check` as root")
+            if "Error sending add rule data request" not in said:
+                why = said.strip().splitlines()[0] if said.strip() else "no reason given"
+                found.append(Finding(str(path.relative_to(root)), number, f"auditctl can't read this rule: {why}"))
+    return found
+
+
+def check_chrony(root: Path, run: Callable | None) -> list[Finding]:
+    """chrony.conf, by chronyd; and every source proves who it is."""
+    path = root / "overlay/etc/chrony.conf"
+    if not path.exists():
+        return []
+    name, text = str(path.relative_to(root)), path.read_text()
+    with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
+        copy = Path(scratch, "chrony.conf")
+        copy.write_text(text)
+        code, said = ask(run, ["chronyd", "-p", "-f", str(copy)], [copy.parent])
+    found = []
+    if code:
+        hit = re.search(r"(?:error|Fatal error) : (.+?) at line (\d+)", said)
+        found.append(Finding(name, int(hit[2]) if hit else 0, f"chronyd can't read it: {hit[1] if hit else said.strip()[-200:]}"))
+    for number, hit in lines_matching(text, r"^\s*(?:server|pool|peer)\s.*"):
+        if "nts" not in hit[0].split():
+            found.append(Finding(name, number, f"{hit[0].split()[1]} is asked without nts, so anyone on the way can answer"))
+    return found
+
+
+def check_desktop_entries(root: Path, run: Callable | None) -> list[Finding]:
+    """Desktop entries of the overlay, by desktop-file-validate."""
+    found = []
+    for path in sorted((root / "overlay").rglob("*.desktop")):
+        _, said = ask(run, ["desktop-file-validate", str(path)], [path.parent])
+        name = str(path.relative_to(root))
+        found += [Finding(name, 0, hit[1]) for _, hit in lines_matching(said, r": (?:error|warning): (.+)$")]
+    return found

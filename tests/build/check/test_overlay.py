@@ -1,0 +1,93 @@
+"""Each kind of setting in the overlay, spoiled: the check says what is wrong, in which file and line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from veilor.build.check import guards, settings, units
+from veilor.build.check.finding import CannotRun
+
+ROOT = Path(__file__).resolve().parents[3]
+SYSTEMD = "overlay/usr/lib/systemd"
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The overlay in a repository's place, to be spoiled."""
+    shutil.copytree(ROOT / "overlay", tmp_path / "overlay", symlinks=True)
+    return tmp_path
+
+
+CASES = [  # (check, file below overlay/, what is replaced ("" makes or adds to the file), by what, the line's number or 0, words)
+    (units.check_units, "usr/lib/systemd/system/veilor-health-settle.service", "Type=oneshot", "Typ=oneshot", 6, "Unknown key 'Typ'"),
+    (units.check_units, "usr/lib/systemd/system/veilor-health-settle.service", "ExecStart=/usr/bin/python3", "ExecStart=/usr/bin/python4",
+     0, "python4 is not executable"),
+    (units.check_units, "usr/lib/systemd/system/usbguard.service.d/10-veilor.conf", "ConditionFileNotEmpty", "ConditionFileFull", 3,
+     "Unknown key"),
+    (units.check_units, "usr/lib/systemd/system/veilor-update-stage.timer", "OnCalendar=daily", "OnCalendar=dayly", 5, "dayly"),
+    (units.check_presets, "usr/lib/systemd/system-preset/10-veilor.preset", "enable usbguard", "enabled usbguard", 9, "can't read"),
+    (units.check_presets, "usr/lib/systemd/system-preset/10-veilor.preset", "enable usbguard", "enable veilor-none", 9, "no unit"),
+    (units.check_presets, "usr/lib/systemd/system-preset/50-veilor.preset", "", "enable x.service\n", 0, "sort before 35-"),
+    (units.check_tmpfiles, "usr/lib/tmpfiles.d/veilor.conf", "d /run/veilor", "dd /run/veilor", 2, "Unknown modifiers"),
+    (units.check_oomd, "usr/lib/systemd/oomd.conf.d/60-veilor.conf", "DurationSec=", "Duration=", 4, "ignores"),
+    (units.check_oomd, "usr/lib/systemd/oomd.conf.d/60-veilor.conf", "[OOM]", "[Oom]", 4, "ignores"),
+    (settings.check_sysctl, "usr/lib/sysctl.d/60-veilor.conf", "vm.swappiness = 180", "vm.swappiness 180", 8, "can't read"),
+    (settings.check_sysctl, "usr/lib/sysctl.d/60-veilor.conf", "vm.swappiness", "vm.swapiness", 8, "knows vm.swapiness"),
+    (settings.check_sysctl, "usr/lib/sysctl.d/60-veilor.conf", "vm.page-cluster = 0", "vm.swappiness = 1", 9, "set in line 8"),
+    (settings.check_sysctl, "usr/lib/sysctl.d/60-veilor.conf", "vm.page-cluster = 0", "kernel.modules_disabled = 1", 9, "Wi-Fi"),
+    (settings.check_sysctl, "usr/lib/sysctl.d/10-veilor.conf", "", "kernel.sysrq = 0\n", 0, "sort after"),
+    (settings.check_kargs, "usr/lib/bootc/kargs.d/10-veilor.toml", '"panic=30",', '"panic=30"', 10, "can't read"),
+    (settings.check_kargs, "usr/lib/bootc/kargs.d/10-veilor.toml", "kargs = [", "kernel_args = [", 4, "not kernel_args"),
+    (settings.check_kargs, "usr/lib/bootc/kargs.d/10-veilor.toml", '"panic=30"', '"panic= 30"', 4, "without spaces"),
+    (settings.check_kargs, "usr/lib/bootc/kargs.d/10-veilor.toml", '"panic=30"', '"i915.modeset=1"', 6, "nomodeset"),
+    (settings.check_kargs, "usr/lib/bootc/kargs.d/10-veilor.toml", '"module.sig_enforce=1",', "", 0, "module.sig_enforce=1 is missing"),
+    (settings.check_kargs, "usr/lib/bootc/kargs.d/20-more.toml", "", 'kargs = ["panic=30"]\n', 1, "already"),
+    (settings.check_modprobe, "usr/lib/modprobe.d/veilor.conf", "install thunderbolt", "instal thunderbolt", 8, "ignoring bad line"),
+    (settings.check_modprobe, "usr/lib/modprobe.d/veilor.conf", "thunderbolt /usr/bin/false", "thunderbolt /bin/true", 8, "not by '/bin/true'"),
+    (settings.check_modprobe, "usr/lib/modprobe.d/60-veilor.conf", "", "install x /usr/bin/false\n", 0, "exceptions"),
+    (settings.check_dracut, "usr/lib/dracut/dracut.conf.d/60-veilor.conf", '" i915 ', '"i915 ', 7, "space at both ends"),
+    (settings.check_dracut, "usr/lib/dracut/dracut.conf.d/60-veilor.conf", 'i18n_install_all="yes"', "i18n_install_all = yes", 11, "dracut takes"),
+    (settings.check_zram, "usr/lib/systemd/zram-generator.conf.d/10-veilor.conf", "min(ram", "mim(ram", 0, "zram-size"),
+    (guards.check_firewall, "usr/lib/firewalld/zones/tailscale.xml", "<interface name", "<interfaze name", 12, "interfaze"),
+    (guards.check_firewall, "usr/lib/firewalld/zones/veilor.xml", 'service name="dhcpv6-client"', 'service name="dhcp6"', 0, "dhcp6"),
+    (guards.check_firewall, "usr/lib/firewalld/zones/veilor.xml", "-- DHCPv6", "-- --x DHCPv6", 8, "not well-formed"),
+    (guards.check_firewall, "etc/firewalld/firewalld.conf", "DefaultZone=veilor", "DefaultZone=vellor", 4, "'vellor' is not valid"),
+    (guards.check_usbguard, "usr/share/veilor/usbguard/50-veilor.conf", "match-all", "match-al", 2, "can't read this rule"),
+    (guards.check_usbguard, "usr/share/veilor/usbguard/usbguard-daemon.conf", "AuthorizedDefault=", "AuthorisedDefault=", 23, "AuthorisedDefault"),
+    (guards.check_polkit, "usr/share/polkit-1/rules.d/10-veilor.rules", "subject.local && subject", "subject.local & & subject", 8, "SyntaxError"),
+    (guards.check_polkit, "usr/share/polkit-1/rules.d/10-veilor.rules", "polkit.addRule(", "polkit.addRul(", 0, "TypeError"),
+    (guards.check_audit, "etc/audit/rules.d/30-veilor.rules", "-F perm=wa", "-F prem=wa", 5, "unknown field: prem"),
+    (guards.check_audit, "etc/audit/rules.d/30-veilor.rules", "-S init_module", "-S init_modul", 24, "can't read"),
+    (guards.check_chrony, "etc/chrony.conf", "makestep 1.0 3", "make_step 1.0 3", 16, "Invalid directive"),
+    (guards.check_chrony, "etc/chrony.conf", "nts.netnod.se iburst nts", "nts.netnod.se iburst", 5, "without nts"),
+    (guards.check_desktop_entries, "usr/share/applications/x.desktop", "", "[Desktop Entry]\nType=Application\n", 0, 'required key "Name"'),
+]
+
+
+@pytest.mark.parametrize(("check", "name", "old", "new", "line", "words"), CASES,
+                         ids=[f"{n}-{one[0].__name__.removeprefix('check_')}" for n, one in enumerate(CASES)])
+def test_it_says_what_and_where(check, name, old, new, line, words, clone, tools):
+    path = clone / "overlay" / name
+    text = path.read_text() if path.exists() else ""
+    assert old in text, "the case has nothing to spoil any more"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.replace(old, new, 1) if old else text + new)
+    found = check(clone, tools.run)
+    place = f"overlay/{name}"
+    assert [one for one in found if words in one.text and one.path in (place, str(Path(place).parent)) and one.line == line], \
+        [str(one) for one in found]
+
+
+def test_a_link_that_enables_nothing(clone, tools):
+    (clone / f"{SYSTEMD}/system/veilor-unlocked.service").unlink()
+    said = [str(one) for one in units.check_units(clone, tools.run)]
+    assert any("sysinit.target.wants/veilor-unlocked.service:0" in one and "not in the overlay" in one for one in said)
+
+
+@pytest.mark.parametrize("check", [units.check_units, settings.check_sysctl, guards.check_firewall, guards.check_polkit])
+def test_without_the_programs_nothing_passes(check, clone):
+    with pytest.raises(CannotRun):
+        check(clone, None)
