@@ -35,6 +35,8 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
+# A summary would be fetched from the page found, which a browser forbids where the site is read from a folder.
+html_show_search_summary = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#17734a", "color-brand-content": "#1f5fa8"},
     "dark_css_variables": {"color-brand-primary": "#62c998", "color-brand-content": "#8ab8f0"},
