@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lock checkers test rehearse rehearse-sabotage rehearse-slot rehearse-all docs clean
+.PHONY: help setup lock checkers test rehearse rehearse-sabotage rehearse-slot rehearse-all docs site clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,6 +19,7 @@ help:
 	@echo "make rehearse-slot  what else is rehearsed by turns, one slot for each commit"
 	@echo "make rehearse-all   every scenario"
 	@echo "make docs           the generated pages under docs/ anew"
+	@echo "make site           docs/ as a site with search, in build/site/index.html"
 	@echo "make lock           requirements.lock anew from pyproject.toml (needs uv)"
 
 # Under a lock, so that two commands started together don't make the environment twice.
@@ -39,7 +40,7 @@ setup:
 	touch $(STAMP)
 
 lock:
-	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --extra dev \
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --extra dev --extra docs \
 	  --custom-compile-command "make lock" -o requirements.lock pyproject.toml
 
 checkers: setup
@@ -54,6 +55,13 @@ test: setup
 
 docs: setup
 	@$(VENV)/bin/python -c 'from pathlib import Path; from veilor.build.docs import write_pages; write_pages(Path("."))'
+	@$(VENV)/bin/python docs/commands.py
+
+# -W: a link that leads nowhere fails it. Nothing is fetched, and the site needs no server.
+site: setup
+	@rm -rf build/site build/site-cache
+	@$(VENV)/bin/sphinx-build -W --keep-going -q -b html -d build/site-cache docs build/site
+	@echo "$(CURDIR)/build/site/index.html"
 
 rehearse: setup
 	@$(VENV)/bin/veilor rehearse $(ARGS)

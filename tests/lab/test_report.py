@@ -209,6 +209,29 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
+@pytest.mark.parametrize("seconds, first, last", [
+    (0, None, None), (45, "0", "40 s"), (150, "0", "150 s"), (1644, "0", "25 min"), (9000, "0", "120 min")])
+def test_a_time_line_has_few_marks_at_round_times(seconds, first, last):
+    marks = report.ticks(seconds)
+    assert len(marks) <= 7 and all(0 <= at <= 100 for at, _ in marks)
+    assert not marks and first is None or (marks[0][1], marks[-1][1]) == (first, last)
+
+
+@pytest.mark.parametrize("verdict", [OS, NOT_RUN])
+def test_a_detail_is_folded_away_only_where_it_held(tmp_path, picture, verdict):
+    long = "word " * 60
+    source = write_report(a_run(picture, long, verdict), tmp_path / "report").read_text()
+    bad = source.partition('id="update"')[2].partition("</section>")[0]
+    good = source.partition('id="install"')[2].partition("</section>")[0]
+    assert 'class="more"' in good and 'class="more"' not in bad and long.strip() in bad
+
+
+def test_nothing_of_what_a_guest_says_could_run(tmp_path, picture):
+    """Beside the escaping: the page itself forbids every script and everything from elsewhere."""
+    source = write_report(a_run(picture, NASTY), tmp_path / "report").read_text()
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in source.partition("<title>")[0]
+
+
 def test_progress_in_a_log_is_plain_lines(picture):
     out = io.StringIO()
     run = a_run(picture, "why", OS)

@@ -27,6 +27,7 @@ CONSOLE_HEAD, CONSOLE_TAIL = 64 * KiB, 192 * KiB  # of a phase's console, what g
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()*+][0-9A-Za-z]|[=>78cDEHMZ])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+MARKS = {Verdict.PASS: "✓", Verdict.OS_FAULT: "✗", Verdict.LAB_FAULT: "!", Verdict.NOT_RUN: "–"}
 WORDS = {Verdict.PASS: "held", Verdict.OS_FAULT: "failed", Verdict.LAB_FAULT: "rehearsal broke", Verdict.NOT_RUN: "not run"}
 
 
@@ -168,6 +169,14 @@ def _pictures(run: Run, data: dict[str, Any], folder: Path) -> dict[str, str]:
     return inlined
 
 
+def ticks(seconds: float) -> list[tuple[float, str]]:
+    """Marks for a time line of SECONDS: where each is, in percent, and its label. At most seven, at round times."""
+    step = next((step for step in (10, 30, 60, 120, 300, 600, 1200, 3600) if seconds <= 6 * step), 7200)
+    unit, name = (60, "min") if step >= 60 else (1, "s")
+    marks = range(0, int(seconds) + 1, step)
+    return [(100 * at / seconds, f"{at // unit} {name}" if at == marks[-1] else f"{at // unit}") for at in marks] if seconds >= 1 else []
+
+
 def render(run: Run, data: dict[str, Any], pictures: dict[str, str], stand_ins: dict[str, StandIn]) -> str:
     """The page. Everything is in it: nothing is loaded from anywhere."""
     environment = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
@@ -179,12 +188,15 @@ def render(run: Run, data: dict[str, Any], pictures: dict[str, str], stand_ins: 
         before = sum(p.seconds for p, _, _ in bars)
         bars.append((phase, 100 * before / total if total else 0, 100 * phase.seconds / total if total else 0))
     carried = [p for p in run.phases if p.carried]
+    verdicts = [check.verdict for phase in run.phases for check in phase.checks]
+    not_run = [(p, [c for c in p.checks if c.ok is None]) for p in run.phases if p.verdict is Verdict.NOT_RUN
+               or any(c.ok is None for c in p.checks)]
     return environment.get_template("report.html.j2").render(
         run=run, data=data, title=title, meaning=meaning, words={str(key): word for key, word in WORDS.items()}, bars=bars,
         pictures=pictures, stand_ins=[stand_ins[one] for one in run.about.stand_ins], carried=carried,
-        boots=sum(p.boots for p in run.phases),
-        not_run=[(p, [c for c in p.checks if c.ok is None]) for p in run.phases if p.verdict is Verdict.NOT_RUN
-                 or any(c.ok is None for c in p.checks)],
+        boots=sum(p.boots for p in run.phases), ticks=ticks(total), marks={str(key): mark for key, mark in MARKS.items()},
+        tally=[(str(one), verdicts.count(one)) for one in WORDS], not_run=not_run,
+        not_run_count=sum(len(checks) or 1 for _, checks in not_run),
     )
 
 

@@ -1,0 +1,92 @@
+"""How the site is made of docs/: `make site`. The pages also read well where they lie, so nothing in them is Sphinx's own.
+
+Navigation is said here, once. A page that is named and not written yet is left out; one that is written and not named
+is listed last. A link to a file outside docs/ leads to the repository, and has to exist there.
+"""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+PRODUCT = tomllib.loads((ROOT / "product.toml").read_text())
+HOME = PRODUCT["urls"]["home"]
+ELSEWHERE = {"FIRST-CHANGE": "CONTRIBUTING.md"}  # pages of the site whose text lies at another place of the repository
+
+NAV = {
+    "Use it": ["INSTALL", "USE", "TRUST", "RECOVERY", "THREAT-MODEL", "COMMANDS"],
+    "Work on it": ["FIRST-CHANGE", "DEVELOP", "REHEARSE", "VERIFIED", "VEILOR", "RELEASING", "PERFORMANCE", "DEPENDENCIES"],
+    "The project": ["ROADMAP", "DECISIONS", "BRAND"],
+}
+
+project = PRODUCT["product"]["name"]
+copyright = f"{project}, Apache-2.0"
+extensions = ["myst_parser"]
+myst_heading_anchors = 3
+root_doc = "index"
+exclude_patterns = ["_static", "images"]
+# Pages are reached by the list below, which is made after Sphinx has looked for orphans' parents.
+suppress_warnings = ["toc.not_included", "myst.header", "misc.highlighting_failure"]
+
+html_theme = "furo"
+html_title = project
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = html_show_sourcelink = html_show_sphinx = False
+# A summary would be fetched from the page found, which a browser forbids where the site is read from a folder.
+html_show_search_summary = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#17734a", "color-brand-content": "#1f5fa8"},
+    "dark_css_variables": {"color-brand-primary": "#62c998", "color-brand-content": "#8ab8f0"},
+}
+
+
+def navigation() -> str:
+    """The site's tree, as directives for the end of the first page."""
+    known = {page for pages in NAV.values() for page in pages}
+    others = sorted(path.stem for path in DOCS.glob("*.md") if path.stem not in known | {"index"})
+    parts = []
+    for caption, pages in {**NAV, "More": others}.items():
+        there = [page for page in pages if (DOCS / f"{page}.md").exists()]
+        if there:
+            parts.append("\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *there, "```", ""]))
+    return "".join(parts)
+
+
+def lead_outside(text: str, folder: str) -> str:
+    """TEXT, written in FOLDER of the repository ("" for its top), with links to what is not part of the site leading there.
+
+    A link to nothing is left as it is, so that the strict build names it.
+    """
+    pages = {path: f"{page}.md" for page, path in ELSEWHERE.items()}
+
+    def turn(found: re.Match) -> str:
+        target, anchor = found[1], found[2] or ""
+        path = os.path.normpath(Path(folder, target))
+        if path in pages:
+            path = f"docs/{pages[path]}"
+        if path.startswith("docs/"):
+            return f"]({os.path.relpath(path, folder or 'docs')}{anchor})"
+        kind = "tree" if (ROOT / path).is_dir() else "blob"
+        return f"]({HOME}/{kind}/main/{path}{anchor})" if (ROOT / path).exists() else f"](missing/{path})"
+
+    return re.sub(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)", turn, text)
+
+
+def read(app, docname: str, source: list[str]) -> None:
+    """Sphinx's event: the text of DOCNAME was read."""
+    if docname in ELSEWHERE:
+        source[0] = lead_outside((ROOT / ELSEWHERE[docname]).read_text(), "")
+    else:
+        source[0] = lead_outside(source[0], str(Path("docs", docname).parent))
+    if docname == "index":
+        source[0] += navigation()
+    if docname == "DECISIONS":
+        source[0] += "\n```{toctree}\n:maxdepth: 1\n:glob:\n\ndecisions/*\n```\n"
+
+
+def setup(app) -> dict:
+    app.connect("source-read", read)
+    return {"parallel_read_safe": True}

@@ -1,0 +1,135 @@
+"""The site: it builds without a warning, each page is reached, no link leads nowhere, and nothing comes from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LOADS = {("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src"), ("source", "srcset"), ("object", "data")}
+
+
+def build(docs: Path, out: Path) -> subprocess.CompletedProcess:
+    """The site of the folder DOCS in OUT, as `make site` builds it, but with the network's names taken away."""
+    argv = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(out) + "-cache", str(docs), str(out)]
+    nowhere = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
+    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **nowhere})
+
+
+class Page(HTMLParser):
+    """A page's ids, where its links lead, and what it makes a browser load."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.ids, self.links, self.loads = set(), [], []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        for key, value in attrs:
+            if key == "id":
+                self.ids.add(value)
+            if (tag, key) in LOADS:
+                self.loads.append(value)
+            if (tag, key) == ("a", "href"):
+                self.links.append(value)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    out = tmp_path_factory.mktemp("site") / "site"
+    done = build(ROOT / "docs", out)
+    assert done.returncode == 0, done.stderr
+    return {path: Page(path) for path in out.rglob("*.html")}
+
+
+def test_each_page_is_there_and_in_the_navigation(site):
+    index = next(page for path, page in site.items() if path.name == "index.html")
+    for source in (ROOT / "docs").rglob("*.md"):
+        name = source.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
+        assert any(path.as_posix().endswith(f"/site/{name}") for path in site), name
+        if source.parent == ROOT / "docs":
+            assert name == "index.html" or name in index.links, name
+
+
+def test_every_link_within_the_site_leads_somewhere(site):
+    for path, page in site.items():
+        for link in page.links:
+            if re.match(r"\w+:", link) or path.name in ("search.html", "genindex.html") and link.startswith("#"):
+                continue
+            target, _, anchor = link.partition("#")
+            to = (path.parent / unquote(target)).resolve() if target else path
+            assert to.exists(), f"{path.name}: {link}"
+            if anchor and to.suffix == ".html":
+                assert anchor in site[to].ids, f"{path.name}: {link}"
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    for path, page in site.items():
+        assert not [one for one in page.loads if re.match(r"(?:https?:)?//", one)], path.name
+    folder = next(iter(site)).parent
+    for sheet in folder.rglob("*.css"):
+        assert not re.search(r"(?:@import|url\()\s*['\"]?(?:https?:)?//", sheet.read_text()), sheet.name
+
+
+def test_the_search_finds_a_word_of_a_page(site):
+    [index] = {path.parent / "searchindex.js" for path in site if path.name == "search.html"}
+    data = json.loads(re.search(r"Search\.setIndex\((.*)\)", index.read_text(), re.S)[1])
+    found = data["terms"]["rollback"]
+    names = {data["docnames"][number] for number in (found if isinstance(found, list) else [found])}
+    assert "USE" in names
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A site of one page that builds."""
+    (tmp_path / "docs/_static").mkdir(parents=True)
+    for name in ("product.toml", "CONTRIBUTING.md", "docs/conf.py", "docs/_static/site.css"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / "docs/index.md").write_text("# Site\n\n## Part\n\n[part](#part) and [facts](../product.toml)\n")
+    return tmp_path
+
+
+def test_a_link_out_of_the_pages_leads_to_the_repository(small):
+    done = build(small / "docs", small / "site")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r'href="https://[^"]*/blob/main/product.toml"', (small / "site/index.html").read_text())
+
+
+@pytest.mark.parametrize("text", ["[x](nowhere.md)", "[x](#nowhere)", "[x](../nowhere.toml)", "![x](nowhere.png)"])
+def test_a_link_to_nothing_fails_the_build(small, text):
+    with (small / "docs/index.md").open("a") as page:
+        page.write(f"\n{text}\n")
+    done = build(small / "docs", small / "site")
+    assert done.returncode != 0 and "nowhere" in done.stderr
+
+
+def test_a_new_page_that_nobody_named_is_in_the_navigation(small):
+    (small / "docs/NEWS.md").write_text("# News\n")
+    done = build(small / "docs", small / "site")
+    assert done.returncode == 0, done.stderr
+    assert "NEWS.html" in Page(small / "site/index.html").links
+
+
+def links_to_nothing(root: Path, name: str) -> list[str]:
+    """The relative links in the page NAME of ROOT that lead to no file."""
+    found = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", (root / name).read_text())
+    return [link for link in found if not (root / name).parent.joinpath(link).exists()]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_the_repositorys_own_pages_link_to_files_that_are_there(name):
+    assert links_to_nothing(ROOT, name) == []
+
+
+def test_a_link_to_no_file_is_noticed(tmp_path):
+    (tmp_path / "README.md").write_text("[a](#b) [c](https://d/e) [f](gone.md#g) [h](README.md)")
+    assert links_to_nothing(tmp_path, "README.md") == ["gone.md"]
