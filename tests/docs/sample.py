@@ -10,8 +10,8 @@ import sys
 import zlib
 from pathlib import Path
 
-from veilor.lab.phases import load_scenario
 from veilor.lab.report import load_stand_ins, write_report
+from veilor.lab.scenario import load_scenario
 from veilor.lab.verdict import About, Check, PhaseResult, Run, Screenshot, Verdict, judge
 
 ROOT = Path(__file__).resolve().parents[2]
