@@ -5,7 +5,8 @@ import pwd
 
 import pytest
 
-from veilor.lab.tools import has_range
+from veilor.lab.tools import Tools, has_range
+from veilor.lab.verdict import LabFault
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -21,3 +22,12 @@ def test_a_range_of_ids_is_ours_and_large_enough(tmp_path, text, enough):
 
 def test_without_the_table_there_is_none(tmp_path):
     assert not has_range(tmp_path / "subuid")
+
+
+def test_versions_come_from_dpkgs_record(tmp_path):
+    status = tmp_path / "var/lib/dpkg/status"
+    status.parent.mkdir(parents=True)
+    status.write_text("Package: a\nStatus: ok\nDescription: long\n with more\nVersion: 1-2\n\nPackage: b\nVersion: 3\nDepends: a\n\n")
+    assert Tools(tmp_path).versions(("b", "a")) == {"b": "3", "a": "1-2"}
+    with pytest.raises(LabFault, match="has no c"):
+        Tools(tmp_path).versions(("a", "c"))

@@ -53,7 +53,8 @@ def base_rootfs(cache: Path, source: Path) -> Path:
 def rust_programs(cache: Path, tools: Tools, source: Path) -> Path:
     """A folder with `ostree-ext-cli` and `greenboot`, compiled from the published crates (three to eight minutes)."""
     crate = source / "stand-ins/rust"
-    inputs = {"crate": hash_tree(crate), "tools": tools.root.parent.name, "greenboot": "0.0.1"}
+    compiler = tools.versions(("rustc", "cargo", "gcc", "libc6-dev", "libostree-dev", "libssl-dev", "libzstd-dev"))
+    inputs = {"crate": hash_tree(crate), "compiler": compiler, "greenboot": "0.0.1"}
 
     def build(dest: Path) -> None:
         work = dest.with_name(dest.name + ".work")
@@ -99,7 +100,8 @@ def grub_images(cache: Path, tools: Tools) -> Path:
         for platform in ("x86_64-efi", "i386-pc"):
             tools.run(["cp", f"/usr/lib/grub/{platform}/linux.mod", str(dest / f"{platform}.linux.mod")], **run)
 
-    return artefact(cache, "grub", {"modules": " ".join(modules), "early": embedded, "tools": tools.root.parent.name}, build)
+    grub = tools.versions(("grub-efi-amd64-bin", "grub-pc-bin", "grub-common"))
+    return artefact(cache, "grub", {"modules": " ".join(modules), "early": embedded, "grub": grub}, build)
 
 
 def extras(source: Path, programs: Path, grub: Path) -> Iterator[tuple[str, Path | str, int]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -140,6 +141,15 @@ class Tools:
         for key, value in settings.items():
             wrap += ["--setenv", key, value]
         return [*wrap, "--", *argv]
+
+    def versions(self, packages: Iterable[str]) -> dict[str, str]:
+        """The installed version of each of PACKAGES, from dpkg's own record. Raises LabFault for one that is not in the tree."""
+        record = (self.root / "var/lib/dpkg/status").read_text()
+        found = dict(re.findall(r"^Package: (\S+)\n(?:\S.*\n|\s.*\n)*?Version: (\S+)$", record, re.M))
+        missing = [name for name in packages if name not in found]
+        if missing:
+            raise LabFault(f"the tools tree has no {', '.join(missing)}; run `veilor lab clean` and try again")
+        return {name: found[name] for name in packages}
 
     def run(
         self,
