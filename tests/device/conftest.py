@@ -22,7 +22,7 @@ from veilor.device import network, preflight, run
 
 ROOT = Path(__file__).resolve().parents[2]
 REF = "ghcr.io/veilor/veilor-os:44"
-NAMES = ("bootc", "ostree", "skopeo", "grub2-editenv", "systemctl", "plymouth", "mount", "busctl")
+NAMES = ("bootc", "ostree", "skopeo", "grub2-editenv", "systemctl", "plymouth", "mount", "busctl", "usbguard")
 KEY = "-----BEGIN PUBLIC KEY-----\n" + base64.b64encode(b"stand-in").decode() + "\n-----END PUBLIC KEY-----\n"
 
 

@@ -1,4 +1,5 @@
-"""A stand-in for every program that the device's code starts: bootc, ostree, skopeo, grub2-editenv, systemctl, plymouth, mount, busctl.
+"""A stand-in for every program that the device's code starts: bootc, ostree, skopeo, grub2-editenv, systemctl, plymouth,
+mount, busctl, usbguard.
 
 Called as `fake.py WORLD NAME ARGV...`. WORLD is a folder: world.json is the machine as those programs see it, calls.jsonl
 gets each argv. bootc's part is a small model, held against recordings of the real one by test_fake.py. With
@@ -161,9 +162,18 @@ def busctl(*args):
     return 0
 
 
+def usbguard(*args):
+    assert args == ("generate-policy", "--no-hashes", "--no-ports-sn"), args
+    print(WORLD["usb_rules"])
+    return 0
+
+
 def systemctl(*args):
     if args[0] == "is-active":
         print("active")
+    elif args == ("restart", "usbguard.service"):
+        for path in WORLD.get("usb_shuts_out", []):
+            (FOLDER / "root" / path / "authorized").write_text("0")
     elif args[0] == "disable":
         WORLD.setdefault("disabled", []).append(args[1])
     elif "reboot" in args:
