@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILE_LINES = 400
 SHELL_LINES = 40
 BUDGETS = {  # lines of code by part
-    "device and core": (2000, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
+    "device and core": (3000, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
+    "doctor": (900, ("src/veilor/device/doctor",)),
     "lab": (4000, ("src/veilor/lab",)),
     "bootc front": (600, ("stand-ins/bootc",)),
 }
@@ -100,11 +101,12 @@ def import_walls(root: Path) -> list[str]:
 
 
 def line_budgets(root: Path) -> list[str]:
+    """Each file counts for the part with the longest folder that it lies in."""
     found = {part: 0 for part in BUDGETS}
     for name, text in texts(root):
-        for part, (_, folders) in BUDGETS.items():
-            if name.startswith(tuple(f"{folder}/" for folder in folders)) and is_python(name, text):
-                found[part] += text.count("\n")
+        homes = [(len(folder), part) for part, (_, folders) in BUDGETS.items() for folder in folders if name.startswith(f"{folder}/")]
+        if homes and is_python(name, text):
+            found[max(homes)[1]] += text.count("\n")
     return [f"{part} has {lines} lines, {BUDGETS[part][0]} are agreed" for part, lines in found.items() if lines > BUDGETS[part][0]]
 
 
@@ -190,7 +192,8 @@ BROKEN = [
     (import_walls, {"src/veilor/lab/a.py": "from ..build import stage\n"}),
     (import_walls, {"src/veilor/cli.py": "from veilor.device import update\n"}),
     (import_walls, {"scenarios/a.py": "from veilor.build import stage\n"}),
-    (line_budgets, {f"src/veilor/device/{n}.py": "pass\n" * 399 for n in range(6)}),
+    (line_budgets, {f"src/veilor/device/{n}.py": "pass\n" * 399 for n in range(8)}),
+    (line_budgets, {f"src/veilor/device/doctor/{n}.py": "pass\n" * 399 for n in range(3)}),
     (short_files, {"src/a.py": "pass\n" * 401}),
     (short_files, {"a": "#!/usr/bin/env bash\n" + "true\n" * 40}),
     (empty_inits, {"src/__init__.py": "import os\n"}),

@@ -70,3 +70,12 @@ def test_a_failed_signature_leaves_the_tag_where_it_was(tmp_path, monkeypatch):
 def test_a_tag_that_no_registry_takes_is_refused(tmp_path):
     with pytest.raises(BuildError, match="no tag"):
         channel.publish(statement(), "r.test/c", "4 4", tmp_path / "k", identity="i", run=None)
+
+
+def test_what_is_withdrawn_is_named_and_nothing_is_said_of_it_otherwise():
+    bad, worse, good = (f"sha256:{letter * 64}" for letter in "abc")
+    said = channel.make_statement(PRODUCT, digest=good, version="44.3", sequence=3, issued=0, withdrawn=[worse, bad, bad])
+    assert said["withdrawn"] == [bad, worse]
+    assert "withdrawn" not in channel.make_statement(PRODUCT, digest=good, version="44.3", sequence=3, issued=0)
+    with pytest.raises(BuildError, match="withdrawn"):
+        channel.make_statement(PRODUCT, digest=good, version="44.3", sequence=3, issued=0, withdrawn=[good])

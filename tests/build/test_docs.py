@@ -18,7 +18,7 @@ def test_the_committed_page_names_every_stand_in():
 
 
 def test_a_new_stand_in_makes_the_page_stale_until_it_is_written_anew(tmp_path):
-    for name in (docs.STAND_INS, docs.VERIFIED):
+    for name in (docs.STAND_INS, docs.VERIFIED, docs.PROGRAMS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
     with (tmp_path / docs.STAND_INS).open("a") as data:
@@ -28,3 +28,18 @@ def test_a_new_stand_in_makes_the_page_stale_until_it_is_written_anew(tmp_path):
     docs.write_pages(tmp_path)
     docs.check_pages(tmp_path)
     assert (tmp_path / docs.VERIFIED).read_text().endswith("| A\\|B | s | w | r |\n")
+
+
+def test_a_table_of_findings_that_says_something_else_is_noticed(tmp_path):
+    for name in (docs.STAND_INS, docs.VERIFIED, docs.PROGRAMS):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    page = tmp_path / docs.PROGRAMS
+    page.write_text(page.read_text().replace("| metered |", "| meters |"))
+    with pytest.raises(BuildError, match="what the programs do"):
+        docs.check_pages(tmp_path)
+    docs.write_pages(tmp_path)
+    assert page.read_text() == (ROOT / docs.PROGRAMS).read_text()
+    page.write_text("# nothing\n")
+    with pytest.raises(BuildError, match="marks"):
+        docs.check_pages(tmp_path)

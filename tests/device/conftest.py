@@ -18,11 +18,11 @@ import pytest
 from veilor.core import policy
 from veilor.core.product import load
 from veilor.device import main as programs
-from veilor.device import run
+from veilor.device import network, preflight, run
 
 ROOT = Path(__file__).resolve().parents[2]
 REF = "ghcr.io/veilor/veilor-os:44"
-NAMES = ("bootc", "ostree", "skopeo", "grub2-editenv", "systemctl", "plymouth", "mount")
+NAMES = ("bootc", "ostree", "skopeo", "grub2-editenv", "systemctl", "plymouth", "mount", "busctl", "usbguard")
 KEY = "-----BEGIN PUBLIC KEY-----\n" + base64.b64encode(b"stand-in").decode() + "\n-----END PUBLIC KEY-----\n"
 
 
@@ -64,6 +64,7 @@ class Machine:
         self.put("boot/grub2/grubenv", "")
         self.put("dev/console", "")
         self.put("run/ostree-booted", "")
+        self.put("etc/machine-id", "0123456789abcdef0123456789abcdef\n")
         fakes = folder / "bin"
         fakes.mkdir()
         for name in NAMES:
@@ -117,7 +118,7 @@ class Machine:
     def release(self, version: str, **announced) -> None:
         """VERSION is what the registry's tag means, and what the next statement announces."""
         self.load()
-        self.world["registry"] = {"digest": digest(version), "version": version}
+        self.world["registry"] = {"digest": digest(version), "version": version}  # and signed by a key that fits
         self.save()
         self.announce(version, **announced)
 
@@ -166,7 +167,8 @@ class Machine:
 
     def killed_run(self, program: str) -> int:
         """Run PROGRAM in a process of its own, which the fakes may kill; its exit code."""
-        code = (f"import os, sys; os.geteuid = lambda: 0\nfrom pathlib import Path\nfrom veilor.device import main, run\n"
+        code = (f"import os, sys; os.geteuid = lambda: 0\nfrom pathlib import Path\nfrom veilor.device import main, preflight, run\n"
+                f"preflight.free = lambda path: 1 << 40\n"
                 f"run.ROOT, run.PATH = Path({str(self.root)!r}), {self.path!r}\nsys.exit(main.main([{program!r}]))")
         env = {"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"]}
         return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=120, check=False).returncode
@@ -227,6 +229,8 @@ def machine(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "ROOT", found.root)
     monkeypatch.setattr(run, "PATH", found.path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(preflight, "free", lambda path: 1 << 40)  # not this computer's own disk
+    monkeypatch.setattr(network, "probe", lambda registry: "unknown")  # nor its network
 
     def program(*argv: str) -> SimpleNamespace:
         capsys.readouterr()

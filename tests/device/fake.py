@@ -1,4 +1,5 @@
-"""A stand-in for every program that the device's code starts: bootc, ostree, skopeo, grub2-editenv, systemctl, plymouth, mount.
+"""A stand-in for every program that the device's code starts: bootc, ostree, skopeo, grub2-editenv, systemctl, plymouth,
+mount, busctl, usbguard.
 
 Called as `fake.py WORLD NAME ARGV...`. WORLD is a folder: world.json is the machine as those programs see it, calls.jsonl
 gets each argv. bootc's part is a small model, held against recordings of the real one by test_fake.py. With
@@ -30,6 +31,18 @@ def entries():
     return [entry for entry in (STATUS["staged"], *pair, *STATUS.get("otherDeployments", [])) if entry]
 
 
+def accepted(scope, signed_by):
+    """Whether one of the keys that the policy on the disk names for SCOPE is SIGNED_BY, the text of the signer's key."""
+    root = FOLDER / "root"
+    if signed_by is None:
+        return True
+    rule = json.loads((root / "etc/containers/policy.json").read_text())["transports"]["docker"][scope]
+    return any((root / path.lstrip("/")).read_text() == signed_by for path in rule[0]["keyPaths"])
+
+
+UNSIGNED = "Source image rejected: cryptographic signature verification failed: invalid signature when validating ASN.1 encoded signature"
+
+
 def stage(reference, locked):
     digest = WORLD["registry"]["digest"]
     checksum = WORLD["registry"].get("checksum") or hashlib.sha256(digest.encode()).hexdigest()
@@ -55,6 +68,8 @@ def bootc(verb, *args):
         os.write(fd, (json.dumps(event) + "\nnot json\n" + json.dumps(event | {"bytes": 10}) + "\n").encode())
     spec = (STATUS["staged"] or STATUS["booted"])["image"]["image"] if STATUS["booted"] else None
     trusted = WORLD["registry"].get("error")
+    if verb in ("switch", "upgrade") and not accepted("ghcr.io/veilor/veilor-os", WORLD["registry"].get("signed_by")):
+        trusted = UNSIGNED
     if verb == "status":
         assert args == ["--format=json", "--format-version=1"], args
         print(json.dumps(WORLD["status"]))
@@ -113,6 +128,9 @@ def skopeo(*args):
     if channel.get("error"):
         print(channel["error"], file=sys.stderr)
         return 1
+    if not accepted("ghcr.io/veilor/veilor-os-channel", channel.get("signed_by")):
+        print(UNSIGNED, file=sys.stderr)
+        return 1
     folder, raw = Path(args[5].removeprefix("dir:")), channel["raw"].encode()
     digest = channel.get("digest") or "sha256:" + hashlib.sha256(raw).hexdigest()
     manifest = {"schemaVersion": 2, "layers": [{"digest": digest, "size": len(raw)}] * channel.get("layers", 1)}
@@ -136,9 +154,26 @@ def grub2_editenv(path, verb, *words):
     return 0
 
 
+def busctl(*args):
+    assert args[:4] == ("--system", "--auto-start=no", "--timeout=5", "--json=short") and args[4] == "get-property", args
+    if "metered" not in WORLD:
+        return fail("Call failed: The name is not activatable")
+    print(json.dumps({"type": "u", "data": WORLD["metered"]}))
+    return 0
+
+
+def usbguard(*args):
+    assert args == ("generate-policy", "--no-hashes", "--no-ports-sn"), args
+    print(WORLD["usb_rules"])
+    return 0
+
+
 def systemctl(*args):
     if args[0] == "is-active":
         print("active")
+    elif args == ("restart", "usbguard.service"):
+        for path in WORLD.get("usb_shuts_out", []):
+            (FOLDER / "root" / path / "authorized").write_text("0")
     elif args[0] == "disable":
         WORLD.setdefault("disabled", []).append(args[1])
     elif "reboot" in args:

@@ -252,3 +252,112 @@ def test_killed_at_any_call_it_goes_on_and_nothing_unannounced_can_boot(tmp_path
     assert len(kills) > 12
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda case: kill(*case), kills))
+
+
+# -- what a person asks of it ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("between", "words"), [
+    ("portal", "login page"), ("clock", "clock is most likely wrong"), ("intercepted", "registry's place"),
+    *((other, "Waiting for a network") for other in ("nothing", "offline", "unknown", "answers"))])
+def test_what_it_waits_for_is_told_everywhere(fresh, monkeypatch, between, words):
+    from veilor.device import network
+
+    monkeypatch.setattr(network, "probe", lambda registry: between)
+    fresh.change("channel", error="dial tcp: x")
+    assert fresh.program("firstboot-rebase").code == 3
+    for place in ("run/motd.d/50-veilor", "dev/console", "run/veilor/notice.json"):
+        assert words in fresh.text(place), place
+    assert fresh.text("dev/console").count(words) == 1
+    asked = fresh.program("firstboot-rebase", "--status", "--json").data
+    assert asked["done"] is False and words in asked["last"]
+
+
+def test_now_waits_for_nothing_and_takes_a_metered_connection(fresh, monkeypatch):
+    monkeypatch.setattr(firstboot, "wait_for_change", lambda seconds: pytest.fail("it waited"))
+    fresh.change("channel", error="dial tcp: x")
+    assert fresh.program("firstboot-rebase", "--now").code == 3
+    fresh.change("channel", error=None)
+    fresh.world["metered"] = 1
+    fresh.save()
+    assert fresh.program("firstboot-rebase", "--now").code == 0 and staged(fresh) == "44.1" and done_with_it(fresh)
+
+
+def test_by_itself_it_defers_on_a_metered_connection_and_says_how_to_go_on(fresh):
+    fresh.world["metered"] = 1
+    fresh.save()
+    done = fresh.program("firstboot-rebase")
+    assert done.code == 3 and staged(fresh) is None and not fresh.status["booted"]["pinned"]
+    assert "veilor-firstboot-rebase --now" in fresh.text("run/motd.d/50-veilor")
+    fresh.world["metered"] = 2
+    fresh.save()
+    assert fresh.program("firstboot-rebase").code == 0 and staged(fresh) == "44.1"
+
+
+def test_it_does_not_wait_for_its_turn_in_a_rollout(fresh):
+    fresh.release("44.1", rollout={"start": "2999-01-01T00:00:00Z", "hours": 1})
+    assert fresh.program("firstboot-rebase").code == 0 and staged(fresh) == "44.1"
+
+
+def test_while_it_waits_a_person_may_go_ahead(fresh, monkeypatch):
+    fresh.change("channel", error="dial tcp: no such host")
+    ends = []
+
+    def person(seconds):
+        fresh.change("channel", error=None)
+        ends.append(firstboot.main(["--now"]))
+
+    monkeypatch.setattr(firstboot, "wait_for_change", person)
+    assert fresh.program("firstboot-rebase").code == 0 and ends == [0] and done_with_it(fresh)
+    assert len(fresh.calls("bootc", "switch")) == 1, "the unit finds it done and only ends well"
+
+
+def test_retry_forgets_what_failed_and_starts_the_unit(fresh):
+    from veilor.device import state
+
+    state.hold_back(fresh.digest("44.1"), "44.1", "health", "it failed its health check")
+    assert "failed its health check" in fresh.program("firstboot-rebase", "--status").out
+    fresh.forget_calls()
+    assert fresh.program("firstboot-rebase", "--retry").code == 0
+    assert [argv[2] for argv in fresh.calls("systemctl")] == ["enable", "reset-failed", "start"]
+    assert fresh.program("firstboot-rebase").code == 0 and staged(fresh) == "44.1"
+    fresh.forget_calls()
+    done = fresh.program("firstboot-rebase", "--retry")
+    assert done.code == 0 and "Nothing to begin anew" in done.out and not fresh.calls("systemctl")
+
+
+def test_retry_that_cannot_start_the_unit_says_the_other_way(fresh):
+    fresh.change("fail", **{"systemctl --no-block": "no such unit"})
+    done = fresh.program("firstboot-rebase", "--retry")
+    assert done.code == 1 and "--now" in done.err
+
+
+def test_a_pin_that_somebody_else_set_is_none_of_ours(fresh):
+    """Neither on what runs, nor on another deployment: both stay, also after updates have proved themselves."""
+    fresh.deployments(fresh.bootstrap(pinned=True), others=[fresh.entry("43.9", pinned=True)])
+    assert fresh.program("firstboot-rebase").code == 0 and staged(fresh) == "44.1"
+    assert not fresh.json("var/lib/veilor/health.json").get("bootstrap") and not fresh.calls("ostree", "admin", "pin")
+    assert [old["pinned"] for old in fresh.status["otherDeployments"]] == [True]
+    for version in ("44.1", "44.2", "44.3", "44.4"):
+        assert fresh.power_on(clean=True) == version
+        fresh.greenboot()
+        fresh.release(f"44.{int(version[3:]) + 1}")
+        assert fresh.program("update").code == 0
+    kept = [old["image"]["version"] for old in fresh.status["otherDeployments"] if old["pinned"]]
+    assert set(kept) == {"44.0", "43.9"} and not fresh.calls("ostree", "admin", "pin")
+
+
+def test_a_pin_of_our_own_goes_after_two_healthy_updates(fresh):
+    assert fresh.program("firstboot-rebase").code == 0
+    for version in ("44.1", "44.2", "44.3", "44.4"):
+        assert fresh.power_on(clean=True) == version
+        fresh.greenboot()
+        fresh.release(f"44.{int(version[3:]) + 1}")
+        assert fresh.program("update").code == 0
+    assert ["ostree", "admin", "pin", "--unpin"] in [argv[:4] for argv in fresh.calls("ostree")]
+
+
+def test_a_bootstrap_that_cannot_be_pinned_is_a_warning(fresh):
+    fresh.change("fail", **{"ostree admin pin": "error: no", "ostree admin": "error: no"})
+    done = fresh.program("firstboot-rebase", "--json")
+    assert done.code == 0 and "could not be pinned" in done.data["warnings"][0] and staged(fresh) == "44.1"

@@ -30,9 +30,10 @@ def timestamp(seconds: int) -> str:
 
 
 def make_statement(product, *, digest: str, version: str, sequence: int, issued: int, expires: int | None = None,
-                   rollout_start: int | None = None, rollout_hours: int = 0) -> dict:
+                   rollout_start: int | None = None, rollout_hours: int = 0, withdrawn: list[str] | None = None) -> dict:
     """The statement that PRODUCT's tag means DIGEST (sha256:…) of VERSION. ISSUED, EXPIRES (two weeks later by default)
-    and ROLLOUT_START (ISSUED by default) are seconds since 1970; over ROLLOUT_HOURS machines follow one by one.
+    and ROLLOUT_START (ISSUED by default) are seconds since 1970; over ROLLOUT_HOURS machines follow one by one. Machines
+    drop the digests WITHDRAWN when they have one of them ready.
 
     Raises BuildError when machines would not accept such a statement.
     """
@@ -42,6 +43,8 @@ def make_statement(product, *, digest: str, version: str, sequence: int, issued:
         "expires": timestamp(issued + 14 * DAY if expires is None else expires),
         "rollout": {"start": timestamp(issued if rollout_start is None else rollout_start), "hours": rollout_hours},
     }
+    if withdrawn:
+        said["withdrawn"] = sorted(set(withdrawn))
     try:
         core.parse(json.dumps(said).encode())
     except ValueError as error:

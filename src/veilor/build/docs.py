@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 from veilor.build.errors import BuildError
+from veilor.core.preflight import rows
 
 STAND_INS = "src/veilor/lab/stand_ins.toml"
 VERIFIED = "docs/VERIFIED.md"
@@ -34,12 +35,29 @@ def verified_page(source_root: Path) -> str:
     return HEAD + "".join(rows)
 
 
+PROGRAMS = "docs/PROGRAMS.md"
+MARKS = ("<!-- findings: generated from src/veilor/core/preflight.py by `make docs` -->\n", "<!-- end of findings -->\n")
+
+
+def programs_page(text: str) -> str:
+    """docs/PROGRAMS.md, now TEXT, with its table of findings as the programs have it. Raises BuildError without its marks."""
+    first, last = text.find(MARKS[0]), text.find(MARKS[1])
+    if not 0 <= first < last:
+        raise BuildError(f"{PROGRAMS} has lost the two marks around its table of findings; put them back")
+    table = "| finding | when | then | with `--now` | exit |\n|---|---|---|---|---|\n"
+    table += "".join(f"| {' | '.join(row)} |\n" for row in rows())
+    return text[: first + len(MARKS[0])] + table + text[last:]
+
+
 def write_pages(source_root: Path) -> None:
     """Write the generated pages anew."""
     (source_root / VERIFIED).write_text(verified_page(source_root))
+    (source_root / PROGRAMS).write_text(programs_page((source_root / PROGRAMS).read_text()))
 
 
 def check_pages(source_root: Path) -> None:
     """Raise BuildError when a generated page is not what its data say."""
     if (source_root / VERIFIED).read_text() != verified_page(source_root):
         raise BuildError(f"{VERIFIED} does not say what {STAND_INS} says; write it anew with `make docs` and commit it")
+    if (source_root / PROGRAMS).read_text() != programs_page((source_root / PROGRAMS).read_text()):
+        raise BuildError(f"{PROGRAMS} does not say what the programs do; write it anew with `make docs` and commit it")

@@ -19,7 +19,10 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Statement:
-    """What the channel announces. `rollout_hours` is the length of the window that begins at `rollout_start`."""
+    """What the channel announces. `rollout_hours` is the length of the window that begins at `rollout_start`.
+
+    `withdrawn`: digests that were announced before and must not be started any more.
+    """
 
     repository: str
     tag: str
@@ -30,6 +33,7 @@ class Statement:
     expires: datetime
     rollout_start: datetime
     rollout_hours: float
+    withdrawn: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -79,10 +83,13 @@ def parse(raw: bytes) -> Statement:
     hours = rollout.get("hours")
     if not isinstance(hours, int | float) or isinstance(hours, bool) or not 0 <= hours <= 24 * 365:
         raise ValueError("rollout hours is missing or not a number of hours")
+    withdrawn = data.get("withdrawn", [])
+    if not isinstance(withdrawn, list) or len(withdrawn) > 64 or not all(map(is_digest, withdrawn)) or data["digest"] in withdrawn:
+        raise ValueError("withdrawn is not a list of other digests")
     found = Statement(
         repository=_text(data, "repository"), tag=_text(data, "tag"), digest=data["digest"], version=_text(data, "version", 80),
         sequence=sequence, issued=_time(data, "issued"), expires=_time(data, "expires"),
-        rollout_start=_time(rollout, "start"), rollout_hours=float(hours),
+        rollout_start=_time(rollout, "start"), rollout_hours=float(hours), withdrawn=tuple(withdrawn),
     )
     if found.expires <= found.issued:
         raise ValueError("it expires before it is issued")
@@ -109,3 +116,20 @@ def check_sequence(statement: Statement, seen: int | None, seen_digest: str | No
 def expired(statement: Statement, now: datetime) -> timedelta | None:
     """How long STATEMENT has been out of date at NOW, or None."""
     return now - statement.expires if now > statement.expires else None
+
+
+# From how many days after its end a statement's age means what, for the person.
+STALE = (
+    (30, "it has most likely been without security updates since then, so look from another device whether there is a newer version"),
+    (7, "it may be missing security updates, so see whether its network blocks the registry and whether its clock is right"),
+    (0, "it may be kept from hearing of updates, or its clock is wrong"),
+)
+LASTING = timedelta(days=STALE[1][0])  # from this age on a person is told also when nobody asked
+
+
+def stale_words(late: timedelta) -> str:
+    """What it means that the newest statement ran out LATE ago, the plainer the longer it is."""
+    days = late.days
+    ago = f"{days} day{'s' * (days != 1)}" if days else "less than a day"
+    means = next(text for least, text in STALE if days >= least)
+    return f"the channel statement ran out {ago} ago: this machine hears no news, and {means}"

@@ -40,18 +40,18 @@ def status() -> Host:
                           "this release and its bootc do not fit together; please report it") from None
 
 
-def switch(reference: str, quiet: bool = False) -> None:
+def switch(reference: str, progress: str = "auto") -> None:
     """Follow REFERENCE from now on and stage it, verified by the container policy. Ready for the next boot at once."""
-    _work(["bootc", "switch", "--progress-fd", PIPE, "--enforce-container-sigpolicy", reference], reference, quiet)
+    _work(["bootc", "switch", "--progress-fd", PIPE, "--enforce-container-sigpolicy", reference], reference, progress)
 
 
-def download(quiet: bool = False) -> None:
+def download(progress: str = "auto") -> None:
     """Stage the newest image of the reference followed, locked: it cannot boot before `unlock`."""
-    _work(["bootc", "upgrade", "--download-only", "--progress-fd", PIPE], "the update", quiet)
+    _work(["bootc", "upgrade", "--download-only", "--progress-fd", PIPE], "the update", progress)
 
 
-def _work(argv: list[str], what: str, quiet: bool) -> None:
-    shown = Progress(quiet)
+def _work(argv: list[str], what: str, progress: str) -> None:
+    shown = Progress(progress)
     try:
         done = run(argv, timeout=PULL_TIMEOUT, progress=shown)
     finally:

@@ -4,14 +4,14 @@ import hashlib
 import json
 import shutil
 import tempfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from veilor.core import policy, statement
 from veilor.core.image import is_digest
 from veilor.core.outcome import Code
 from veilor.core.product import Product, load
 from veilor.core.statement import Statement
-from veilor.device import state
+from veilor.device import network, state
 from veilor.device.run import DeviceError, at, kind, run
 
 PRODUCT = "/usr/lib/veilor/product.toml"
@@ -19,6 +19,9 @@ FLOOR = "/usr/lib/veilor/channel-floor.json"
 POLICY = "/etc/containers/policy.json"
 REGISTRIES = "/etc/containers/registries.d"
 TIMEOUT = 60.0  # seconds for a few kilobytes
+LONG_ABSENCE = timedelta(days=180)
+ROTATED = ("this machine has heard no news for so long that both keys it knows may have been replaced; it keeps what it runs",
+           "read on the product's web site which keys are in use; when both are new, back up and install from a current medium")
 
 
 def product() -> Product:
@@ -88,10 +91,13 @@ def announced(facts: Product) -> tuple[Statement, tuple[str, ...]]:
                           "it is looked at again later", Code.REFUSED) from None
     state.remember(said)
     late = statement.expired(said, datetime.now(UTC))
-    if late is None:
-        return said, ()
-    ago = f"{late.days} days" if late.days else "less than a day"
-    return said, (f"the channel statement ran out {ago} ago: this machine may be kept from hearing of updates, or its clock is wrong",)
+    return said, ((statement.stale_words(late),) if late else ())
+
+
+def stale() -> timedelta | None:
+    """How long the newest statement ever seen has been out of date, or None; needs no network."""
+    expires, now = state.known_until(), datetime.now(UTC)
+    return now - expires if expires and now > expires else None
 
 
 def fetch(reference: str) -> Statement:
@@ -104,11 +110,14 @@ def fetch(reference: str) -> Statement:
         argv = ["skopeo", f"--policy={at(POLICY)}", f"--registries.d={at(REGISTRIES)}", "copy", "--quiet"]
         done = run([*argv, f"docker://{reference}", f"dir:{folder}"], timeout=TIMEOUT)
         if done.code and kind(done.err) is Code.REFUSED:
-            raise DeviceError(f"Refused: the channel statement could not be verified ({done.reason})", "nothing was changed",
-                              "it is looked at again later", Code.REFUSED)
+            late = stale()
+            means, then = ROTATED if late and late > LONG_ABSENCE else ("nothing was changed", "it is looked at again later")
+            raise DeviceError(f"Refused: the channel statement could not be verified ({done.reason})", means, then, Code.REFUSED)
         if done.code:
-            hint = "see whether the clock is right" if "x509" in done.err else "see whether there is a network"
-            raise DeviceError(f"The update channel does not answer ({done.reason})", "nothing was changed", hint, Code.LATER)
+            between = network.probe(reference.split("/")[0])
+            why, then = network.EXPLAINED[between]
+            raise DeviceError(f"The update channel does not answer ({done.reason})", f"{why}; nothing was changed", then, Code.LATER,
+                              {"network": between})
         try:
             return statement.parse(read_layer(folder))
         except (OSError, ValueError) as error:

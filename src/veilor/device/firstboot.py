@@ -4,19 +4,23 @@ What it does next depends only on what bootc says now and on what has just happe
 nothing, so it can be killed at any step and goes on.
 """
 
+import contextlib
 import time
+from datetime import UTC, datetime
 
 from veilor.core.host import Host, place
 from veilor.core.outcome import Code, Outcome
 from veilor.core.product import Product
 from veilor.core.statement import Statement
-from veilor.device import bootc, channel, health, state, tell, update
+from veilor.device import bootc, channel, health, network, preflight, state, tell, update
 from veilor.device.run import DeviceError, at, run
 
-UNIT = "veilor-firstboot-rebase.service"
+PROGRAM = "veilor-firstboot-rebase"
+UNIT = f"{PROGRAM}.service"
 STAMP = "/var/lib/veilor/firstboot-done"
 DELAYS = (3, 5, 10, 20, 30, 30, 30, 30, 30)  # seconds between attempts; after the last one systemd starts us anew
 STEPS = 40
+UNTIL_THEN = "until then it runs what the installer wrote, unverified"
 
 EVENTS = ("start", "silent", "refused", "held", "announced", "staged", "failed")
 TABLE = {state: dict(zip(EVENTS, actions, strict=True)) for state, actions in {
@@ -46,11 +50,12 @@ def look(host: Host | None, reference: str, said: Statement | None) -> str:
 class Walk:
     """One walk through the table. Each action returns the next event, or an Outcome that ends it."""
 
-    def __init__(self, facts: Product) -> None:
-        self.facts, self.host, self.state = facts, None, ""
+    def __init__(self, facts: Product, lock: contextlib.ExitStack, now: bool = False, ask: bool = False, progress: str = "none") -> None:
+        self.facts, self.lock, self.now, self.ask, self.progress = facts, lock, now, ask, progress
+        self.host, self.state = None, ""
         self.said: Statement | None = None
         self.warnings: tuple[str, ...] = ()
-        self.delays = list(DELAYS)
+        self.delays = [] if now else list(DELAYS)
         self.error: DeviceError | None = None
 
     def go(self) -> Outcome:
@@ -79,12 +84,19 @@ class Walk:
         return "held" if self.said.digest in state.held_back() else "announced"
 
     def wait(self) -> str:
+        between = self.error.outcome.facts.get("network")
+        if between in ("portal", "intercepted", "clock"):
+            why, then = network.EXPLAINED[between]
+            outcome = Outcome(Code.LATER, f"This machine cannot be moved to the signed image yet: {why}", UNTIL_THEN, then)
+        else:
+            outcome = Outcome(Code.LATER, "Waiting for a network to move this machine to the signed image", UNTIL_THEN,
+                              "connect it to a network")
+        tell.announce("firstboot", outcome)
         if not self.delays:
             raise self.error
-        if len(self.delays) == len(DELAYS):
-            tell.announce("firstboot", Outcome(Code.LATER, "Waiting for a network to move this machine to the signed image",
-                                               "until then it runs what the installer wrote, unverified", "connect it to a network"))
+        self.lock.close()  # a person who cannot wait may go ahead
         wait_for_change(self.delays.pop(0))
+        self.lock.enter_context(state.alone(60))
         return "start"
 
     def stop(self) -> Outcome:
@@ -97,9 +109,11 @@ class Walk:
         return Outcome(Code.DONE, f"{self.said.title} is not installed by itself: {entry.get('reason')}", next="a newer version will be")
 
     def stage(self) -> str:
+        # Its turn in a rollout is no matter here: what runs is unverified.
+        self.warnings += preflight.require(preflight.before_download(PROGRAM, None, datetime.now(UTC)), self.now, self.ask)
         self.keep_bootstrap()
         try:
-            self.host, more = update.stage(self.host, self.facts, self.said, "first boot", quiet=True)
+            self.host, more = update.stage(self.host, self.facts, self.said, "first boot", self.progress)
         except DeviceError as error:
             self.error = error
             return "failed"
@@ -141,58 +155,86 @@ class Walk:
     def keep_bootstrap(self) -> None:
         """Pin what the installer wrote, so that there is a way back until two updates have proved themselves."""
         booted = self.host.booted
-        if booted.follows(self.facts.image_ref):
-            return
-        if not booted.pinned:
-            try:
-                bootc.pin_booted()
-            except DeviceError as error:
-                self.warnings += (f"what the installer wrote could not be pinned: {error.outcome.what}",)
-                return
+        if booted.follows(self.facts.image_ref) or booted.pinned:
+            return  # pinned: by an earlier run of this, or by somebody whose pin is none of ours to take away
+        # Noted first: a pin that nobody knows of would never be taken away again.
         with state.edit(state.HEALTH) as data:
             data["bootstrap"] = {**state.part(data, "bootstrap"), **health.describe(booted)}
-
-
-def online() -> bool:
-    """Whether the kernel has any default route."""
-    try:
-        v4 = any(line.split()[1] == "00000000" for line in at("/proc/net/route").read_text().splitlines()[1:])
-        v6 = at("/proc/net/ipv6_route").read_text().splitlines()
-        return v4 or any(line.startswith("0" * 32 + " 00 ") and not line.endswith(" lo") for line in v6)
-    except (OSError, LookupError):
-        return True
+        try:
+            bootc.pin_booted()
+        except DeviceError as error:
+            self.warnings += (f"what the installer wrote could not be pinned: {error.outcome.what}",)
 
 
 def wait_for_change(seconds: float) -> None:
     """Wait SECONDS, or until a network comes up that was not there."""
-    before, deadline = online(), time.monotonic() + seconds
+    before, deadline = network.online(), time.monotonic() + seconds
     while time.monotonic() < deadline:
         time.sleep(min(1, seconds))
-        if not before and online():
+        if not before and network.online():
             return
+
+
+def report() -> Outcome:
+    """How far it is, without root, a lock or a network."""
+    stamp, held = state.read(STAMP), state.held_back()
+    if stamp:
+        return Outcome(Code.DONE, f"Done on {stamp.get('when')}: moved to veilor-os {stamp.get('version')}", facts={"done": True, **stamp})
+    unit = run(["systemctl", "is-active", UNIT], timeout=30).out.strip()
+    last = state.part(state.part(state.read(tell.NOTICE), "notices"), "firstboot").get("line")
+    failed = "; ".join(str(entry.get("reason")) for entry in held.values())
+    means = last if isinstance(last, str) else failed or f"the unit is {unit or 'unknown'}"
+    return Outcome(Code.DONE, "Not done yet: what runs is as the installer wrote it, unverified", means,
+                   "" if unit in ("active", "activating") else f"`{PROGRAM} --retry` begins anew",
+                   {"done": False, "unit": unit or None, "last": last if isinstance(last, str) else None})
+
+
+def retry() -> Outcome:
+    """Forget what keeps the unit from going on, and start it again. Raises DeviceError."""
+    facts, host = channel.product(), bootc.status()
+    newest = host.staged or host.booted
+    if newest and newest.follows(facts.image_ref) and state.read(STAMP):
+        return Outcome(Code.DONE, f"Nothing to begin anew: {newest.title} was verified by the container policy", facts={"state": "done"})
+    with state.alone(60):
+        at(STAMP).unlink(missing_ok=True)
+        for digest in state.held_back():
+            state.release(digest)
+    for verb in ("enable", "reset-failed", "start"):
+        done = run(["systemctl", "--no-block", verb, UNIT], timeout=60)
+        if done.code and verb != "reset-failed":  # that one fails where nothing has failed
+            raise DeviceError(f"`systemctl {verb} {UNIT}` failed ({done.reason})", "nothing has begun anew", f"try `{PROGRAM} --now`")
+    return Outcome(Code.DONE, "It begins anew in the background", "", f"`{PROGRAM} --status` says how far it is", {"state": "started"})
 
 
 def rebase(args) -> Outcome:
     """The whole program, as asked by ARGS."""
     if args.status:
-        stamp = state.read(STAMP)
-        if stamp:
-            said = f"Done on {stamp.get('when')}: moved to veilor-os {stamp.get('version')}"
-            return Outcome(Code.DONE, said, facts={"done": True, **stamp})
-        return Outcome(Code.DONE, "Not done yet: what runs is as the installer wrote it, unverified", facts={"done": False})
-    facts = channel.product()
+        return report()
+    if args.retry:
+        return retry()
+    facts, ask = channel.product(), args.now and preflight.can_ask(args)
     try:
-        with state.alone(60):
-            return Walk(facts).go()
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(state.alone(60))
+            return Walk(facts, lock, args.now, ask, "json" if args.json else "auto" if args.now else "none").go()
     except DeviceError as error:
-        if error.outcome.code in (Code.REFUSED, Code.FAILED):
+        if error.outcome.code in (Code.REFUSED, Code.FAILED) or "finding" in error.outcome.facts:
             tell.announce("firstboot", error.outcome)
         raise
 
 
+def make_parser():
+    """The command line of veilor-firstboot-rebase."""
+    about = "Moves a freshly installed machine to the signed image; started by its unit at the first boots."
+    parser = tell.parser(PROGRAM, about, Code.REFUSED, Code.UNFIT)
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--status", action="store_true", help="only say whether it is done, and what it waits for")
+    only.add_argument("--retry", action="store_true", help="forget what failed here, and let the unit begin anew in the background")
+    only.add_argument("--now", action="store_true", help="do it here and now: no waiting for a network, and also on a metered connection, "
+                      "a low battery or little free space")
+    return parser
+
+
 def main(argv: list[str]) -> int:
     """The program veilor-firstboot-rebase."""
-    about = "Moves a freshly installed machine to the signed image; started by its unit at the first boots."
-    parser = tell.parser("veilor-firstboot-rebase", about, Code.REFUSED, Code.UNFIT)
-    parser.add_argument("--status", action="store_true", help="only say whether it is done")
-    return tell.conclude(parser, argv, rebase)
+    return tell.conclude(make_parser(), argv, rebase)

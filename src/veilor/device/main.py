@@ -5,7 +5,8 @@ import sys
 
 from veilor.core.outcome import Code
 
-PROGRAMS = {"firstboot-rebase": "firstboot", "update": "update", "rollback": "rollback", "status": "status", "health": "health"}
+PROGRAMS = {"firstboot-rebase": "firstboot", "update": "update", "rollback": "rollback", "status": "status",
+            "usbguard-enroll": "usbguard", "health": "health"}
 
 
 def main(argv: list[str]) -> int:

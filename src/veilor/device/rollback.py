@@ -60,9 +60,14 @@ def roll_back(args) -> Outcome:
     return outcome
 
 
-def main(argv: list[str]) -> int:
-    """The program veilor-rollback."""
+def make_parser():
+    """The command line of veilor-rollback."""
     about = f"Boots the version before this one at the next restart; once more, and it is this one again. {MEANS}."
     parser = tell.parser("veilor-rollback", about, Code.REFUSED, Code.UNFIT)
     parser.add_argument("--yes", action="store_true", help="don't ask; needed with --json")
-    return tell.conclude(parser, argv, roll_back)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """The program veilor-rollback."""
+    return tell.conclude(make_parser(), argv, roll_back)

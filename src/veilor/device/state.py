@@ -1,8 +1,8 @@
 """What the machine remembers, as two JSON files under /var/lib/veilor that outlive updates and rollbacks.
 
-state.json   {"schema": 1, "channel": {"sequence", "digest", "version", "when"}, "held_back": {DIGEST: {"version", "cause", "reason",
-             "when"}}}: the newest statement seen, and images not to be staged by themselves until a newer one is announced
-             (cause: "rolled back" or "health").
+state.json   {"schema": 1, "channel": {"sequence", "digest", "version", "expires", "when"}, "held_back": {DIGEST:
+             {"version", "cause", "reason", "when"}}, "look": {"when", "failed", "turn"}}: the newest statement seen; images not
+             to be staged by themselves until a newer one is announced (cause: "rolled back" or "health"); the timer's last look.
 health.json  see health.py.
 
 Every write is atomic and on the disk before it returns. Fields that are not known are kept: a newer release may have
@@ -27,9 +27,23 @@ HEALTH = "/var/lib/veilor/health.json"
 RUN = "/run/veilor"
 
 
+def written(moment: datetime) -> str:
+    """MOMENT as records and statements have it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def moment(text: object) -> datetime | None:
+    """The time that TEXT of a record or of bootc means; None when it means none."""
+    try:
+        found = datetime.fromisoformat(text)
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, TypeError):
+        return None
+
+
 def now() -> str:
     """The time for a record."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return written(datetime.now(UTC))
 
 
 def read(path: str) -> dict:
@@ -132,10 +146,16 @@ def remember(statement: Statement) -> None:
         channel, number = part(data, "channel"), seen()[0]
         if number is not None and statement.sequence <= number:
             return
-        channel |= {"sequence": statement.sequence, "digest": statement.digest, "version": statement.version, "when": now()}
+        channel |= {"sequence": statement.sequence, "digest": statement.digest, "version": statement.version,
+                    "expires": written(statement.expires), "when": now()}
         held = part(data, "held_back")
         for digest in [digest for digest in held if digest != statement.digest]:
             del held[digest]
+
+
+def known_until() -> datetime | None:
+    """When the newest statement ever seen runs out."""
+    return moment(part(read(STATE), "channel").get("expires"))
 
 
 def hold_back(digest: str, version: str, cause: str, reason: str) -> None:

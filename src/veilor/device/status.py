@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from veilor.core.host import Entry, Host
 from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome
+from veilor.core.statement import stale_words
 from veilor.device import bootc, channel, state, tell
 from veilor.device.firstboot import STAMP
 
@@ -62,13 +63,14 @@ def report(args) -> Outcome:
         return Outcome(Code.UNFIT, "This system is not one that is replaced as a whole", "there is nothing to say about versions of it")
     back, held, known = state.part(state.read(state.HEALTH), "return"), state.held_back(), state.part(state.read(state.STATE), "channel")
     reason = back.get("reason")
-    problems = channel.trust_problems(facts)
+    problems, late = channel.trust_problems(facts), channel.stale()
     if not args.json:
         said = [f"{facts.pretty_name}, follows {reference}", *lines(host, reference, now)]
         said += [f"held back:  {entry.get('version')} ({short(digest)}): {entry.get('reason')}" for digest, entry in held.items()]
         said += [f"went back:  on {back.get('when')}: {reason}"] * bool(reason)
         said += [f"heard of:   {known.get('version')}, statement {known.get('sequence')}, on {known.get('when')}"] * bool(known)
         said += ["first boot: not done yet"] * (not state.read(STAMP))
+        said += [f"beware:     {stale_words(late)}"] if late else []
         said += [f"problem:    {problem}" for problem in problems]
         print("\n".join(said))
     where = "the next restart boots the same" if host.next is host.booted else f"the next restart boots {host.next.title}"
@@ -78,10 +80,15 @@ def report(args) -> Outcome:
         "next_boot": host.next.digest, "follows": reference,
         "automatic_return": reason and {
             "when": back.get("when"), "reason": reason, "version": state.part(back, "target").get("version")},
-        "held_back": held, "channel": known or None, "first_boot_done": bool(state.read(STAMP)), "problems": problems})
+        "held_back": held, "channel": known or None, "first_boot_done": bool(state.read(STAMP)),
+        "stale_days": late and late.days, "problems": problems})
+
+
+def make_parser():
+    """The command line of veilor-status."""
+    return tell.parser("veilor-status", "Says what runs, what boots next and how each was verified.", Code.UNFIT)
 
 
 def main(argv: list[str]) -> int:
     """The program veilor-status."""
-    parser = tell.parser("veilor-status", "Says what runs, what boots next and how each was verified.", Code.UNFIT)
-    return tell.conclude(parser, argv, report)
+    return tell.conclude(make_parser(), argv, report)

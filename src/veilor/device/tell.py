@@ -17,10 +17,10 @@ NOTICE = "/run/veilor/notice.json"
 MOTD = "/run/motd.d/50-veilor"
 
 
-def parser(program: str, about: str, *codes: Code, as_json: bool = True) -> argparse.ArgumentParser:
-    """A parser with --json (or not), whose help ends with the exit codes: CODES beside those that every program has."""
+def parser(program: str, about: str, *codes: Code, as_json: bool = True, more: str = "") -> argparse.ArgumentParser:
+    """A parser with --json (or not), whose help ends with MORE and the exit codes: CODES beside those of every program."""
     codes = sorted({Code.DONE, Code.FAILED, Code.USAGE, Code.LATER, Code.ROOT, Code.INTERRUPTED, *codes})
-    found = argparse.ArgumentParser(prog=program, description=about, epilog=exit_codes(*codes),
+    found = argparse.ArgumentParser(prog=program, description=about, epilog=f"{more}\n{exit_codes(*codes)}" if more else exit_codes(*codes),
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     if as_json:
         found.add_argument("--json", action="store_true", help="answer with one JSON object (schema 1)")
@@ -103,12 +103,17 @@ def on_screen(text: str) -> None:
 
 
 class Progress:
-    """Shows bootc's progress lines: one bar on a terminal, a plain line each tenth elsewhere, nothing with QUIET."""
+    """Shows bootc's progress lines on standard error.
+
+    HOW "auto": one bar on a terminal, a plain line each tenth elsewhere; "json": for a front end, an object a line of
+    {"schema": 1, "progress": {"task", "done", "total", "unit", "share"}}; "none".
+    """
 
     NAMES = {"pulling": "downloading", "importing": "unpacking", "staging": "installing"}
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet, self.bar, self.last, self.drawn = quiet, sys.stderr.isatty(), None, 0.0
+    def __init__(self, how: str = "auto") -> None:
+        self.how = "bar" if how == "auto" and sys.stderr.isatty() else how
+        self.last, self.drawn = None, 0.0
 
     def __call__(self, raw: bytes) -> None:
         """Take one line. What cannot be read is passed over: progress is for the eye, no decision hangs on it."""
@@ -117,18 +122,22 @@ class Progress:
             task, unit = self.NAMES[event["task"]], {"ProgressBytes": "bytes", "ProgressSteps": "steps"}[event["type"]]
             done, total = float(event[unit]), float(event[unit + "Total"])
             share = min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
-        except (ValueError, RecursionError, LookupError, TypeError):
+            step = (task, int(share * 10))
+            numbers = {"task": task, "done": int(done), "total": int(total), "unit": unit, "share": round(share, 4)}
+        except (ValueError, RecursionError, LookupError, TypeError, OverflowError):
             return
-        step = (task, int(share * 10))
-        if self.quiet or (step == self.last if not self.bar else time.monotonic() - self.drawn < 0.1 and share < 1):
+        if self.how == "none" or (step == self.last if self.how == "auto" else time.monotonic() - self.drawn < 0.1 and share < 1):
             return
         self.last, self.drawn = step, time.monotonic()
+        if self.how == "json":
+            print(json.dumps({"schema": 1, "progress": numbers}, sort_keys=True), file=sys.stderr, flush=True)
+            return
         size = f" {done / 1e6:.1f} of {total / 1e6:.1f} MB" if unit == "bytes" else ""
         text = f"{task} {share:4.0%}{size}"
-        line = f"\r\x1b[K[{'#' * round(share * 30):30}] {text}" if self.bar else f"{text}\n"
+        line = f"\r\x1b[K[{'#' * round(share * 30):30}] {text}" if self.how == "bar" else f"{text}\n"
         print(line, end="", file=sys.stderr, flush=True)
 
     def end(self) -> None:
         """Leave the bar's line."""
-        if self.bar and self.last and not self.quiet:
+        if self.how == "bar" and self.last:
             print(file=sys.stderr, flush=True)

@@ -1,14 +1,20 @@
 """veilor-update: what the channel announces, fetched locked, compared, then let go for the next restart. Never restarts."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from veilor.core.host import Entry, Host, place
 from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome
+from veilor.core.preflight import rows
 from veilor.core.product import Product
-from veilor.core.statement import Statement
-from veilor.device import bootc, channel, health, state, tell
-from veilor.device.run import DeviceError
+from veilor.core.rollout import look_due
+from veilor.core.statement import LASTING, Statement, stale_words
+from veilor.device import bootc, channel, health, preflight, state, tell
+from veilor.device.run import DeviceError, at, run
+
+PROGRAM = "veilor-update"
+SETTLED = 600.0  # seconds after the start: by then a new version has shown whether it works, and the person has what they came for
 
 RESTART = "restart when you like"
 UNFIT = {
@@ -35,10 +41,12 @@ def unfit(where: str, host: Host, facts: Product) -> Outcome:
 def decide(host: Host, said: Statement, reference: str, held: dict) -> str:
     """What is to be done on a machine that is `ours` or `unverified`:
 
-    current, withdrawn (staged, but no longer announced), held (not until something newer), ready (staged already), unlock
-    (downloaded already), queued (a rollback waits for the restart), stage.
+    current, withdrawn (staged, but no longer announced or called withdrawn), held (not until something newer), ready (staged
+    already), unlock (downloaded already), queued (a rollback waits for the restart), stage.
     """
     booted, staged = host.booted, host.staged
+    if staged and staged.digest in said.withdrawn:
+        return "withdrawn"
     if booted.digest == said.digest and booted.follows(reference):
         return "withdrawn" if staged and staged.digest != said.digest else "ready" if staged else "current"
     if said.digest in held:
@@ -48,19 +56,19 @@ def decide(host: Host, said: Statement, reference: str, held: dict) -> str:
     return "queued" if host.rollback_queued else "stage"
 
 
-def stage(host: Host, facts: Product, said: Statement, by: str, quiet: bool = False) -> tuple[Host, tuple[str, ...]]:
+def stage(host: Host, facts: Product, said: Statement, by: str, progress: str = "auto") -> tuple[Host, tuple[str, ...]]:
     """Fetch what SAID announces; the status after that, with it staged and compared, and warnings. Raises DeviceError.
 
     On a machine that already follows the product it is locked. The first move to it cannot be: bootc has no such form of
     switch, so the counter is armed before, and what differs from the announcement is dropped at once.
     """
     if (host.staged or host.booted).follows(facts.image_ref):
-        bootc.download(quiet)
+        bootc.download(progress)
         return compare(bootc.status(), facts, said), ()
     target = {"digest": said.digest, "version": said.version, "checksum": None, "serial": None}
     warnings = try_to_arm(host.booted, target, by)
     try:
-        bootc.switch(facts.image_ref, quiet)
+        bootc.switch(facts.image_ref, progress)
         return compare(bootc.status(), facts, said), warnings
     except DeviceError:
         health.disarm()
@@ -110,16 +118,28 @@ def try_to_arm(source: Entry, target: dict, by: str) -> tuple[str, ...]:
 
 
 def update(args) -> Outcome:
-    """The whole program, as asked by ARGS."""
+    """The whole program, as asked by ARGS. Raises DeviceError."""
     facts = channel.product()
     host = bootc.status()
     where = place(host, facts.image_ref)
     if where in UNFIT:
         return unfit(where, host, facts)
-    said, warnings = channel.announced(facts)
+    warnings = preflight.require(preflight.offline(), args.now, False)
+    said, more = channel.announced(facts)
+    clock = datetime.now(UTC)
+    known = max(said.issued, state.moment(host.booted.timestamp) or said.issued)
+    warnings += more + preflight.require(preflight.clock(clock, known), True, False)
     held = state.held_back()
     todo = decide(host, said, facts.image_ref, held)
-    new, then = said.title, Outcome(Code.DONE, "")
+    if todo == "withdrawn" and not args.check:
+        gone = f"{host.staged.title} was ready and is no longer announced, so it was taken away"
+        host = bootc.drop_staged(host.staged)
+        health.disarm()
+        todo, warnings = decide(host, said, facts.image_ref, held), (*warnings, gone)
+    new, then, findings = said.title, Outcome(Code.DONE, ""), []
+    if todo == "stage":
+        # What runs is known to be bad: nobody waits for a turn.
+        findings = preflight.before_download(PROGRAM, None if host.booted.digest in said.withdrawn else said, clock)
     if todo == "current":
         then = Outcome(Code.DONE, f"{new} is what runs, and nothing newer is announced")
     elif todo == "held":
@@ -131,16 +151,14 @@ def update(args) -> Outcome:
                        "an update now would undo that", "restart first")
     elif args.check and todo == "withdrawn":
         then = Outcome(Code.DONE, "The update that is ready is no longer announced", next="`veilor-update` takes it away")
+    elif args.check and todo == "ready":
+        then = Outcome(Code.DONE, f"{new} is ready", next=RESTART)
     elif args.check:
-        ready = todo == "ready"
-        then = Outcome(Code.DONE, f"{new} is {'ready' if ready else 'announced'}", next=RESTART if ready else "`veilor-update` installs it")
-    elif todo == "withdrawn":
-        host = bootc.drop_staged(host.staged)
-        health.disarm()
-        then = Outcome(Code.DONE, "The update that was ready is no longer announced, so it was taken away", next="nothing is to be done")
+        then = Outcome(Code.DONE, f"{new} is announced", ". ".join(one.what for one in findings), "`veilor-update` installs it")
     else:
         if todo == "stage":
-            host, more = stage(host, facts, said, "update", args.json)
+            warnings += preflight.require(findings, args.now, preflight.can_ask(args))
+            host, more = stage(host, facts, said, "update", "json" if args.json else "auto")
             warnings += more
         if args.download_only and host.staged.locked:
             todo, then = "downloaded", Outcome(Code.DONE, f"{new} is downloaded and locked", "a restart boots what runs now",
@@ -150,28 +168,85 @@ def update(args) -> Outcome:
             warnings += more
             todo, then = "ready", Outcome(Code.DONE, f"{new} is ready", "what runs now is kept as the way back", RESTART)
     return replace(then, warnings=warnings, facts={
-        "state": todo, "booted": host.booted.digest, "staged": host.staged and host.staged.digest,
-        "announced": {"version": said.version, "digest": said.digest, "sequence": said.sequence, "expires": said.expires.isoformat()}})
+        "state": todo, "booted": host.booted.digest, "staged": host.staged and host.staged.digest, "findings": preflight.as_facts(findings),
+        "announced": {"version": said.version, "digest": said.digest, "sequence": said.sequence, "issued": state.written(said.issued),
+                      "expires": state.written(said.expires)}})
+
+
+def too_early() -> str | None:
+    """Why the timer's run has nothing to do now, as a sentence; None when it should look for news."""
+    try:
+        up = float(at("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, LookupError):
+        up = SETTLED
+    if up < SETTLED:
+        return "The machine has just started"
+    look = state.part(state.read(state.STATE), "look")
+    looked, due = state.moment(look.get("when")), state.moment(look.get("turn"))
+    return None if look_due(looked, look.get("failed") is True, due, datetime.now(UTC)) else "It was looked for news a short time ago"
+
+
+def note_look(failed: bool, turn: object) -> None:
+    """Record that it was looked for news. TURN: when this machine's turn is, if it has to wait for it."""
+    with state.edit(state.STATE) as data:
+        data["look"] = {"when": state.now(), "failed": failed, "turn": turn if isinstance(turn, str) else None}
 
 
 def told(args) -> Outcome:
     """`update`, alone, with what the person should know left as a notice."""
+    wait = too_early() if args.due else None
+    if wait:
+        return Outcome(Code.DONE, wait, facts={"state": "too early"})
     try:
         with state.alone():
             outcome = update(args)
     except DeviceError as error:
-        tell.notify("update", error.outcome if error.outcome.code is Code.REFUSED else None)
+        outcome = error.outcome
+        if outcome.code in (Code.LATER, Code.REFUSED, Code.FAILED):
+            note_look(outcome.facts.get("finding") != "turn", outcome.facts.get("turn"))
+        tell.notify("update", outcome if outcome.code is Code.REFUSED or outcome.facts.get("finding") == "full" else None)
         raise
+    finally:
+        late = channel.stale()
+        tell.notify("channel", Outcome(Code.LATER, stale_words(late)) if late and late >= LASTING else None)
     if not args.check:
+        note_look(False, None)
         tell.notify("update", outcome if outcome.facts.get("state") == "ready" else None)
+    if args.apply and outcome.facts.get("state") == "ready":
+        return restart(outcome)
     return outcome
+
+
+def restart(ready: Outcome) -> Outcome:
+    """Restart into what is READY. Only systemd is asked, when no lock is held any more: whoever still holds one at shutdown
+    keeps the new version from being put in place (seen with `bootc upgrade --apply`)."""
+    done = run(["systemctl", "--no-block", "reboot"], timeout=60)
+    if done.code:
+        return replace(ready, warnings=(*ready.warnings, f"the machine could not be restarted ({done.reason})"))
+    return replace(ready, next="the machine restarts now", facts={**ready.facts, "restarting": True})
+
+
+def make_parser():
+    """The command line of veilor-update."""
+    about = "Installs the announced version of veilor-os for the next restart. The machine is never restarted unless --apply is given."
+    parser = tell.parser(PROGRAM, about, Code.REFUSED, Code.UNFIT, more=findings_help())
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--check", action="store_true", help="only say whether there is something newer, and what would hold it up")
+    only.add_argument("--download-only", action="store_true", help="download and compare, but keep it from booting")
+    only.add_argument("--apply", action="store_true", help="restart the machine at once when the new version is ready")
+    parser.add_argument("--now", action="store_true", help="go on where the table below says so")
+    parser.add_argument("--due", action="store_true", help="as the timer does: nothing within 10 minutes of the start or 20 hours of the "
+                        "last look (1 hour if that failed), unless this machine's turn has come")
+    return parser
+
+
+def findings_help() -> str:
+    """The table of findings for the help."""
+    lines = [f"  {name:10} {does.split(' (')[0]:8} {now:8} {code:>4}  {seen}\n" for name, seen, does, now, code in rows()]
+    head = f"  {'finding':10} {'then':8} {'--now':8} {'exit':>4}  found when\n"
+    return "what is looked at first (ask: defer, where nobody can be asked):\n" + head + "".join(lines)
 
 
 def main(argv: list[str]) -> int:
     """The program veilor-update."""
-    about = "Installs the announced version of veilor-os for the next restart. The machine is never restarted by it."
-    parser = tell.parser("veilor-update", about, Code.REFUSED, Code.UNFIT)
-    only = parser.add_mutually_exclusive_group()
-    only.add_argument("--check", action="store_true", help="only say whether there is something newer")
-    only.add_argument("--download-only", action="store_true", help="download and compare, but keep it from booting")
-    return tell.conclude(parser, argv, told)
+    return tell.conclude(make_parser(), argv, told)

@@ -1,0 +1,49 @@
+"""When a machine takes its turn: its place in the statement's rollout window, and how often it looks for news.
+
+Nobody keeps a list of machines. Each finds its own place from its id and the version, so that the same machine is early
+with one version and late with another, and a bad release meets only those whose turn came before it was withdrawn.
+"""
+
+import hashlib
+from datetime import datetime, timedelta
+
+from veilor.core.statement import Statement
+
+# Setting: which part of the window the machine's place is in.
+SETTINGS = {"early": (0.0, 0.1), "normal": (0.0, 1.0), "late": (0.9, 1.0)}
+CLOCK_SLACK = timedelta(days=1)  # a clock that is wrong by less disturbs nothing
+LOOK_EVERY = timedelta(hours=20)
+LOOK_AGAIN = timedelta(hours=1)  # after a look that failed
+
+
+def place(machine_id: str, version: str, setting: str = "normal") -> float:
+    """Where the machine MACHINE_ID stands in the window of VERSION, from 0 to 1."""
+    number = int.from_bytes(hashlib.sha256(f"{machine_id}\n{version}".encode()).digest()[:8], "big") / 2**64
+    first, last = SETTINGS[setting]
+    return first + (last - first) * number
+
+
+def turn(statement: Statement, machine_id: str, setting: str = "normal") -> datetime:
+    """When the machine may take what STATEMENT announces."""
+    return statement.rollout_start + timedelta(hours=statement.rollout_hours * place(machine_id, statement.version, setting))
+
+
+def waits(statement: Statement, machine_id: str, setting: str, clock: datetime) -> datetime | None:
+    """The machine's turn when that is still to come, else None.
+
+    What was issued cannot lie in the future: a CLOCK a little behind it is taken for that moment, and one that is far
+    behind cannot tell when its turn is, so it doesn't wait (it might for ever).
+    """
+    if clock < statement.issued - CLOCK_SLACK:
+        return None
+    due = turn(statement, machine_id, setting)
+    return due if max(clock, statement.issued) < due else None
+
+
+def look_due(looked: datetime | None, failed: bool, due: datetime | None, clock: datetime) -> bool:
+    """Whether a machine that LOOKED (and FAILED), and knows a turn that is DUE then, should look for news at CLOCK."""
+    if looked is None or looked > clock:  # never, or the clock was set back
+        return True
+    if due is not None and looked < due <= clock:
+        return True
+    return clock - looked >= (LOOK_AGAIN if failed else LOOK_EVERY)

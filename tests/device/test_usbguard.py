@@ -1,0 +1,238 @@
+"""veilor-usbguard-enroll on sysfs trees of a laptop, a desktop, a tablet, a docked laptop; the rules judged by a matcher.
+
+The matcher is a model of the part of usbguard's rule language that is used here, not usbguard itself. Rules for attached
+devices are written here in the form that `usbguard generate-policy -X -P` prints.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from veilor.device import usbguard
+
+LETTERS = "fffffffe"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(usbguard, "SETTLE", 0.1)
+
+
+class Device:
+    """A USB device: what usbguard judges it by, and its keyboard if it is one."""
+
+    def __init__(self, id, name, *interfaces, serial="", keyboard=False, via="1-1", connect="hotplug"):
+        self.id, self.name, self.interfaces, self.serial, self.keyboard, self.via, self.connect = (
+            id, name, list(interfaces), serial, keyboard, via, connect)
+
+    @property
+    def rule(self):
+        listed = self.interfaces[0] if len(self.interfaces) == 1 else f"{{ {' '.join(self.interfaces)} }}"
+        return (f'allow id {self.id} serial "{self.serial}" name "{self.name}" with-interface {listed} '
+                f'with-connect-type "{self.connect}"')
+
+
+ROOT_HUB = Device("1d6b:0002", "xHCI Host Controller", "09:00:00", serial="0000:00:14.0", via="usb1", connect="")
+KEYBOARD = Device("046d:c31c", "USB Keyboard", "03:01:01", "03:00:00", keyboard=True, via="1-4")
+OTHER_KEYBOARD = Device("04d9:a0cd", "Some Keyboard", "03:01:01", keyboard=True, via="1-5")
+RECEIVER = Device("046d:c52b", "USB Receiver", "03:01:01", "03:01:02", "03:00:00", keyboard=True, via="1-6")
+MOUSE = Device("046d:c077", "Mouse", "03:01:02", via="1-2")
+DOCK = Device("17ef:a387", "Dock Hub", "09:00:01", "09:00:02", via="1-3")
+HEADSET = Device("0b0e:245d", "Headset", "01:01:00", "01:02:00", "03:00:00", serial="HS1", via="1-7")
+STICK = Device("0781:5581", "Stick", "08:06:50", serial="A1", via="1-8")
+BADUSB = Device("0781:5581", "Stick", "08:06:50", "03:01:01", serial="A2", keyboard=True, via="1-9")
+
+
+def attach(machine, devices, *, chassis, inside=None):
+    """Write sysfs: DEVICES, the machine's CHASSIS type, and a keyboard INSIDE on that bus."""
+    machine.load()
+    machine.world["usb_rules"] = "\n".join(device.rule for device in devices)
+    machine.save()
+    machine.put("sys/class/dmi/id/chassis_type", f"{chassis}\n")
+    (machine.root / "sys/class/input").mkdir(parents=True, exist_ok=True)
+    for old in (machine.root / "sys/class/input").iterdir():
+        old.unlink()
+    inputs = [(f"sys/devices/pci0/usb1/{device.via}", device, 0x03) for device in devices]
+    inputs += [("sys/devices/platform/i8042/serio0", Device("", "AT Translated Set 2 keyboard", keyboard=True), inside)] * bool(inside)
+    inputs += [("sys/devices/LNXSYSTM:00/button", Device("", "Power Button"), 0x19)]
+    for number, (folder, device, bus) in enumerate(inputs):
+        if device.id:
+            vendor, product = device.id.split(":")
+            for name, value in (("idVendor", vendor), ("idProduct", product), ("authorized", "1")):
+                machine.put(f"{folder}/{name}", f"{value}\n")
+        entry = f"{folder}/if0/input/input{number}"
+        keys = f"3f0001 0 e080ffdf01cfffff {LETTERS}" if device.keyboard else "1f0000 0 0 0"
+        for name, value in (("name", device.name), ("id/bustype", f"{bus:04x}"), ("capabilities/key", keys)):
+            machine.put(f"{entry}/{name}", f"{value}\n")
+        (machine.root / f"sys/class/input/input{number}").symlink_to(machine.root / entry)
+
+
+# -- a model of usbguard's judgement -----------------------------------------------------------------------------------
+
+
+def like(pattern, interface):
+    return all(p in ("*", i) for p, i in zip(pattern.split(":"), interface.split(":"), strict=True))
+
+
+def fits(rule, device, allowed):
+    """Whether DEVICE fits RULE while the devices ALLOWED are let in."""
+    rule, _, condition = rule.partition(" if ")
+    if condition:
+        wanted = re.fullmatch(r"!allowed-matches\(with-interface one-of \{ (\S+) \}\)", condition)[1]
+        if any(like(wanted, interface) for other in allowed for interface in other.interfaces):
+            return False
+    for key, value in (("id", device.id), ("serial", device.serial), ("name", device.name), ("via-port", device.via)):
+        asked = re.search(rf' {key} "?((?<=")[^"]*|[^" ]+)', rule)
+        if asked and asked[1] != value:
+            return False
+    asked = re.search(r"with-interface (match-all |one-of |equals )?(?:\{ ([^}]*) \}|(\S+))", rule)
+    patterns, kind = (asked[2] or asked[3]).split(), (asked[1] or "equals ").strip()
+    if kind == "equals":
+        return sorted(patterns) == sorted(device.interfaces)
+    hits = [any(like(pattern, interface) for pattern in patterns) for interface in device.interfaces]
+    return all(hits) if kind == "match-all" else any(hits)
+
+
+def judge(rules, device, allowed=()):
+    return next((rule.split()[0] for rule in rules if fits(rule, device, allowed)), "block")
+
+
+def enroll(machine, *argv):
+    return machine.program("usbguard-enroll", "--json", *argv)
+
+
+LAPTOP = {"chassis": 10, "inside": 0x11}
+
+
+@pytest.fixture
+def laptop(machine):
+    attach(machine, [ROOT_HUB, MOUSE], **LAPTOP)
+    return machine
+
+
+@pytest.fixture
+def desktop(machine):
+    attach(machine, [ROOT_HUB, KEYBOARD, MOUSE], chassis=3)
+    return machine
+
+
+def test_a_laptop_blocks_a_later_keyboard_and_says_how_to_allow_it(laptop):
+    done = enroll(laptop)
+    assert done.code == 0 and done.data["later_keyboard"] == "ask" and "AT Translated" in done.data["means"]
+    rules = done.data["rules"]
+    assert laptop.text("etc/usbguard/rules.conf").splitlines() == rules
+    assert (laptop.root / "etc/usbguard/rules.conf").stat().st_mode & 0o777 == 0o600
+    assert judge(rules, MOUSE) == "allow" and judge(rules, ROOT_HUB) == "allow"
+    assert [judge(rules, device) for device in (KEYBOARD, RECEIVER, STICK, HEADSET, DOCK)] == ["block"] * 5
+    assert judge(rules, BADUSB) == "reject"
+    assert [argv[1:] for argv in laptop.calls("systemctl")][1:3] == [["enable", "usbguard.service"], ["restart", "usbguard.service"]]
+
+
+def test_a_machine_whose_only_keyboard_is_on_usb_takes_another_one_only_in_its_place(desktop):
+    done = enroll(desktop)
+    rules = done.data["rules"]
+    assert done.code == 0 and done.data["later_keyboard"] == "alone" and "works by itself" in done.data["means"]
+    assert judge(rules, KEYBOARD) == "allow"
+    for later in (OTHER_KEYBOARD, RECEIVER):
+        assert judge(rules, later, [KEYBOARD]) == "block", "while the first is there"
+        assert judge(rules, later, [MOUSE]) == "allow", "once the first is gone"
+    assert judge(rules, BADUSB, []) == "reject" and judge(rules, STICK, []) == "block"
+    assert judge(rules, DOCK, []) == "allow", "a keyboard may hang on a hub"
+
+
+def test_without_the_rule_for_later_keyboards_such_a_machine_would_be_lost(desktop):
+    rules = [rule for rule in enroll(desktop).data["rules"] if rule not in usbguard.LATER]
+    assert judge(rules, OTHER_KEYBOARD, []) == "block"
+
+
+@pytest.mark.parametrize(("devices", "chassis", "inside", "later"), [
+    ([KEYBOARD], 3, 0x11, "alone"),  # a desktop with something on PS/2: perhaps an empty socket
+    ([KEYBOARD], 32, 0x18, "alone"),  # a detachable
+    ([KEYBOARD], "", None, "alone"),
+    ([KEYBOARD], 10, None, "alone"),  # a laptop whose own keyboard is on USB, or is broken
+    ([KEYBOARD], 10, 0x05, "alone"),  # Bluetooth only
+    ([KEYBOARD], 10, 0x18, "ask"), ([KEYBOARD], 9, 0x1C, "ask"), ([], 10, 0x11, "ask"), ([MOUSE], 3, None, "alone"),
+])
+def test_which_way_is_chosen(machine, devices, chassis, inside, later):
+    attach(machine, [ROOT_HUB, *devices], chassis=chassis, inside=inside)
+    done = enroll(machine, "--dry-run")
+    assert done.code == 0 and done.data["later_keyboard"] == later
+    assert (judge(done.data["rules"], OTHER_KEYBOARD, []) == "allow") == (later == "alone")
+
+
+def test_a_dock_in_another_socket_is_the_same_dock(machine):
+    on_dock = [DOCK, Device("046d:c31c", "USB Keyboard", "03:01:01", "03:00:00", keyboard=True, via="1-3.1", connect="hotplug")]
+    attach(machine, [ROOT_HUB, *on_dock], **LAPTOP)
+    rules = enroll(machine).data["rules"]
+    for device in on_dock:
+        device.via, device.connect = device.via.replace("1-3", "3-1"), "unknown"
+        assert judge(rules, device) == "allow"
+    assert not any(word in rule for rule in rules for word in (" hash ", "parent-hash", "via-port", "with-connect-type"))
+    by_port = [rule.replace(" with-interface", ' via-port "1-3" with-interface', 1) for rule in rules]
+    assert judge(by_port, on_dock[0]) == "block", "with ports it would not be"
+
+
+def test_again_takes_in_more_and_forgets_nothing(laptop):
+    enroll(laptop)
+    owners = 'allow id 1050:0407 serial "" name "Key" with-interface { 03:01:01 03:00:00 }'
+    laptop.put("etc/usbguard/rules.conf", f"# by hand\n{owners}\n" + laptop.text("etc/usbguard/rules.conf"))
+    attach(laptop, [ROOT_HUB, HEADSET], **LAPTOP)
+    first = enroll(laptop).data["rules"]
+    assert judge(first, MOUSE) == "allow" and judge(first, HEADSET) == "allow" and first[0] == owners
+    assert enroll(laptop).data["rules"] == first, "twice is as once"
+    assert "Key" in laptop.text("etc/usbguard/rules.conf.before-veilor")
+    only = enroll(laptop, "--forget").data["rules"]
+    assert judge(only, MOUSE) == "block" and judge(only, HEADSET) == "allow" and owners not in only
+
+
+def test_a_rule_of_the_owner_against_a_device_wins(laptop):
+    laptop.put("etc/usbguard/rules.conf", 'block id 046d:c077 serial "" name "Mouse" with-interface 03:01:02\n')
+    assert judge(enroll(laptop).data["rules"], MOUSE) == "block"
+
+
+def test_dry_run_prints_the_rules_and_changes_nothing(laptop):
+    done = laptop.program("usbguard-enroll", "--dry-run")
+    assert done.code == 0 and 'name "Mouse"' in done.out and "reject with-interface" in done.out and "blocked until you allow" in done.out
+    assert not laptop.calls("systemctl") and not (laptop.root / "etc/usbguard").exists()
+
+
+@pytest.mark.parametrize("before", [None, "allow id 1:1\n"])
+def test_a_keyboard_that_is_shut_out_takes_the_rules_back(desktop, before):
+    if before:
+        desktop.put("etc/usbguard/rules.conf", before)
+    desktop.change("usb", x=1)
+    desktop.world["usb_shuts_out"] = ["sys/devices/pci0/usb1/1-4"]
+    desktop.save()
+    done = enroll(desktop)
+    assert done.code == 1 and "USB Keyboard would have been shut out" in done.data["what"]
+    assert desktop.text("etc/usbguard/rules.conf") == (before or "")
+    assert desktop.text("sys/devices/pci0/usb1/1-4/authorized") == "1"
+
+
+def test_a_service_that_does_not_start_takes_the_rules_back(desktop):
+    desktop.change("fail", **{"systemctl restart": "Job for usbguard.service failed"})
+    done = enroll(desktop)
+    assert done.code == 1 and "taken back" in done.data["what"] and not (desktop.root / "etc/usbguard/rules.conf").exists()
+
+
+@pytest.mark.parametrize("rules", ["", "error", "allow id 046d:c077 name x\nblock", MOUSE.rule])
+def test_rules_without_the_keyboard_are_not_taken(desktop, rules):
+    desktop.load()
+    desktop.world["usb_rules"] = rules
+    desktop.save()
+    done = enroll(desktop)
+    assert done.code == 1 and not desktop.calls("systemctl") and not (desktop.root / "etc/usbguard").exists()
+
+
+def test_where_it_does_not_fit(desktop, monkeypatch):
+    desktop.put("etc/usbguard/usbguard-daemon.conf", "RuleFile=/etc/other.conf\n")
+    assert enroll(desktop).code == 5
+    desktop.put("etc/usbguard/usbguard-daemon.conf", "RuleFile=/etc/usbguard/rules.conf\n")
+    assert enroll(desktop, "--dry-run").code == 0
+    (desktop.folder / "bin/usbguard").unlink()
+    monkeypatch.setattr("veilor.device.run.PATH", str(desktop.folder / "bin"))
+    assert enroll(desktop).code == 5
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert enroll(desktop).code == 6
