@@ -1,0 +1,134 @@
+"""Who may have what done, when units start, and how swap is made: asked of the programs that decide it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from veilor.build.check.guards import POLKIT
+
+ADMIN = {"local": True, "active": True, "groups": ["wheel"]}
+OTHERS = [ADMIN | {"groups": []}, ADMIN | {"local": False}, ADMIN | {"active": False}]
+ASK = """
+function decide(id, details, who) {
+  var action = {id: id, lookup: function (name) { return details[name]; }};
+  var subject = {local: who.local, active: who.active, isInGroup: function (name) { return who.groups.indexOf(name) !== -1; }};
+  for (var i = 0; i < polkit.rules.length; i++) {
+    var answer = polkit.rules[i](action, subject);
+    if (answer) { return answer; }
+  }
+  return "left to the base";
+}
+"""
+
+
+@pytest.fixture
+def decide(machine, run, tmp_path):
+    """What our rules answer for an action's ID with DETAILS asked by WHO."""
+
+    def go(action, who, **details):
+        rules = (machine / "usr/share/polkit-1/rules.d/10-veilor.rules").read_text()
+        question = f"print(decide({json.dumps(action)}, {json.dumps(details)}, {json.dumps(who)}));\n"
+        (tmp_path / "ask.js").write_text(POLKIT + rules + ASK + question)
+        code, said, errors = run(f"duk {tmp_path}/ask.js")
+        assert code == 0, errors
+        return said.strip()
+
+    return go
+
+
+MANAGE = "org.freedesktop.systemd1.manage-units"
+
+
+def test_an_administrator_at_the_machine_may_look_for_an_update(decide):
+    assert decide(MANAGE, ADMIN, unit="veilor-update-stage.service", verb="start") == "yes"
+
+
+@pytest.mark.parametrize("who", OTHERS)
+def test_nobody_else_may(decide, who):
+    assert decide(MANAGE, who, unit="veilor-update-stage.service", verb="start") == "left to the base"
+
+
+@pytest.mark.parametrize(("unit", "verb"), [
+    ("veilor-update-stage.service", "stop"), ("sshd.service", "start"), ("usbguard.service", "stop"),
+])
+def test_nothing_else_may_be_done(decide, unit, verb):
+    assert decide(MANAGE, ADMIN, unit=unit, verb=verb) == "left to the base"
+
+
+@pytest.mark.parametrize("action", [
+    "org.projectatomic.rpmostree1.rebase", "org.projectatomic.rpmostree1.rollback", "org.projectatomic.rpmostree1.bootconfig",
+    "org.usbguard.Devices1.applyDevicePolicy", "org.usbguard.Policy1.appendRule", "org.usbguard1.setParameter",
+])
+def test_a_password_is_asked_for_each_time(decide, machine, action):
+    assert decide(action, ADMIN) == "auth_admin"
+    rules = machine / "usr/share/polkit-1/rules.d/10-veilor.rules"
+    rules.write_text("")
+    assert decide(action, ADMIN) == "left to the base"
+
+
+def test_looking_is_left_to_the_base(decide):
+    assert decide("org.usbguard.Devices1.listDevices", ADMIN) == "left to the base"
+
+
+@pytest.fixture
+def cycles(machine, run, tmp_path):
+    """Ordering cycles that systemd finds on the way to graphical.target, with Fedora's login units in their shape."""
+
+    def go():
+        place = tmp_path / "units"
+        shutil.copytree(machine / "usr/lib/systemd/system", place)
+        simple = "[Service]\nType=oneshot\nExecStart=/usr/bin/true\n"
+        (place / "plasma-setup.service").write_text("[Unit]\nBefore=display-manager.service\n" + simple)
+        (place / "display-manager.service").write_text("[Unit]\nAfter=systemd-user-sessions.service\n[Service]\nExecStart=/usr/bin/true\n")
+        (place / "greenboot-healthcheck.service").write_text("[Unit]\nBefore=boot-complete.target\n" + simple)
+        wants = [link for link in (machine / "etc/systemd/system").glob("*.wants/*") if link.is_symlink()]
+        for folder, unit in [(link.parent.name, link.name) for link in wants] + [
+                ("graphical.target.wants", "display-manager.service"), ("multi-user.target.wants", "plasma-setup.service")]:
+            (place / folder).mkdir(exist_ok=True)
+            if not os.path.lexists(place / folder / unit):
+                (place / folder / unit).symlink_to(f"../{unit}")
+        _, said, errors = run(f"env SYSTEMD_UNIT_PATH={place}: systemd-analyze verify --man=no --generators=no graphical.target")
+        return [line for line in (said + errors).splitlines() if "cycle" in line]
+
+    return go
+
+
+def test_the_first_boot_has_its_place_before_the_login(cycles):
+    assert cycles() == []
+
+
+def test_after_the_graphical_target_it_would_have_none(cycles, machine):
+    """What 0.5.32 came to: the target waits for the login, which waits for the unit, which waits for the target."""
+    unit = machine / "usr/lib/systemd/system/veilor-firstboot-rebase.service"
+    unit.write_text(unit.read_text().replace("\nAfter=", "\nAfter=graphical.target "))
+    assert cycles()
+
+
+@pytest.fixture
+def swap(machine, run):
+    """Whether zram-generator makes a swap unit on a machine of MEMORY KiB, and what it says."""
+
+    def go(memory):
+        (machine / "proc").mkdir()
+        (machine / "proc/meminfo").write_text(f"MemTotal: {memory} kB\n")
+        (machine / "proc/cmdline").write_text("\n")
+        start = f"ZRAM_GENERATOR_ROOT={machine} /usr/lib/systemd/system-generators/zram-generator"
+        code, *said = run(f"mkdir /tmp/out; {start} /tmp/out /tmp/out /tmp/out; test -e /tmp/out/dev-zram0.swap")
+        return code == 0, "".join(said)
+
+    return go
+
+
+@pytest.mark.parametrize(("memory", "size"), [(8 << 20, 8192), (64 << 20, 16384)])
+def test_swap_is_memory_as_large_as_memory_up_to_16_gib(swap, memory, size):
+    made, said = swap(memory)
+    assert made and f"with {size}MB" in said
+
+
+def test_no_swap_without_the_configuration(swap, machine):
+    shutil.rmtree(machine / "usr/lib/systemd/zram-generator.conf.d")
+    assert not swap(8 << 20)[0]
