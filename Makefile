@@ -56,6 +56,7 @@ test: setup
 docs: setup
 	@$(VENV)/bin/python -c 'from pathlib import Path; from veilor.build.docs import write_pages; write_pages(Path("."))'
 	@$(VENV)/bin/python docs/commands.py
+	@$(VENV)/bin/python -c 'from pathlib import Path; from veilor.build.image_builder import write; write(Path("."))'
 
 # -W: a link that leads nowhere fails it. Nothing is fetched, and the site needs no server.
 site: setup

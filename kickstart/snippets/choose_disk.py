@@ -1,4 +1,4 @@
-"""Asks on the console which disk to install to, and writes /tmp/veilor-target.ks for the installer to include.
+"""Asks on the console which disk to install to, which keyboard and language, and writes /tmp/veilor-target.ks from it.
 
 Never offered: the installation medium, anything in use, read-only or smaller than MINIMUM. A disk that isn't empty is
 taken only when its name is typed as well. Nothing is written to any disk here. Exit codes: 0 chosen, 1 not.
@@ -72,7 +72,7 @@ def contents(disk, first_bytes):
     return "a partition table" if disk.get("pttype") else "unknown data" if first_bytes.strip(b"\0") else ""
 
 
-def target(disk, keymap):
+def target(disk, keymap, language):
     """The text of TARGET: only DISK is used, only it is erased, entry by entry."""
     parts = [node["name"] for node in whole(disk) if node["type"] == "part"]
     lines = [f"ignoredisk --only-use={disk['name']}"]
@@ -80,7 +80,7 @@ def target(disk, keymap):
         lines.append("zerombr")  # the installer leaves a disk without a partition table alone unless told so
     # The disk's own name is in the list so that it gets a new GPT whatever table it had.
     lines.append(f"clearpart --list={','.join([disk['name'], *parts])} --drives={disk['name']} --initlabel --disklabel=gpt")
-    return "\n".join([*lines, f"keyboard --vckeymap={keymap}", ""])
+    return "\n".join([*lines, f"keyboard --vckeymap={keymap}", f"lang {language}", ""])
 
 
 def use_keymap(name):
@@ -93,9 +93,23 @@ def use_keymap(name):
         return False
 
 
+def as_language(name):
+    """The locale for what was typed (de_DE, or de_DE.UTF-8), or an empty text when it is none."""
+    found = re.fullmatch(r"([a-z]{2,3}_[A-Z]{2})(?:\.(?:UTF-8|utf8))?", name)
+    return f"{found[1]}.UTF-8" if found else ""
+
+
+def refuse_mode(cmdline):
+    """Raises NoChoice where the installer was told not to ask anybody: it could not ask for the passphrase either."""
+    silent = {"inst.cmdline", "inst.noninteractive"} & set(cmdline.split())
+    if silent:
+        raise NoChoice(f"with {sorted(silent)[0]} the installer can't ask for the passphrase; nothing was changed, start again without it")
+
+
 def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
-    """Ask until a disk is chosen; (disk, keymap). ASK(prompt) gives a line, None at its end; raises NoChoice."""
-    keymap = "us"
+    """Ask until a disk is chosen; (disk, keymap, language). ASK(prompt) gives a line, None at its end; raises NoChoice."""
+    keymap, language = "us", "en_US.UTF-8"
+    refuse_mode(cmdline)
     offered, left_out = sort_disks(blockdevices, cmdline)
     say("")
     say("veilor-os erases one disk and takes all of it. Disks of this machine:")
@@ -107,7 +121,8 @@ def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
         say(f"     {name} is left out: {reason}")
     if not offered:
         raise NoChoice(f"no disk to install to; attach one of at least {MINIMUM // GiB} GiB that isn't in use, and start again")
-    say("Type its number; or `keyboard NAME` for another layout than us (de, fr, ...); or `quit`.")
+    say(f"The keyboard layout is {keymap}, also for the passphrase; the language is {language}.")
+    say("Type its number; or first `keyboard NAME` (de, fr, ...) or `language NAME` (de_DE, fr_FR, ...); or `quit`.")
     while True:
         line = ask("Install to which disk? ")
         answer = (line or "quit").strip()
@@ -119,15 +134,20 @@ def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
                 keymap = name
             say(f"The keyboard layout is {keymap}." if keymap == name else f"There is no keyboard layout {name} here.")
             continue
+        if answer.startswith("language "):
+            named = as_language(answer.split(None, 1)[1])
+            language = named or language
+            say(f"The language is {language}." if named else "A language is typed like de_DE or pt_BR.")
+            continue
         if not answer.isascii() or not answer.isdigit() or not 1 <= int(answer) <= len(offered):
             say(f"Type a number from 1 to {len(offered)}.")
             continue
         disk = offered[int(answer) - 1]
         if not disk["contents"]:
-            return disk, keymap
+            return disk, keymap, language
         typed = ask(f"Everything on {disk['name']} ({disk['contents']}) will be lost. Type {disk['name']} to erase it: ")
         if typed is not None and typed.strip() == disk["name"]:
-            return disk, keymap
+            return disk, keymap, language
         say("That is not its name: nothing was changed.")
 
 
@@ -166,9 +186,9 @@ def main():
     try:
         listed = json.loads(subprocess.run(LSBLK, capture_output=True, check=True, timeout=60).stdout)
         with open("/proc/cmdline") as cmdline:
-            disk, keymap = choose(listed["blockdevices"], cmdline.read(), ask, say, read_start)
+            disk, keymap, language = choose(listed["blockdevices"], cmdline.read(), ask, say, read_start)
         with open(TARGET + ".new", "w") as out:
-            out.write(target(disk, keymap))
+            out.write(target(disk, keymap, language))
         os.rename(TARGET + ".new", TARGET)
     except NoChoice as why:
         say(f"Not installed: {why}.")

@@ -19,6 +19,8 @@ LOGS = ("/tmp/anaconda.log", "/tmp/storage.log", "/tmp/program.log", "/tmp/packa
 # The deployment as the installer shows it, then the stateroot's own /var, for when it didn't come that far.
 TARGETS = ("/mnt/sysroot/var", "/mnt/sysimage/ostree/deploy/veilor/var")
 TAG = "veilor-logs"
+TAGS = "/sys/bus/virtio/drivers/9pnet_virtio/virtio*/mount_tag"
+SHARE = "/run/veilor-logs"
 PORT = "/dev/virtio-ports/org.veilor.logs"
 SECONDS = 30
 
@@ -46,19 +48,23 @@ def keep_in_target():
     return None
 
 
+def read_tag(path):
+    """The name of a shared folder, which the kernel ends with a zero byte."""
+    with open(path) as tag:
+        return tag.read().strip("\0\n ")
+
+
 def keep_on_share():
     """Copy the logs to the host's shared folder, when it offers one."""
     subprocess.run(["modprobe", "--quiet", "9pnet_virtio"], timeout=SECONDS)
-    tags = [open(path).read().strip("\0\n ") for path in glob.glob("/sys/bus/virtio/drivers/9pnet_virtio/virtio*/mount_tag")]
-    if TAG not in tags:
+    if TAG not in [read_tag(path) for path in glob.glob(TAGS)]:
         return None
-    place = "/run/veilor-logs"
-    os.makedirs(place, exist_ok=True)
-    subprocess.run(["mount", "-t", "9p", "-o", "trans=virtio,version=9p2000.L", TAG, place], check=True, timeout=SECONDS)
+    os.makedirs(SHARE, exist_ok=True)
+    subprocess.run(["mount", "-t", "9p", "-o", "trans=virtio,version=9p2000.L", TAG, SHARE], check=True, timeout=SECONDS)
     try:
-        copy_to(place)
+        copy_to(SHARE)
     finally:
-        subprocess.run(["umount", place], timeout=SECONDS)
+        subprocess.run(["umount", SHARE], timeout=SECONDS)
     return TAG
 
 

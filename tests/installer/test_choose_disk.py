@@ -52,21 +52,21 @@ def test_no_disk_at_all(one):
     assert choosing.sort_disks([one], CMDLINE) == ([], [])
 
 
-def talk(disks, *typed, start=EMPTY, keymaps=("us", "de")):
-    """Choose with TYPED lines; (disk's name, keymap), prompts, what was said."""
+def talk(disks, *typed, start=EMPTY, keymaps=("us", "de"), cmdline=CMDLINE):
+    """Choose with TYPED lines; (disk's name, keymap, language), prompts, what was said."""
     lines, prompts, said = list(typed), [], []
 
     def ask(prompt):
         prompts.append(prompt)
         return lines.pop(0) + "\n" if lines else None
 
-    found, keymap = choosing.choose(disks, CMDLINE, ask, said.append, lambda one: start, keymaps.__contains__)
-    return (found["name"], keymap), prompts, "\n".join(said)
+    found, *chosen = choosing.choose(disks, cmdline, ask, said.append, lambda one: start, keymaps.__contains__)
+    return (found["name"], *chosen), prompts, "\n".join(said)
 
 
 def test_an_empty_disk_needs_its_number_only():
     chosen, prompts, said = talk([MEDIUM, disk("vdb", serial="disk1"), disk("vdc")], "1")
-    assert chosen == ("vdb", "us") and prompts == ["Install to which disk? "]
+    assert chosen == ("vdb", "us", "en_US.UTF-8") and prompts == ["Install to which disk? "]
     assert "1) vdb  40.0 GiB  empty  (disk1)" in said and "vda is left out: the installation medium" in said
 
 
@@ -109,9 +109,9 @@ def test_no_disk_says_what_to_do():
 
 def test_keyboard_layout():
     chosen, _, said = talk([disk("sda")], "keyboard de", "1")
-    assert chosen == ("sda", "de") and "layout is de" in said
+    assert chosen[:2] == ("sda", "de") and "layout is de" in said
     chosen, _, said = talk([disk("sda")], "keyboard xx", "1")
-    assert chosen == ("sda", "us") and "no keyboard layout xx" in said
+    assert chosen[:2] == ("sda", "us") and "no keyboard layout xx" in said
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "de;reboot", "-h" * 30])
@@ -120,11 +120,30 @@ def test_keyboard_names_are_harmless(name, monkeypatch):
     assert not choosing.use_keymap(name)
 
 
+@pytest.mark.parametrize(("typed", "locale"), [("de_DE", "de_DE.UTF-8"), ("pt_BR.UTF-8", "pt_BR.UTF-8")])
+def test_language(typed, locale):
+    chosen, prompts, said = talk([disk("sda")], f"language {typed}", "1")
+    assert chosen == ("sda", "us", locale) and f"The language is {locale}." in said and len(prompts) == 2
+
+
+@pytest.mark.parametrize("typed", ["german", "de", "de_DE; rm", "../x", "DE_de"])
+def test_what_is_no_language_changes_nothing(typed):
+    chosen, _, said = talk([disk("sda")], f"language {typed}", "1")
+    assert chosen[2] == "en_US.UTF-8" and "typed like de_DE" in said
+
+
+@pytest.mark.parametrize("argument", ["inst.cmdline", "inst.noninteractive"])
+def test_a_mode_that_can_ask_nobody_is_refused_before_anything_else(argument):
+    with pytest.raises(choosing.NoChoice, match="passphrase"):
+        talk([disk("sda")], "1", cmdline=f"{CMDLINE} {argument}")
+
+
 def test_target_names_everything_that_goes_and_nothing_else():
-    text = choosing.target(disk("nvme0n1", 40 * GiB, part("nvme0n1p1"), part("nvme0n1p2"), pttype="dos"), "de")
+    text = choosing.target(disk("nvme0n1", 40 * GiB, part("nvme0n1p1"), part("nvme0n1p2"), pttype="dos"), "de", "de_DE.UTF-8")
     assert text.splitlines() == [
         "ignoredisk --only-use=nvme0n1",
         "clearpart --list=nvme0n1,nvme0n1p1,nvme0n1p2 --drives=nvme0n1 --initlabel --disklabel=gpt",
         "keyboard --vckeymap=de",
+        "lang de_DE.UTF-8",
     ]
-    assert choosing.target(disk("vdb"), "us").splitlines()[1] == "zerombr"
+    assert choosing.target(disk("vdb"), "us", "en_US.UTF-8").splitlines()[1] == "zerombr"

@@ -38,7 +38,7 @@ def log(tmp_path, monkeypatch):
 def target(tmp_path):
     """The file that the kickstart includes, as its own %pre script writes it."""
     path = tmp_path / "target.ks"
-    path.write_text(choose_disk.target(NODE, "de"))
+    path.write_text(choose_disk.target(NODE, "de", "en_US.UTF-8"))
     return path
 
 
@@ -55,8 +55,9 @@ def asked(text):
 def test_the_shipped_kickstart_is_understood(asked):
     assert (asked.only_use, asked.clear, asked.clear_drives) == (("vdb",), ("vdb",), ("vdb",))
     assert (asked.stateroot, asked.transport, asked.url) == ("veilor", "oci", "/run/install/repo/container")
-    assert (asked.keymap, asked.timezone, asked.end) == ("de", "UTC", "poweroff")
-    assert [(s.in_chroot, s.must_succeed) for s in asked.post] == [(True, True), (False, True), (False, False)]
+    assert (asked.keymap, asked.lang, asked.timezone, asked.end) == ("de", "en_US.UTF-8", "UTC", "poweroff")
+    must, may = [(True, True), (False, True)], [(True, False), (True, False), (False, False)]
+    assert [(s.in_chroot, s.must_succeed) for s in asked.post] == must + may
     assert len(asked.onerror) == 1
 
 

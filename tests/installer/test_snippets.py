@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 
 import keep_logs
+import leave_notes
+import offer_mok
 import pytest
 import require_luks
 
@@ -93,6 +96,55 @@ def test_logs_go_to_the_host_as_a_tar(logs, monkeypatch):
     os.close(reading)
 
 
+@pytest.fixture
+def share(logs, monkeypatch):
+    """A host's shared folder, and programs that note how they are called; the folder, the calls, and the tag's file."""
+    programs, calls, tag = logs / "bin", logs / "calls", logs / "virtio3/mount_tag"
+    for folder in (programs, tag.parent):
+        folder.mkdir()
+    for name in ("modprobe", "mount", "umount"):
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{calls}\n')
+        (programs / name).chmod(0o755)
+    tag.write_text("veilor-logs\0")
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(keep_logs, "TAGS", str(logs / "virtio*/mount_tag"))
+    monkeypatch.setattr(keep_logs, "SHARE", str(logs / "share"))
+    return logs / "share", calls, tag
+
+
+def test_logs_go_to_the_hosts_folder(share):
+    place, calls, _ = share
+    assert keep_logs.keep_on_share() == "veilor-logs"
+    assert sorted(path.name for path in place.iterdir()) == ["ks-script-abc.log", "program.log"]
+    mounted = f"mount -t 9p -o trans=virtio,version=9p2000.L veilor-logs {place}"
+    assert calls.read_text().splitlines() == ["modprobe --quiet 9pnet_virtio", mounted, f"umount {place}"]
+
+
+def test_a_folder_that_fills_up_is_given_back(share, monkeypatch):
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keep_logs, "copy_to", full)
+    with pytest.raises(OSError, match="No space"):
+        keep_logs.keep_on_share()
+    assert share[1].read_text().splitlines()[-1].startswith("umount")
+
+
+def test_another_folder_of_the_hosts_is_not_written_to(share):
+    share[2].write_text("somebodys-home\0")
+    assert keep_logs.keep_on_share() is None and not share[0].exists()
+
+
+def test_a_full_folder_keeps_no_other_place_from_its_logs(share, logs, monkeypatch, capsys):
+    (logs / "var").mkdir()
+    monkeypatch.setattr(keep_logs, "TARGETS", (str(logs / "var"),))
+    monkeypatch.setattr(keep_logs, "PORT", str(logs / "no-port"))
+    (logs / "bin/mount").write_text("#!/bin/sh\nexit 32\n")
+    keep_logs.main()
+    said = capsys.readouterr().out
+    assert f"keep_in_target: {logs / 'var'}" in said and "keep_on_share: Command" in said and "keep_on_port: no such place" in said
+
+
 def test_no_place_is_no_error(logs, monkeypatch, capsys):
     monkeypatch.setattr(keep_logs, "TARGETS", ())
     monkeypatch.setattr(keep_logs, "PORT", str(logs / "no-port"))
@@ -100,3 +152,90 @@ def test_no_place_is_no_error(logs, monkeypatch, capsys):
     keep_logs.main()
     said = capsys.readouterr().out
     assert "keep_in_target: no such place" in said and "keep_on_port: no such place" in said
+
+
+@pytest.fixture
+def firmware(tmp_path, monkeypatch):
+    """A firmware with Secure Boot on, the image's key, and a mokutil that notes its calls."""
+    (tmp_path / "SecureBoot").write_bytes(b"\x06\0\0\0\1")
+    (tmp_path / "key.der").write_bytes(b"key")
+    calls = tmp_path / "calls"
+    program = tmp_path / "mokutil"
+    program.write_text(f"""#!/bin/sh
+echo "$1" >>{calls}
+case "$1" in
+  --test-key) test -e {tmp_path}/enrolled && echo "already enrolled" && exit 1; exit 0;;
+  --generate-hash=*) echo '$6$hash';;
+  --import) cat "$4" >{tmp_path}/asked;;
+  --list-new) test -e {tmp_path}/asked && echo "[key 1]";;
+esac
+""")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(offer_mok, "SECURE_BOOT", str(tmp_path / "SecureBoot"))
+    monkeypatch.setattr(offer_mok, "KEY", str(tmp_path / "key.der"))
+    return tmp_path
+
+
+def talk(*answers):
+    said, left = [], list(answers)
+    offer_mok.offer(lambda prompt: left.pop(0) if left else None, said.append)
+    return "\n".join(said)
+
+
+def test_a_key_that_is_wanted_waits_for_the_next_start(firmware):
+    assert offer_mok.reason_not_to() == ""
+    said = talk("yes\n", "\n")
+    assert (firmware / "asked").read_text() == "$6$hash\n"
+    code = said.splitlines()[-1].strip()
+    assert code.isdigit() and len(code) == 8 and f"--generate-hash={code}" in (firmware / "calls").read_text()
+
+
+@pytest.mark.parametrize("answer", ["no\n", "\n", None, "maybe\n"])
+def test_nothing_is_enrolled_unasked(firmware, answer):
+    said = talk(answer)
+    assert not (firmware / "asked").exists() and "will not start" in said and "mokutil --import" in said
+
+
+def test_a_firmware_that_takes_nothing_is_told_of(firmware):
+    (firmware / "mokutil").write_text("#!/bin/sh\nexit 0\n")
+    assert "took no request" in talk("yes\n")
+
+
+@pytest.mark.parametrize(("spoil", "why"), [
+    (lambda place: (place / "SecureBoot").write_bytes(b"\x06\0\0\0\0"), "Secure Boot is off"),
+    (lambda place: (place / "SecureBoot").unlink(), "Secure Boot is off"),
+    (lambda place: (place / "key.der").unlink(), "not in this image"), (lambda place: (place / "enrolled").touch(), "already enrolled"),
+])
+def test_where_there_is_nothing_to_offer_nobody_is_asked(firmware, spoil, why, capsys, monkeypatch):
+    spoil(firmware)
+    monkeypatch.setattr(offer_mok, "open_terminal", lambda: pytest.fail("somebody was asked"))
+    offer_mok.main()
+    assert why in capsys.readouterr().out
+
+
+DISKS = [{"path": "/dev/vdb", "fstype": None, "uuid": None, "children": [
+    {"path": "/dev/vdb2", "fstype": "ext4", "uuid": "b0"}, {"path": "/dev/vdb3", "fstype": "crypto_LUKS", "uuid": "c0ffee"}]}]
+
+
+def test_recovery_notes_name_the_disk_and_the_keyboard(tmp_path, monkeypatch):
+    program = tmp_path / "lsblk"
+    program.write_text(f"#!/bin/sh\necho '{json.dumps({'blockdevices': DISKS})}'\n")
+    program.chmod(0o755)
+    (tmp_path / "vconsole.conf").write_text('KEYMAP="de"\nFONT=x\n')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(leave_notes, "PLACE", str(tmp_path / "notes"))
+    monkeypatch.setattr(leave_notes.read_keymap, "__defaults__", (str(tmp_path / "vconsole.conf"),))
+    leave_notes.main()
+    text = (tmp_path / "notes").read_text()
+    assert "cryptsetup open /dev/disk/by-uuid/c0ffee veilor" in text and "prompt is de." in text
+
+
+def test_notes_are_left_whatever_is_missing_and_never_fail(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(leave_notes, "PLACE", str(tmp_path / "notes"))
+    leave_notes.main()
+    assert "THE-LARGEST-PARTITION" in (tmp_path / "notes").read_text()
+    monkeypatch.setattr(leave_notes, "PLACE", str(tmp_path / "no/notes"))
+    leave_notes.main()
+    assert "no recovery notes" in capsys.readouterr().out

@@ -30,21 +30,26 @@ def flatten(path: Path) -> str:
 
     An absolute path is left: such a file is made while the installer runs. Raises BuildError when a file is missing.
     """
+    return "".join(f"{line}\n" for _, _, line in flatten_lines(path))
+
+
+def flatten_lines(path: Path) -> list[tuple[Path, int, str]]:
+    """As `flatten`, each line with the file and the number that it has there."""
     lines = []
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise BuildError(f"{path} can't be read ({error.strerror}), so there is no kickstart to use; restore it from git") from None
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines(), 1):
         found = INCLUDE.match(line)
         if not found or found[1].startswith("/"):
-            lines.append(line)
+            lines.append((path, number, line))
             continue
-        part = flatten(path.parent / found[1]).rstrip("\n")
-        if any(inner.startswith("%") and not INCLUDE.match(inner) for inner in part.splitlines()):
+        part = flatten_lines(path.parent / found[1])
+        if any(inner.startswith("%") and not INCLUDE.match(inner) for _, _, inner in part):
             raise BuildError(f"{path.parent / found[1]} has a line that begins with %, which ends the script it goes into; indent it")
-        lines.append(part)
-    return "\n".join(lines) + "\n"
+        lines += part
+    return lines
 
 
 class Parsed:
@@ -160,6 +165,26 @@ def keeps_logs(ks: Parsed) -> str:
     return ""
 
 
+def has_no_swap(ks: Parsed) -> str:
+    swap = [line for line in ks.commands if re.match(r"part(ition)?\s+swap\b", line) or re.search(r"--(?:hibernation|recommended)\b", line)]
+    return "there must be no swap on the disk: what was in memory would be on it; it lies in compressed memory" if swap else ""
+
+
+def asks_for_the_language(ks: Parsed) -> str:
+    fixed = [name for name in ("lang", "keyboard") if ks.names(name)]
+    return f"{' and '.join(fixed)} is for the person to say: it belongs into {TARGET}" if fixed else ""
+
+
+def offers_the_key(ks: Parsed) -> str:
+    offering = [s for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True) if "mokutil" in s.script and "--import" in s.script]
+    return "" if offering else "no %post offers the kernel's key to a firmware with Secure Boot on, which would not start the system"
+
+
+def leaves_notes(ks: Parsed) -> str:
+    left = [s for s in ks.scripts_of(KS_SCRIPT_POST) if "/boot/veilor-recovery.txt" in s.script]
+    return "" if left else "no %post leaves recovery notes on /boot"
+
+
 def locks_root(ks: Parsed) -> str:
     if not ks.handler.rootpw.seen or not ks.handler.rootpw.lock:
         return "root must be locked: rootpw --lock"
@@ -181,17 +206,20 @@ def ends_by_itself(ks: Parsed) -> str:
 CHECKS: tuple[Callable[[Parsed], str], ...] = (
     clears_no_other_disk, asks_for_the_disk, holds_no_secret, encrypts_root, encrypts_the_rest, has_room_to_boot,
     deploys_from_the_medium, leaves_the_origin, completes_bootc, refuses_plain_root, keeps_logs, locks_root,
-    has_one_display_mode, ends_by_itself,
+    has_one_display_mode, ends_by_itself, has_no_swap, asks_for_the_language, offers_the_key, leaves_notes,
 )
+# What the mutable fallback can't have: it is made of packages, from the network, and Fedora's own signed kernel.
+OF_THE_IMAGE = (deploys_from_the_medium, completes_bootc, offers_the_key)
+FALLBACK = tuple(one for one in CHECKS if one not in OF_THE_IMAGE)
 
 
-def check(text: str) -> list[str]:
+def check(text: str, checks: tuple[Callable[[Parsed], str], ...] = CHECKS) -> list[str]:
     """What is wrong with the flattened kickstart TEXT, each as `name of the check: what`; empty when nothing is."""
     try:
         parsed = Parsed(text)
     except KickstartError as error:
         return [f"parser: Fedora 44's installer would not take it: {' '.join(str(error).split())}"]
-    return [f"{one.__name__}: {said}" for one in CHECKS if (said := one(parsed))]
+    return [f"{one.__name__}: {said}" for one in checks if (said := one(parsed))]
 
 
 def flatten_kickstart(path: Path) -> str:

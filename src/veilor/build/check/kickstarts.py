@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
+from veilor.build import image_builder
 from veilor.build.check.finding import Finding
 from veilor.build.errors import BuildError
-from veilor.build.kickstart import flatten_kickstart
+from veilor.build.kickstart import CHECKS, FALLBACK, check, flatten_lines
+
+INSTALL, MUTABLE = "kickstart/install.ks", "kickstart/veilor-os.ks"
 
 
-def check_kickstarts(root: Path, run) -> list[Finding]:
-    """kickstart/install.ks can go onto a medium."""
-    path = root / "kickstart/install.ks"
+def check_kickstarts(root: Path, run: Callable | None) -> list[Finding]:
+    """install.ks can go onto a medium, and the mutable fallback keeps every rule that it can."""
+    found = judge(root, INSTALL, CHECKS)
+    if (root / MUTABLE).exists():
+        found += judge(root, MUTABLE, FALLBACK)
+    return found
+
+
+def judge(root: Path, name: str, checks: tuple[Callable, ...]) -> list[Finding]:
+    """What is wrong with the kickstart NAME; a parser's error with the file and line that it comes from."""
     try:
-        flatten_kickstart(path)
+        lines = flatten_lines(root / name)
     except BuildError as error:
-        return [Finding("kickstart/install.ks", 0, str(error).replace(f"{root}/", ""))]
-    return []
+        return [Finding(name, 0, str(error).replace(f"{root}/", ""))]
+    found = []
+    for problem in check("".join(f"{line}\n" for _, _, line in lines), checks):
+        at = re.search(r"line (\d+)", problem) if problem.startswith("parser:") else None
+        place = lines[int(at[1]) - 1] if at and 1 <= int(at[1]) <= len(lines) else None
+        found.append(Finding(str(place[0].relative_to(root)), place[1], problem) if place else Finding(name, 0, problem))
+    return found
+
+
+def check_installer_iso(root: Path, run: Callable | None) -> list[Finding]:
+    """installer-iso.toml is TOML and says what install.ks says."""
+    path = root / image_builder.FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+        tomllib.loads(text)
+        wanted = image_builder.render(root)
+    except OSError as error:
+        return [Finding(image_builder.FILE, 0, f"it can't be read ({error.strerror}); `make docs` makes it")]
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r"line (\d+)", str(error))
+        return [Finding(image_builder.FILE, int(at[1]) if at else 0, f"it is no TOML: {error}")]
+    except BuildError as error:
+        return [Finding(INSTALL, 0, str(error).replace(f"{root}/", ""))]
+    if text == wanted:
+        return []
+    pairs = enumerate(zip([*text.splitlines(), ""], [*wanted.splitlines(), ""], strict=False), 1)
+    line = next((number for number, (one, other) in pairs if one != other), 0)
+    return [Finding(image_builder.FILE, line, f"it differs from {INSTALL} from here on; `make docs` makes it anew")]
+

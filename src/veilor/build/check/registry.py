@@ -17,6 +17,7 @@ CHECKS: list[tuple[str, Check]] = [
     ("staged tree", tree.check_staged_tree),
     ("kickstarts by pykickstart", kickstarts.check_kickstarts),
     ("the image's scripts on a tree shaped like the base", image_tree.check_image_tree),
+    ("installer-iso.toml", kickstarts.check_installer_iso),
     ("units by systemd-analyze", units.check_units),
     ("presets", units.check_presets),
     ("tmpfiles.d and sysusers.d by systemd", units.check_tmpfiles),

@@ -1,0 +1,66 @@
+"""Leaves notes for the day nothing starts on /boot, which is readable without the passphrase, from any other system.
+
+Runs in the new system. They hold what the rescue needs to know of this disk and nothing secret. Never fails.
+"""
+
+import json
+import os
+import subprocess
+
+PLACE = "/boot/veilor-recovery.txt"
+NOTES = """veilor-os: when this machine does not start
+
+Nothing here is secret. The whole text is docs/RECOVERY.md of veilor-os.
+
+1. Switch the machine off and on. At the boot menu (hold Shift, or press Esc) choose the second entry: the previous
+   version. A version that fails three times is left by itself.
+2. It asks for the passphrase and does not take it: the keyboard layout at the prompt is {keymap}. A passphrase that is
+   lost is lost: nobody can open the disk without it.
+3. The keyboard is dead after the login screen: unplug it and plug it in again.
+4. Still nothing: start any Linux from a stick and open the disk there, to save your files:
+     cryptsetup open {device} veilor
+     mount /dev/mapper/veilor /mnt
+   Your files are in /mnt/ostree/deploy/veilor/var/home.
+5. /boot is full, or an update can't be put in place: from the running system, `veilor-status` says what to do.
+"""
+
+
+def find_container(nodes):
+    """The path, by UUID, of the first LUKS container in lsblk's tree NODES; None without one."""
+    for node in nodes:
+        if node.get("fstype") == "crypto_LUKS" and node.get("uuid"):
+            return f"/dev/disk/by-uuid/{node['uuid']}"
+        found = find_container(node.get("children") or [])
+        if found:
+            return found
+    return None
+
+
+def read_keymap(path="/etc/vconsole.conf"):
+    """The console's keyboard layout, us where none is set."""
+    try:
+        with open(path) as conf:
+            found = [line.partition("=")[2].strip().strip('"') for line in conf if line.startswith("KEYMAP=")]
+    except OSError:
+        found = []
+    return (found or ["us"])[-1] or "us"
+
+
+def main():
+    """Write PLACE."""
+    try:
+        listed = subprocess.run(["lsblk", "--json", "--output", "PATH,FSTYPE,UUID"], capture_output=True, check=True, timeout=60).stdout
+        device = find_container(json.loads(listed)["blockdevices"])
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+        print(f"veilor: the disk could not be looked at ({error}); the notes name no device")
+        device = None
+    try:
+        with open(PLACE + ".new", "w") as out:
+            out.write(NOTES.format(device=device or "/dev/THE-LARGEST-PARTITION", keymap=read_keymap()))
+        os.rename(PLACE + ".new", PLACE)
+    except OSError as error:
+        print(f"veilor: no recovery notes on /boot ({error})")
+
+
+if __name__ == "__main__":
+    main()
