@@ -11,7 +11,6 @@ import pytest
 from veilor.build.check.guards import POLKIT
 
 ADMIN = {"local": True, "active": True, "groups": ["wheel"]}
-OTHERS = [ADMIN | {"groups": []}, ADMIN | {"local": False}, ADMIN | {"active": False}]
 ASK = """
 function decide(id, details, who) {
   var action = {id: id, lookup: function (name) { return details[name]; }};
@@ -30,7 +29,7 @@ def decide(machine, run, tmp_path):
     """What our rules answer for an action's ID with DETAILS asked by WHO."""
 
     def go(action, who, **details):
-        rules = (machine / "usr/share/polkit-1/rules.d/10-veilor.rules").read_text()
+        rules = (machine / "usr/share/polkit-1/rules.d/10-veilor-guard.rules").read_text()
         question = f"print(decide({json.dumps(action)}, {json.dumps(details)}, {json.dumps(who)}));\n"
         (tmp_path / "ask.js").write_text(POLKIT + rules + ASK + question)
         code, said, errors = run(f"duk {tmp_path}/ask.js")
@@ -40,32 +39,13 @@ def decide(machine, run, tmp_path):
     return go
 
 
-MANAGE = "org.freedesktop.systemd1.manage-units"
-
-
-def test_an_administrator_at_the_machine_may_look_for_an_update(decide):
-    assert decide(MANAGE, ADMIN, unit="veilor-update-stage.service", verb="start") == "yes"
-
-
-@pytest.mark.parametrize("who", OTHERS)
-def test_nobody_else_may(decide, who):
-    assert decide(MANAGE, who, unit="veilor-update-stage.service", verb="start") == "left to the base"
-
-
-@pytest.mark.parametrize(("unit", "verb"), [
-    ("veilor-update-stage.service", "stop"), ("sshd.service", "start"), ("usbguard.service", "stop"),
-])
-def test_nothing_else_may_be_done(decide, unit, verb):
-    assert decide(MANAGE, ADMIN, unit=unit, verb=verb) == "left to the base"
-
-
 @pytest.mark.parametrize("action", [
     "org.projectatomic.rpmostree1.rebase", "org.projectatomic.rpmostree1.rollback", "org.projectatomic.rpmostree1.bootconfig",
     "org.usbguard.Devices1.applyDevicePolicy", "org.usbguard.Policy1.appendRule", "org.usbguard1.setParameter",
 ])
 def test_a_password_is_asked_for_each_time(decide, machine, action):
     assert decide(action, ADMIN) == "auth_admin"
-    rules = machine / "usr/share/polkit-1/rules.d/10-veilor.rules"
+    rules = machine / "usr/share/polkit-1/rules.d/10-veilor-guard.rules"
     rules.write_text("")
     assert decide(action, ADMIN) == "left to the base"
 

@@ -126,6 +126,30 @@ def test_an_added_rule_is_read_at_the_next_start(judge):
     assert judge(MINE, other, added="allow id 1234:0001\n") == {"1-1", "1-2"}
 
 
+NUMBER = "$(usbguard list-devices --blocked | sed -n 's/^\\([0-9]*\\):.* id 1234:0001 .*/\\1/p')"
+
+
+def test_a_device_is_allowed_for_now_and_no_rule_is_touched(judge, machine):
+    other = Device("1-2", 0x1234, 0x0001, "Other", (KEYBOARD,), "S1", False)
+    assert judge(MINE, other, enrolled=ENROLLED + ONE_LATER, then=f"usbguard allow-device {NUMBER}") == {"1-1", "1-2"}
+    assert (machine / "etc/usbguard/rules.conf").read_text() == ENROLLED + ONE_LATER
+
+
+def test_why_nobody_is_told_to_allow_it_permanently(judge, machine):
+    """It takes the place of the rule that would keep a machine with a broken keyboard usable, and it holds hashes."""
+    other = Device("1-2", 0x1234, 0x0001, "Other", (KEYBOARD,), "S1", False)
+    judge(MINE, other, enrolled=ENROLLED + ONE_LATER, then=f"usbguard allow-device --permanent {NUMBER}")
+    rules = (machine / "etc/usbguard/rules.conf").read_text()
+    assert "allowed-matches" not in rules and "parent-hash" in rules
+
+
+def test_a_rule_that_blocks_by_name_would_make_an_added_one_void(judge):
+    """Why the image blocks by the implicit policy alone."""
+    other = Device("1-2", 0x1234, 0x0001, "Other", (KEYBOARD,), "S1", False)
+    blocks = "block with-interface match-all { 03:*:* }\n"
+    assert judge(MINE, other, enrolled=ENROLLED + blocks, added="allow id 1234:0001\n") == {"1-1"}
+
+
 def test_new_devices_wait_for_the_daemon(judge):
     judge(MINE)
     assert (judge.sysfs / "bus/usb/devices/usb1/authorized_default").read_text().strip() == "0"
