@@ -1,7 +1,8 @@
 """The real usbguard-daemon judges devices in a made-up /sys by the image's settings and rules.
 
-A device that the daemon lets in keeps 1 in its `authorized`, one that it blocks gets 0. What is not shown here: the kernel
-obeying that file, and hot plug (events don't come from a made-up tree, so every device counts as there at the start).
+A device that the daemon lets in keeps 1 in its `authorized`, one that it blocks gets 0, one that it rejects gets 1 in
+`remove`. What is not shown here: the kernel obeying those files, and hot plug (events don't come from a made-up tree, so
+every device counts as there at the start).
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def judge(machine, run, tmp_path):
         assert done[0] == 0, done
         links = sorted((sysfs / "bus/usb/devices").glob("*-*"))
         go.sysfs = sysfs
-        return {link.name for link in links if (link / "authorized").read_text().strip() == "1"}
+        kept = [link for link in links if not (link / "remove").read_text().strip()]
+        return {link.name for link in kept if (link / "authorized").read_text().strip() == "1"}
 
     return go
 

@@ -43,6 +43,7 @@ class Device:
             "authorized_default": "1", "busnum": str(bus), "devnum": str(number), "port/connect_type": "hotplug",
             "uevent": f"MAJOR=189\nMINOR={number}\nDEVNAME={name}\nDEVTYPE=usb_device\nDRIVER=usb\nBUSNUM={bus:03}\nDEVNUM={number:03}",
         }
+        texts["remove"] = ""  # the daemon writes 1 to turn a device away for good
         if self.serial:
             texts["serial"] = self.serial
         for file, text in texts.items():
