@@ -29,7 +29,8 @@ NEWER_MODULES = {"dnf": {  # https://blue-build.org/reference/modules/dnf/
         "install": {"type": "object", "additionalProperties": False, "required": ["packages"], "properties": {
             "packages": STRINGS, "install-weak-deps": {"type": "boolean"}, "skip-unavailable": {"type": "boolean"},
             "allow-erasing": {"type": "boolean"}}},
-        "remove": {"type": "object", "additionalProperties": False, "properties": {"packages": STRINGS, "auto-remove": {"type": "boolean"}}},
+        "remove": {"type": "object", "additionalProperties": False, "properties": {
+            "packages": STRINGS, "auto-remove": {"type": "boolean"}}},
     },
 }}
 LOCAL = {"type": "object", "required": ["type", "source"], "properties": {"type": {"type": "string"}, "source": {"const": "local"}}}
