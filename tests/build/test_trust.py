@@ -127,7 +127,7 @@ def test_any_other_repository_is_refused(bench, tmp_path):
 
 def announce(bench, key: str, sequence: int) -> dict:
     said = channel.make_statement(bench.product, digest="sha256:" + "ab" * 32, version="44.20260101.1", sequence=sequence,
-                                  issued=int(time.time()))
+                                  issued=int(time.time()), withdrawn=["sha256:" + "cd" * 32])
     channel.publish(said, f"127.0.0.1:{bench.registry.port}/{CHANNEL}", "44", bench.keys[key], identity=f"ghcr.io/{CHANNEL}",
                     run=bench.tools.run, ca=bench.registry.ca, work=bench.folder)
     return said
@@ -209,8 +209,8 @@ def test_a_statement_issued_anew_says_the_same_under_a_higher_number(bench):
                               registries_conf=bench.folder / "registries.conf", work=bench.folder)
     said = renew(bench.product, present, int(time.time()) + 3600, 14)
     assert said["sequence"] == 8
-    assert {key: said[key] for key in ("digest", "version", "tag", "repository", "rollout")} == {
-        key: before[key] for key in ("digest", "version", "tag", "repository", "rollout")}
+    kept = ("digest", "version", "tag", "repository", "rollout", "withdrawn")
+    assert [said[key] for key in kept] == [before[key] for key in kept]
     assert said["expires"] > before["expires"]
 
 

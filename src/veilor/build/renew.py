@@ -44,7 +44,9 @@ def fetch_statement(source_root: Path, *, run: Callable, keys_dir: Path | None =
 
 
 def renew(product, present: core.Statement, issued: int, days: int) -> dict:
-    """PRESENT anew: one sequence higher, issued at ISSUED (seconds since 1970), good for DAYS. Its rollout goes on as it began."""
+    """PRESENT anew: one sequence higher, issued at ISSUED (seconds since 1970), good for DAYS. Its rollout
+    goes on as it began, and what was withdrawn stays so."""
     start = int(present.rollout_start.timestamp())
     return make_statement(product, digest=present.digest, version=present.version, sequence=present.sequence + 1, issued=issued,
-                          expires=issued + days * 86400, rollout_start=start, rollout_hours=present.rollout_hours)
+                          expires=issued + days * 86400, rollout_start=start, rollout_hours=present.rollout_hours,
+                          withdrawn=list(present.withdrawn))
