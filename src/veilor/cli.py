@@ -100,14 +100,18 @@ def do_stage(args) -> int:
 
 def do_iso(args) -> int:
     from veilor.build.iso import build_iso
+    from veilor.build.readiness import refuse_placeholders
 
+    refuse_placeholders(SOURCE_ROOT)
     print(build_iso(args.medium, args.layout, SOURCE_ROOT / "kickstart/install.ks", args.out, run=runner(args)))
     return 0
 
 
 def do_sign(args) -> int:
+    from veilor.build.readiness import refuse_placeholders
     from veilor.build.sign import sign_image
 
+    refuse_placeholders(SOURCE_ROOT)
     identity = args.identity or args.ref.split("@")[0]
     new = sign_image(args.ref, args.key, identity=identity, run=runner(args), ca=args.ca)
     print(f"{args.ref}: {'signed' if new else 'was signed by this key before'} as {identity}")
@@ -116,15 +120,40 @@ def do_sign(args) -> int:
 
 def do_channel(args) -> int:
     from veilor.build.channel import make_statement, publish
+    from veilor.build.readiness import refuse_placeholders
+    from veilor.build.renew import fetch_statement, renew
 
+    refuse_placeholders(SOURCE_ROOT)
     facts = product()
     issued = int(time.time()) if args.issued is None else args.issued
-    said = make_statement(
-        facts, digest=args.digest, version=args.image_version, sequence=args.sequence, issued=issued,
-        expires=issued + args.days * 86400, rollout_hours=args.rollout_hours, withdrawn=args.withdraw,
-    )
+    if args.renew:
+        said = renew(facts, fetch_statement(SOURCE_ROOT, run=runner(args), ca=args.ca), issued, args.days)
+    else:
+        said = make_statement(
+            facts, digest=args.digest, version=args.image_version, sequence=args.sequence, issued=issued,
+            expires=issued + args.days * 86400, rollout_hours=args.rollout_hours, withdrawn=args.withdraw,
+        )
     digest = publish(said, args.to or facts.channel_repo, facts.tag, args.key, identity=facts.channel_repo, run=runner(args), ca=args.ca)
-    print(f"{args.to or facts.channel_repo}@{digest}: sequence {args.sequence} announces {args.digest}")
+    print(f"{args.to or facts.channel_repo}@{digest}: sequence {said['sequence']} announces {said['digest']}")
+    return 0
+
+
+def do_gate(args) -> int:
+    from veilor.build.gate import pass_gate
+
+    pass_gate(SOURCE_ROOT, args.ref, run=runner(args), keys_dir=args.keys, ca=args.ca, work=args.work)
+    print(f"{args.ref}: every machine would take it")
+    return 0
+
+
+def do_base(args) -> int:
+    from veilor.build.base import pin_base, pinned_base, verify_base
+
+    if args.action == "pin":
+        digest, new = pin_base(SOURCE_ROOT, run=runner(args), provenance=host_run)
+        print(f"{digest}: {'pinned now' if new else 'was pinned before'}")
+    else:
+        print(verify_base(SOURCE_ROOT, pinned_base(SOURCE_ROOT), run=runner(args), provenance=host_run))
     return 0
 
 
@@ -250,14 +279,24 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--identity", metavar="REPOSITORY", help="the name machines know it by (default: the one signed)")
 
     one = verb(verbs, "channel", do_channel, "announce an image: write, push and sign the channel statement", registry=True)
-    one.add_argument("--digest", required=True, metavar="sha256:…")
-    one.add_argument("--image-version", required=True, metavar="VERSION")
-    one.add_argument("--sequence", type=int, required=True, metavar="N", help="higher than every one before")
+    one.add_argument("--renew", action="store_true", help="announce the same again, one sequence higher; needs none of the next three")
+    one.add_argument("--digest", metavar="sha256:…")
+    one.add_argument("--image-version", metavar="VERSION")
+    one.add_argument("--sequence", type=int, metavar="N", help="higher than every one before")
     one.add_argument("--days", type=int, default=14, help="until machines warn that it is stale")
     one.add_argument("--issued", type=int, metavar="SECONDS", help="since 1970 (default: now)")
     one.add_argument("--rollout-hours", type=int, default=0, metavar="N", help="spread machines over N hours")
     one.add_argument("--withdraw", action="append", metavar="sha256:…", help="an image that must not be started any more; may be repeated")
     one.add_argument("--to", metavar="REPOSITORY", help="push here instead of product.toml's channel")
+
+    one = verb(verbs, "gate", do_gate, "would a machine that trusts exactly the shipped policy take this image?", tools=True)
+    one.add_argument("ref", metavar="REPOSITORY@sha256:…")
+    one.add_argument("--keys", type=Path, metavar="DIR", help="the four public keys (default: bluebuild/keys)")
+    one.add_argument("--ca", type=Path, help="trust this authority (PEM) instead of the system's")
+    one.add_argument("--work", type=Path, metavar="DIR", help="where the image lies meanwhile (default: $TMPDIR)")
+
+    one = verb(verbs, "base", do_base, "the base image that releases stand on, by digest", tools=True)
+    one.add_argument("action", choices=("verify", "pin"), help="verify the pinned one and print it, or pin what the tag means now")
 
     one = verb(verbs, "check", do_check, "everything that can be known without a boot", tools=True)
     one.add_argument("--release", action="store_true", help="refuse as well what is known to be unfinished, as a release has to")
@@ -297,7 +336,10 @@ def explain(error: Exception) -> int | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line ARGV; the exit code. An expected failure is one line on standard error."""
-    args = parser().parse_args(argv)
+    top = parser()
+    args = top.parse_args(argv)
+    if getattr(args, "renew", None) is False and None in (args.digest, args.image_version, args.sequence):
+        top.error("channel: give --digest, --image-version and --sequence, or --renew")
     try:
         return args.handler(args)
     except KeyboardInterrupt:

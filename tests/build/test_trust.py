@@ -14,7 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from veilor import cli
 from veilor.build import channel, sign
+from veilor.build.errors import BuildError
+from veilor.build.gate import pass_gate
+from veilor.build.readiness import placeholder_keys
+from veilor.build.renew import fetch_statement, renew
 from veilor.build.stage import stage
 from veilor.core.product import load
 from veilor.lab.registry import Registry
@@ -41,6 +46,15 @@ class Bench:
         shipped = (self.registries_d / "veilor.yaml").read_text()
         (self.registries_d / "veilor.yaml").write_text(shipped.replace("ghcr.io", f"127.0.0.1:{registry.port}"))
         (folder / "registries.conf").write_text(f'[[registry]]\nprefix = "ghcr.io"\nlocation = "127.0.0.1:{registry.port}"\n')
+
+
+    def run(self, argv, **call):
+        """The tools tree's `run`, with the lookaside configuration that a command stages led to the loopback port."""
+        for flag in argv:
+            if flag.startswith("--registries.d="):
+                staged = Path(flag.split("=", 1)[1], "veilor.yaml")
+                staged.write_text(staged.read_text().replace("ghcr.io", f"127.0.0.1:{self.registry.port}"))
+        return self.tools.run(argv, **call)
 
     def push(self, content: bytes, repository: str = IMAGE) -> str:
         """Push an image that is just a statement-like blob with CONTENT, unsigned; its digest."""
@@ -113,7 +127,7 @@ def test_any_other_repository_is_refused(bench, tmp_path):
 
 def announce(bench, key: str, sequence: int) -> dict:
     said = channel.make_statement(bench.product, digest="sha256:" + "ab" * 32, version="44.20260101.1", sequence=sequence,
-                                  issued=int(time.time()))
+                                  issued=int(time.time()), withdrawn=["sha256:" + "cd" * 32])
     channel.publish(said, f"127.0.0.1:{bench.registry.port}/{CHANNEL}", "44", bench.keys[key], identity=f"ghcr.io/{CHANNEL}",
                     run=bench.tools.run, ca=bench.registry.ca, work=bench.folder)
     return said
@@ -134,3 +148,74 @@ def test_the_statement_arrives_and_a_newer_one_takes_its_place(bench, tmp_path):
 def test_a_statement_signed_by_the_image_key_is_refused(bench, tmp_path):
     announce(bench, "image-a", 3)
     assert "cryptographic signature verification failed" in bench.pull(f"{CHANNEL}:44", tmp_path / "out")
+
+
+# The gate, and the statement issued anew: asked of skopeo under the shipped policy, from the same registry.
+
+
+def gate(bench, reference: str) -> str:
+    """What the gate says against ghcr.io/REFERENCE, or nothing."""
+    try:
+        pass_gate(ROOT, f"ghcr.io/{reference}", run=bench.run, keys_dir=bench.folder / "public", ca=bench.registry.ca,
+                  registries_conf=bench.folder / "registries.conf", work=bench.folder)
+    except BuildError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("key", ["image-a", "image-b"])
+def test_the_gate_lets_a_signed_image_through(bench, key):
+    digest = bench.push(b"gate " + key.encode())
+    bench.sign(digest, key)
+    assert gate(bench, f"{IMAGE}@{digest}") == ""
+
+
+@pytest.mark.parametrize(("key", "identity", "text"), [
+    (None, None, "no signature exists"), ("stranger", None, "signature verification failed"),
+    ("channel-a", None, "signature verification failed"), ("image-a", "ghcr.io/veilor/other", "is not accepted"),
+])
+def test_the_gate_holds_what_machines_would_refuse(bench, key, identity, text):
+    digest = bench.push(f"held {key} {identity}".encode())
+    if key:
+        bench.sign(digest, key, identity=identity)
+    said = gate(bench, f"{IMAGE}@{digest}")
+    assert text in said and "the tag must not move" in said and "\n" not in said
+
+
+def test_the_gate_asks_for_a_digest_and_our_repository(bench):
+    assert "names no digest" in gate(bench, f"{IMAGE}:44")
+    assert "machines follow no other repository" in gate(bench, "veilor/other@sha256:" + "0" * 64)
+
+
+def test_the_gate_and_every_release_command_refuse_the_placeholders(bench, capsys):
+    with pytest.raises(BuildError, match="placeholders"):
+        pass_gate(ROOT, f"ghcr.io/{IMAGE}@sha256:{'0' * 64}", run=bench.tools.run)
+    for line in (["sign", "x@sha256:0", "--key", "k"], ["channel", "--renew", "--key", "k"], ["gate", "x"],
+                 ["iso", "--medium", "m", "--layout", "l", "--out", "o"]):
+        assert cli.main(line) == 1
+        assert "placeholders" in capsys.readouterr().err
+
+
+def test_own_keys_are_no_placeholders_and_one_placeholder_is_enough(bench, tmp_path):
+    assert placeholder_keys(bench.folder / "public", bench.product) == []
+    mixed = shutil.copytree(bench.folder / "public", tmp_path / "mixed")
+    shutil.copyfile(ROOT / "bluebuild/keys/veilor-channel-b.pub", mixed / "veilor-channel-b.pub")
+    assert placeholder_keys(mixed, bench.product) == ["veilor-channel-b.pub"]
+
+
+def test_a_statement_issued_anew_says_the_same_under_a_higher_number(bench):
+    before = announce(bench, "channel-a", 7)
+    present = fetch_statement(ROOT, run=bench.run, keys_dir=bench.folder / "public", ca=bench.registry.ca,
+                              registries_conf=bench.folder / "registries.conf", work=bench.folder)
+    said = renew(bench.product, present, int(time.time()) + 3600, 14)
+    assert said["sequence"] == 8
+    kept = ("digest", "version", "tag", "repository", "rollout", "withdrawn")
+    assert [said[key] for key in kept] == [before[key] for key in kept]
+    assert said["expires"] > before["expires"]
+
+
+def test_a_statement_that_machines_refuse_is_not_issued_anew(bench):
+    announce(bench, "image-a", 9)
+    with pytest.raises(BuildError, match="announce by hand"):
+        fetch_statement(ROOT, run=bench.run, keys_dir=bench.folder / "public", ca=bench.registry.ca,
+                        registries_conf=bench.folder / "registries.conf", work=bench.folder)

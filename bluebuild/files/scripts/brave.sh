@@ -21,7 +21,7 @@ changed=0
 for entry in "${entries[@]}"; do
   [[ -f $entry ]] || continue
   sed -i -E 's#^Exec=(env \S+ )*\S*brave-browser(-stable)?#Exec=/usr/bin/veilor-brave#' "$entry"
-  changed=$((changed + $(grep -c '^Exec=/usr/bin/veilor-brave' "$entry")))
+  changed=$((changed + $(grep -c '^Exec=/usr/bin/veilor-brave' "$entry" || true)))
 done
 if ((changed == 0)); then
   echo "brave: no desktop entry starts it by our launcher" >&2

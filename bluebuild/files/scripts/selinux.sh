@@ -9,7 +9,7 @@ if [[ -e $root/usr/lib/veilor/declare-trivalent-domain ]]; then
   modules+=("$files/selinux/veilor_trivalent_domain.cil")
   rm "$root/usr/lib/veilor/declare-trivalent-domain"
 fi
-if semodule -lfull | grep -q 'harden_userns'; then
+if semodule -lfull | grep 'harden_userns' >/dev/null; then  # not -q, which would end semodule by SIGPIPE
   echo "selinux: harden_userns is there; Brave gets a domain that it lets through"
 else
   echo "selinux: the base has no harden_userns any more; Brave's domain is installed all the same"

@@ -156,3 +156,13 @@ def test_the_small_tree_has_the_names_and_modes_of_the_full_one():
     unknown = [name for name, *_ in ours if f"/{name}" not in full]
     assert not differ
     assert len(unknown) < 12, unknown
+
+
+@pytest.mark.parametrize(("spoil", "text"), [
+    (("Exec=/usr/bin/brave-browser-stable", "Exec=/usr/bin/chromium"), "no desktop entry starts it by our launcher"),
+    (("chmod 0755 \"$VEILOR_ROOT/var/opt/brave.com/brave/brave\"", "rm \"$VEILOR_ROOT/var/opt/brave.com/brave/brave\""), "is not there"),
+], ids=["another entry", "another place"])
+def test_a_brave_that_is_packaged_differently_stops_the_build(clone, spoil, text):
+    edit(clone / "stand-ins/image/bin/dnf5", *spoil)
+    found, _ = build(clone)
+    assert any(one.path.endswith("brave.sh") and text in one.text for one in found)

@@ -68,7 +68,8 @@ class Build:
         done = subprocess.run(argv, env=self.env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
         self.said += done.stdout
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        return Finding(where, 0, f"ended with {done.returncode} on a tree shaped like the base: {' '.join(last)}") if done.returncode else None
+        text = f"ended with {done.returncode} on a tree shaped like the base: {' '.join(last)}"
+        return Finding(where, 0, text) if done.returncode else None
 
     def step(self, module: dict) -> Iterator[Finding]:
         """Carry out one MODULE of the recipe."""
@@ -117,7 +118,8 @@ def promises(root: Path, tree: Path) -> list[tuple[str, str, bool]]:
     presets = sorted(path.name for path in (tree / "usr/lib/systemd/system-preset").glob("*.preset"))
     calls = text[".calls"].splitlines()
     return [
-        ("merge-policy.py", "the policy keeps ours and the rule to reject", not policy.problems(text["etc/containers/policy.json"], product)),
+        ("merge-policy.py", "the policy keeps ours and the rule to reject",
+         not policy.problems(text["etc/containers/policy.json"], product)),
         ("merge-policy.py", "the base's own scopes stay in the policy", '"ghcr.io/secureblue"' in text["etc/containers/policy.json"]),
         ("fold-usr-etc.sh", "/usr/etc is gone, and what only it had is in /etc",
          not (tree / "usr/etc").exists() and (tree / "etc/containers/registries.d/secureblue.yaml").exists()),
@@ -171,7 +173,8 @@ def build_image_tree(root: Path, tree: Path, spoil: Callable[[Path], None] = lam
     for module in steps(root / "bluebuild"):
         found += build.step(module)
     where = Path(SCRIPTS)
-    found += [Finding(os.path.normpath(where / name), 0, f"not as promised: {text}") for name, text, kept in promises(root, tree) if not kept]
+    broken = [(name, text) for name, text, kept in promises(root, tree) if not kept]
+    found += [Finding(os.path.normpath(where / name), 0, f"not as promised: {text}") for name, text in broken]
     return found, build.said
 
 

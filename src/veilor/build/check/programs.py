@@ -55,7 +55,8 @@ def install(name: str, argv: list[str], env: dict[str, str]) -> str:
         return ""
     if not shutil.which(argv[0]):
         return f"{name}: {argv[0]} is not installed here"
-    done = subprocess.run(argv, env={**os.environ, **env}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3600, check=False)
+    done = subprocess.run(argv, env={**os.environ, **env}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3600,
+                          check=False)
     return f"{name}: {' / '.join(done.stderr.strip().splitlines()[-2:])}" if done.returncode else ""
 
 

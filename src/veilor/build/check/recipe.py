@@ -29,7 +29,8 @@ NEWER_MODULES = {"dnf": {  # https://blue-build.org/reference/modules/dnf/
         "install": {"type": "object", "additionalProperties": False, "required": ["packages"], "properties": {
             "packages": STRINGS, "install-weak-deps": {"type": "boolean"}, "skip-unavailable": {"type": "boolean"},
             "allow-erasing": {"type": "boolean"}}},
-        "remove": {"type": "object", "additionalProperties": False, "properties": {"packages": STRINGS, "auto-remove": {"type": "boolean"}}},
+        "remove": {"type": "object", "additionalProperties": False, "properties": {
+            "packages": STRINGS, "auto-remove": {"type": "boolean"}}},
     },
 }}
 LOCAL = {"type": "object", "required": ["type", "source"], "properties": {"type": {"type": "string"}, "source": {"const": "local"}}}
@@ -131,8 +132,8 @@ def check_bluebuild(root: Path, run) -> list[Finding]:
         except (yaml.YAMLError, KeyError, TypeError):
             understood = None
         if understood is None:
-            said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-            found.append(Finding(RECIPE, 0, f"bluebuild cannot read it from {cwd.name}/: {' '.join(said[-2:])[-300:]}"))
+            said = " ".join((done.stderr + done.stdout).split()).partition("Try running with")[0]
+            found.append(Finding(RECIPE, 0, f"bluebuild cannot read it as {path}: {said[:300]}"))
         elif understood != wanted:
-            found.append(Finding(RECIPE, 0, f"bluebuild understands it differently from {cwd.name}/"))
+            found.append(Finding(RECIPE, 0, f"bluebuild understands it differently as {path}"))
     return found

@@ -6,7 +6,22 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from veilor.build.check import guards, image_tree, kickstarts, pages, settings, tree, units
+from veilor.build.check import (
+    containers,
+    guards,
+    image_tree,
+    kickstarts,
+    names,
+    pages,
+    recipe,
+    selinux,
+    settings,
+    shell,
+    syntax,
+    tree,
+    units,
+    workflows,
+)
 from veilor.build.check.finding import CannotRun, Finding, Notice
 
 Check = Callable[[Path, Callable | None], list[Finding]]
@@ -16,6 +31,9 @@ CHECKS: list[tuple[str, Check]] = [
     ("generated pages", pages.check_pages),
     ("staged tree", tree.check_staged_tree),
     ("kickstarts by pykickstart", kickstarts.check_kickstarts),
+    ("recipe by BlueBuild's schemas", recipe.check_schema),
+    ("recipe by bluebuild", recipe.check_bluebuild),
+    ("what the recipe names", recipe.check_files),
     ("the image's scripts on a tree shaped like the base", image_tree.check_image_tree),
     ("installer-iso.toml", kickstarts.check_installer_iso),
     ("units by systemd-analyze", units.check_units),
@@ -33,6 +51,19 @@ CHECKS: list[tuple[str, Check]] = [
     ("audit rules by auditctl", guards.check_audit),
     ("chrony.conf by chronyd", guards.check_chrony),
     ("desktop entries by desktop-file-validate", guards.check_desktop_entries),
+    ("SELinux modules by secilc", selinux.check_cil),
+    ("container policy by skopeo", containers.check_policy),
+    ("signature lookaside", containers.check_lookaside),
+    ("workflows by actionlint", workflows.check_actionlint),
+    ("workflows by zizmor", workflows.check_zizmor),
+    ("actions pinned, scripts there", workflows.check_pins),
+    ("shell by ShellCheck", shell.check_shell),
+    ("TOML, JSON and YAML", syntax.check_syntax),
+    ("references against product.toml", names.check_references),
+    ("recipe against product.toml", names.check_recipe_names),
+    ("one Fedora version everywhere", names.check_versions),
+    ("no mutable fallback from 1.0 on", names.check_mutable_is_gone),
+    ("what a release refuses", names.check_unfinished),
 ]
 
 

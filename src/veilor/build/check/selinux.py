@@ -1,0 +1,27 @@
+"""Our SELinux modules, by secilc, against a policy of the base's shape with and without the base's wall."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from veilor.build.check.finding import Finding, ask
+
+MODULES = "bluebuild/files/selinux"
+SHAPE = "stand-ins/image"
+SAID = re.compile(r"line (\d+) of (\S+\.cil)|(\S+\.cil):(\d+)")
+
+
+def check_cil(root: Path, run) -> list[Finding]:
+    """Each module compiles on a base with the wall and on one without, and leaves the wall standing for all others."""
+    modules, found = sorted((root / MODULES).glob("*.cil")), []
+    for base in (["base.cil"], ["base.cil", "wall.cil"]):
+        files = [str(root / SHAPE / name) for name in base] + [str(path) for path in modules]
+        code, said = ask(run, ["secilc", "--output=/dev/null", "--filecontext=/dev/null", *files], [root])
+        if not code:
+            continue
+        places = [(hit[2] or hit[3], int(hit[1] or hit[4])) for hit in SAID.finditer(said)]
+        path, line = next(((path, line) for path, line in places if MODULES in path), places[0] if places else (MODULES, 0))
+        text = " ".join(said.replace(f"{root}/", "").split())
+        found.append(Finding(path.replace(f"{root}/", ""), line, f"secilc refuses it on {' and '.join(base)}: {text[:300]}"))
+    return found

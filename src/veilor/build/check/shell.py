@@ -1,0 +1,38 @@
+"""Every shell script of the repository, by ShellCheck."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from veilor.build.check.finding import LIMIT, Finding, call
+
+SHELL = re.compile(rb"#!\S*/(?:env )?(?:ba|da)?sh\b")
+
+
+def tracked(root: Path) -> list[Path]:
+    """Every file that git keeps or would take; outside of a clone every file."""
+    argv = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(argv, capture_output=True, check=False, timeout=LIMIT)
+    if listed.returncode:
+        names = [path for path in root.rglob("*") if path.is_file()]
+    else:
+        names = [root / name for name in listed.stdout.decode().split("\0") if name]
+    return sorted({path for path in names if path.is_file() and not path.is_symlink()})
+
+
+def check_shell(root: Path, run) -> list[Finding]:
+    """No script that ShellCheck has something to say about."""
+    scripts = []
+    for path in tracked(root):
+        with path.open("rb") as file:
+            if path.suffix == ".sh" or SHELL.match(file.read(80)):
+                scripts.append(str(path.relative_to(root)))
+    if not scripts:
+        return [Finding(".", 0, "there is no shell script, so this check looked at nothing")]
+    code, said, wrong = call("shellcheck", ["--format=json1", *scripts], root)
+    if code not in (0, 1):
+        return [Finding(".", 0, f"ShellCheck could not look: {wrong.strip()[-300:]}")]
+    return [Finding(one["file"], one["line"], f"{one['message']} [SC{one['code']}]") for one in json.loads(said)["comments"]]

@@ -1,0 +1,52 @@
+"""The channel statement issued anew: the same digest, a higher sequence, another two weeks."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from veilor.build.channel import make_statement
+from veilor.build.errors import BuildError
+from veilor.build.gate import machine_flags
+from veilor.build.sign import TIMEOUT, registry_setting
+from veilor.core import statement as core
+from veilor.core.product import load
+
+
+def fetch_statement(source_root: Path, *, run: Callable, keys_dir: Path | None = None, ca: Path | None = None,
+                    registries_conf: Path | None = None, work: Path | None = None) -> core.Statement:
+    """The statement that machines see now, fetched under the shipped policy.
+
+    Raises BuildError when there is none, or machines would not take it: then a person has to say what is announced.
+    """
+    product = load(source_root / "product.toml")
+    env, binds = registry_setting(ca)
+    with tempfile.TemporaryDirectory(prefix="veilor-renew-", dir=work) as scratch:
+        folder = Path(scratch).absolute()
+        flags = machine_flags(source_root, folder, keys_dir)
+        if registries_conf is not None:
+            flags.append(f"--registries-conf={registries_conf.absolute()}")
+            binds = [*binds, registries_conf.absolute().parent]
+        argv = ["skopeo", *flags, "copy", "--quiet", f"docker://{product.channel_ref}", f"dir:{folder / 'out'}"]
+        done = run(argv, binds=[folder, *binds], env=env, timeout=TIMEOUT, check=False)
+        if done.returncode:
+            said = " ".join(done.stderr.decode(errors="replace").split())[-300:]
+            raise BuildError(f"{product.channel_ref} cannot be fetched as a machine would, so none was issued; announce by hand: {said}")
+        try:
+            (layer,) = json.loads((folder / "out/manifest.json").read_text())["layers"]
+            said = core.parse((folder / "out" / layer["digest"].removeprefix("sha256:")).read_bytes())
+            core.check_target(said, product.image_repo, product.tag)
+        except (OSError, ValueError, KeyError) as error:
+            raise BuildError(f"the present statement is none that machines take ({error}); announce by hand") from None
+        return said
+
+
+def renew(product, present: core.Statement, issued: int, days: int) -> dict:
+    """PRESENT anew: one sequence higher, issued at ISSUED (seconds since 1970), good for DAYS. Its rollout
+    goes on as it began, and what was withdrawn stays so."""
+    start = int(present.rollout_start.timestamp())
+    return make_statement(product, digest=present.digest, version=present.version, sequence=present.sequence + 1, issued=issued,
+                          expires=issued + days * 86400, rollout_start=start, rollout_hours=present.rollout_hours,
+                          withdrawn=list(present.withdrawn))
