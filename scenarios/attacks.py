@@ -283,7 +283,7 @@ def updaters(life: Life, checks: Checks) -> None:
         )
     started = life.machine.run(["systemctl", "start", "veilor-update-stage.timer"], check=False)
     checks.equal("supply.one-updater: ours can, so it is not systemd that refuses", started.code, 0, go_on=True)
-    checks.equal("supply.mended-soon: the daily look for a release is started", started.code, 0, go_on=True)
+    checks.equal("supply.mended-soon: the look for a release is started", started.code, 0, go_on=True)
     checks.not_run("supply.admin-asked: a program can't move the machine to another image", "this base has no polkit agent to answer for")
     if not has(life, "/usr/sbin/auditctl"):
         checks.not_run("forensics.changes-are-logged: a change to the accounts is written down", "this base has no audit service")

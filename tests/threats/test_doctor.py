@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def test_on_a_machine_that_keeps_its_claims_everything_passes(box, capsys):
     assert [(one["id"], check) for one in said["claims"] for check in one["checks"] if check["status"] != "PASS"] == []
     assert code == 0 and said["counts"]["FAIL"] == said["counts"]["UNKNOWN"] == 0
     assert said["not_visible_here"] and {one["id"] for one in said["claims"]} == {one.id for one in MODEL.claims if one.boot}
-    jsonschema.validate(said, json.loads((ROOT / "docs/veilor-doctor.schema.json").read_text()))
+    jsonschema.validate(said, json.loads((ROOT / "overlay/usr/share/veilor/schema/doctor.schema.json").read_text()))
 
 
 def spoil(box: Box, check: claims.Check, monkeypatch) -> None:
@@ -251,3 +252,21 @@ def test_the_worst_status_stands_for_the_whole():
     assert claims.worst([status.PASS, status.NOT_APPLICABLE]) is status.PASS
     assert claims.worst([status.PASS, status.UNKNOWN]) is status.UNKNOWN
     assert claims.worst(list(status)) is status.FAIL
+
+
+def test_the_staged_doctor_is_quick_and_small_and_never_crashes_on_a_strange_machine(tmp_path):
+    """On whatever machine the tests run: a second of processor time and 40 MiB at most."""
+    from veilor.build.stage import stage
+
+    tree = stage(ROOT, tmp_path / "tree")
+    script = ("import json, resource, subprocess, sys\n"
+              "done = subprocess.run(sys.argv[1:], capture_output=True, text=True)\n"
+              "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+              "print(json.dumps([done.returncode, done.stdout, done.stderr, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))")
+    start = ("import pathlib, sys\nsys.path.insert(0, sys.argv[1])\nfrom veilor.device.doctor import program\n"
+             "program.load = lambda: program.claims.parse(pathlib.Path(sys.argv[2]).read_text())\nsys.exit(program.main(['--json']))")
+    argv = [sys.executable, "-I", "-c", script, sys.executable, "-I", "-c", start, str(tree / "usr/lib/veilor/app"),
+            str(tree / claims.PATH.lstrip("/"))]
+    code, out, err, cpu, peak = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120).stdout)
+    assert code in (0, 1, 7) and "fault in veilor-doctor" not in out and not err
+    assert cpu < 1 and peak < 40, (cpu, peak)
