@@ -22,7 +22,7 @@ STORY = "A machine that follows the signed image was looked at from outside, sca
 CLAIMS = "/usr/lib/veilor/claims.json"
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 TRIES = (Path(__file__).parent / "guest/tries.py").read_text()
-NEAR, FAR = "192.0.2.1", "192.0.2.2"  # TEST-NET-1 (RFC 5737): never routed
+NEAR, FAR = "198.51.100.1", "198.51.100.2"  # TEST-NET-2 (RFC 5737): never routed
 PEER = "veilor-lab-peer"
 MEASURED = """
 import json, resource, subprocess, sys

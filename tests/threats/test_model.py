@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from veilor.build import threat_page, threat_proof, threat_results, threat_rules, threats
+from veilor.build.check.threats import check_threats
 from veilor.build.errors import BuildError
 from veilor.build.threats import ImageCheck, Trial
 from veilor.core import claims
@@ -57,6 +58,27 @@ def test_a_blind_check_and_a_control_that_no_check_sees_are_found(subject, monke
         threat_proof.mutate(lying, subject)
     monkeypatch.setitem(threat_proof.KINDS, "sysctl", (lambda *_, **__: None, threat_proof.KINDS["sysctl"][1]))
     assert len(threat_proof.mutate(blind, subject)[1]) > 10, "a look that never complains is found by each of its mutations"
+
+
+APP = "usr/lib/veilor/app/"
+
+
+@pytest.mark.parametrize("name", [name for name, one in SABOTAGES.items() if one.tree])
+def test_a_sabotage_of_the_rehearsal_is_seen_in_the_image_too_unless_it_is_in_our_code(subject, name, tmp_path):
+    """What a rehearsal notices on a machine, the image's checks notice before one is booted; code alone needs the machine."""
+    shutil.copytree(subject.tree, tmp_path / "tree", symlinks=True)
+    spoilt = replace(subject, tree=tmp_path / "tree")
+    SABOTAGES[name].tree(spoilt.tree)
+    in_code = any(path.is_file() and path.read_bytes() != (subject.tree / path.relative_to(spoilt.tree)).read_bytes()
+                  for path in (spoilt.tree / APP).rglob("*.py"))
+    assert any(threat_proof.complaints(MODEL, spoilt).values()) != in_code
+
+
+def test_veilor_check_names_what_breaks_the_model(clone):
+    assert check_threats(clone, None) == []
+    (clone / "overlay/etc/systemd/system/rpm-ostreed-automatic.timer").unlink()
+    found = [one.text for one in check_threats(clone, None)]
+    assert any("does not exist" in one for one in found) and any("does not lead to /dev/null" in one for one in found)
 
 
 LOOK = claims.Check("x", "sysctl", {"key": "a.b", "want": "1"}, "mend")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from veilor.build.check import guards, image_tree, kickstarts, pages, settings, tree, units
+from veilor.build.check import guards, image_tree, kickstarts, pages, settings, threats, tree, units
 from veilor.build.check.finding import CannotRun, Finding, Notice
 
 Check = Callable[[Path, Callable | None], list[Finding]]
@@ -15,6 +15,7 @@ Check = Callable[[Path, Callable | None], list[Finding]]
 CHECKS: list[tuple[str, Check]] = [
     ("generated pages", pages.check_pages),
     ("staged tree", tree.check_staged_tree),
+    ("threat model", threats.check_threats),
     ("kickstarts by pykickstart", kickstarts.check_kickstarts),
     ("the image's scripts on a tree shaped like the base", image_tree.check_image_tree),
     ("installer-iso.toml", kickstarts.check_installer_iso),
