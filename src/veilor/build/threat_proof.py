@@ -112,4 +112,4 @@ def staged_path(control: str) -> str | None:
     path = control.split("#")[0]
     if path.startswith("overlay/"):
         return path.removeprefix("overlay/")
-    return path if path == "kickstart/install.ks" else None
+    return path if path.startswith("kickstart/") and path.endswith(".ks") else None
