@@ -84,7 +84,7 @@ def compared(model: Model) -> list[str]:
     head = ("## Beside others\n\nWhat is better elsewhere stands here as plainly as what is better here. The number behind a cell "
             "names its source and when that was current; it may have changed since. “Not looked up” is no verdict. Tails and Qubes OS "
             "stand where they are the better tool.\n")
-    return [head, table("", "best served by", *systems), *said, "\nSources:\n\n",
+    return [head, table("on what", "best served by", *systems), *said, "\nSources:\n\n",
             *(f"{number}. {source}, {when.isoformat()}\n" for number, (source, when) in enumerate(sources, 1)), "\n"]
 
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 from veilor.build.errors import BuildError
@@ -18,6 +19,7 @@ from veilor.build.threats import FOLDER, LAYERS, Claim, Model
 
 RESULTS = f"{FOLDER}/results.json"
 DOCTOR = "attacks:doctor"  # the phase that runs veilor-doctor on a machine: what it shows is the boot layer's
+SOURCES = (FOLDER, "scenarios", "overlay", "kickstart", "src/veilor/core", "src/veilor/device")  # what a result may stand on
 VERDICTS = ("PASS", "NOT_RUN", "LAB_FAULT", "OS_FAULT")
 
 
@@ -84,8 +86,14 @@ def record(source_root: Path, model: Model, report: Path) -> list[dict]:
         if data["sabotage"]:
             raise BuildError(f"{report} is of a run with the sabotage {data['sabotage']}, which shows nothing of the product")
         shown = {f"{data['scenario']}:{phase['name']}": phase for phase in data["phases"]}
+        began = datetime.fromisoformat(data["started"]).timestamp()
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BuildError(f"{report} is no report of a rehearsal that can be used ({error}); nothing was recorded") from None
+    later = [path for folder in SOURCES for path in sorted((source_root / folder).rglob("*"))
+             if path.is_file() and path.suffix != ".pyc" and path.name != Path(RESULTS).name and path.stat().st_mtime > began]
+    if later:
+        raise BuildError(f"{later[0].relative_to(source_root)} was written after the rehearsal of {report} began, so it may show something "
+                         "else than what lies here; rehearse again, and record before anything changes")
     known, new = phases(source_root), []
     for claim in model.claims:
         for layer, run in runs(claim):
