@@ -97,8 +97,7 @@ def symlink():  # as root through a link that nobody put into a folder that all 
 
 def hardlink():
     link = f"/tmp/veilor-lab-{os.getpid()}"
-    os.link("/tmp/veilor-lab-roots", link)
-    os.unlink(link)
+    os.link("/tmp/veilor-lab-roots", link)  # root's now, so only root could take it away
 
 def userns():
     if libc.unshare(0x10000000) < 0:
