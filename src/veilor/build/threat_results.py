@@ -94,11 +94,11 @@ def record(source_root: Path, model: Model, report: Path) -> list[dict]:
     if later:
         raise BuildError(f"{later[0].relative_to(source_root)} was written after the rehearsal of {report} began, so it may show something "
                          "else than what lies here; rehearse again, and record before anything changes")
-    known, new = phases(source_root), []
+    known, new, ids = phases(source_root), [], {claim.id for claim in model.claims}
     for claim in model.claims:
         for layer, run in runs(claim):
             if run in shown and run in known:
-                new.append({"claim": claim.id, "layer": layer, "run": run, "verdict": verdict(shown[run], claim.id),
+                new.append({"claim": claim.id, "layer": layer, "run": run, "verdict": verdict(shown[run], claim.id, ids),
                             "when": (shown[run].get("carried") or data["started"])[:10], "base": data["base"],
                             "stand_ins": sorted(data["stand_ins"]), "proof": proof(source_root, model, claim, layer, run)})
     names = {(one["claim"], one["layer"], one["run"]) for one in new}
@@ -110,13 +110,13 @@ def record(source_root: Path, model: Model, report: Path) -> list[dict]:
     return new
 
 
-def verdict(phase: dict, claim_id: str) -> str:
+def verdict(phase: dict, claim_id: str, ids: set[str]) -> str:
     """What PHASE of a report shows of the claim: the worst of its own checks, or the phase's verdict where it has none.
 
     A phase that never ended shows nothing of a claim whose checks it did not reach.
     """
     own = [check["verdict"] for check in phase["checks"] if check["title"].startswith(f"{claim_id}: ")]
-    marked = any(". " not in check["title"].split(": ")[0] and "." in check["title"].split(": ")[0] for check in phase["checks"])
+    marked = any(check["title"].split(": ")[0] in ids for check in phase["checks"])
     if own:
         return max(own, key=VERDICTS.index)
     return "NOT_RUN" if marked else phase["verdict"]
