@@ -44,7 +44,7 @@ def test_a_wrong_line_is_code_2(line, capsys):
 
 
 def test_every_verb_helps_and_lists_its_codes(capsys):
-    for verb in ("stage", "iso", "sign", "channel", "check", "rehearse"):
+    for verb in ("stage", "iso", "sign", "channel", "check", "threats", "rehearse"):
         with pytest.raises(SystemExit) as end:
             cli.main([verb, "--help"])
         assert end.value.code == 0 and "exit codes:" in capsys.readouterr().out

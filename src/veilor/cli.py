@@ -170,6 +170,43 @@ def do_check(args) -> int:
     return FAILED if wrong else NOT_RUN if left_out else 0
 
 
+def do_threats(args) -> int:
+    """List, prove, show or record what the threat model claims; the exit code."""
+    from veilor.build import threat_page, threat_proof, threat_results, threats
+    from veilor.build.errors import BuildError
+
+    model = threats.load(SOURCE_ROOT)
+    if args.record:
+        for one in threat_results.record(SOURCE_ROOT, model, args.record):
+            print(f"{one['verdict']:9} {one['claim']} ({one['layer']}, {one['run']})")
+        print(f"{threat_results.RESULTS}: written; `make docs` puts it into {threat_page.PAGE}")
+        return 0
+    if args.matrix:
+        results = threat_results.load(SOURCE_ROOT)
+        for one in model.claims:
+            cells = zip(threats.LAYERS, threat_page.matrix_row(SOURCE_ROOT, model, results, one), strict=True)
+            print(f"{one.id:32} " + " · ".join(f"{layer}: {cell or 'no check'}" for layer, cell in cells))
+        return 0
+    if args.list:
+        for one in model.claims:
+            print(f"{one.id:32} {one.state:9} {one.says}")
+        return 0
+    with threat_proof.subject(SOURCE_ROOT, args.tree) as subject:
+        if args.mutate and args.tree:
+            raise BuildError("a built image's files are looked at, not spoilt; leave out --tree to prove the checks")
+        if args.mutate:
+            tried, blind = threat_proof.mutate(model, subject)
+            print("".join(f"BLIND  {one}: no check notices\n" for one in blind), end="")
+            print(f"{len(tried)} controls were taken away or weakened, {len(tried) - len(blind)} of them noticed")
+            return FAILED if blind else 0
+        found = threat_proof.complaints(model, subject, built=bool(args.tree))
+    for name, wrong in found.items():
+        print(f"{'FAIL' if wrong else 'PASS':8} {name}" + (f": {wrong}" if wrong else ""))
+    left = [check.id for one in model.claims for check in one.image if check.built and not args.tree]
+    print("".join(f"NOT_RUN  {name}: it needs the files of a built image, --tree DIR\n" for name in left), end="")
+    return FAILED if any(found.values()) else 0
+
+
 def check_runner(args):
     """`runner`, or None where no tools tree can be made: then the checks that need it say so."""
     try:
@@ -300,6 +337,14 @@ def parser() -> argparse.ArgumentParser:
 
     one = verb(verbs, "check", do_check, "everything that can be known without a boot", tools=True)
     one.add_argument("--release", action="store_true", help="refuse as well what is known to be unfinished, as a release has to")
+
+    one = verb(verbs, "threats", do_threats, "run the threat model's image checks, prove them, or show what was shown")
+    what = one.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="name the claims")
+    what.add_argument("--mutate", action="store_true", help="take each control away in a copy: the check has to fail")
+    what.add_argument("--matrix", action="store_true", help="claim by layer, from the recorded results")
+    what.add_argument("--record", type=Path, metavar="REPORT", help="take in what a rehearsal's report.json shows")
+    one.add_argument("--tree", type=Path, metavar="DIR", help="look at the files of a built image instead of the staged tree")
 
     one = verb(verbs, "rehearse", do_rehearse, "live a machine's whole life in QEMU and report on it")
     one.add_argument("scenario", nargs="?", default="life", metavar="SCENARIO", help="life by default; all: every one")

@@ -21,6 +21,7 @@ def test_a_new_stand_in_makes_the_page_stale_until_it_is_written_anew(tmp_path):
     for name in (docs.STAND_INS, docs.VERIFIED, docs.PROGRAMS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "threats", tmp_path / "threats")
     with (tmp_path / docs.STAND_INS).open("a") as data:
         data.write('[[stand_in]]\nid="x"\ntitle="A|B"\nstands_for="s"\nwhy="w"\nreplaced_by="r"\ncommand=""\n')
     with pytest.raises(BuildError, match="make docs"):
@@ -34,6 +35,7 @@ def test_a_table_of_findings_that_says_something_else_is_noticed(tmp_path):
     for name in (docs.STAND_INS, docs.VERIFIED, docs.PROGRAMS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "threats", tmp_path / "threats")
     page = tmp_path / docs.PROGRAMS
     page.write_text(page.read_text().replace("| metered |", "| meters |"))
     with pytest.raises(BuildError, match="what the programs do"):

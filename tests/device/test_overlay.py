@@ -38,7 +38,7 @@ def started() -> list[tuple[str, str]]:
 def test_everything_started_exists_and_every_program_is_started():
     words = {words.removesuffix(' "$@"').removesuffix(" --due") for _, words in started()}
     assert words == {name for name in PROGRAMS if name != "health"} | {f"health {moment}" for moment in MOMENTS}
-    assert len(started()) == len(list(UNITS.glob("*.service"))) + 5 + 3
+    assert len(started()) == len(list(UNITS.glob("*.service"))) + 6 + 3
 
 
 SCRIPTS = [*(OVERLAY / "usr/bin").iterdir(), *(OVERLAY / "usr/lib/greenboot").rglob("*.sh")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+from veilor.build import threat_page
 from veilor.build.errors import BuildError
 from veilor.core.preflight import rows
 
@@ -53,6 +54,7 @@ def write_pages(source_root: Path) -> None:
     """Write the generated pages anew."""
     (source_root / VERIFIED).write_text(verified_page(source_root))
     (source_root / PROGRAMS).write_text(programs_page((source_root / PROGRAMS).read_text()))
+    (source_root / threat_page.PAGE).write_text(threat_page.page(source_root))
 
 
 def check_pages(source_root: Path) -> None:
@@ -61,3 +63,6 @@ def check_pages(source_root: Path) -> None:
         raise BuildError(f"{VERIFIED} does not say what {STAND_INS} says; write it anew with `make docs` and commit it")
     if (source_root / PROGRAMS).read_text() != programs_page((source_root / PROGRAMS).read_text()):
         raise BuildError(f"{PROGRAMS} does not say what the programs do; write it anew with `make docs` and commit it")
+    page = source_root / threat_page.PAGE
+    if not page.is_file() or page.read_text() != threat_page.page(source_root):
+        raise BuildError(f"{threat_page.PAGE} does not say what threats/ says; write it anew with `make docs` and commit it")

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from veilor.build import threats
 from veilor.build.errors import BuildError
-from veilor.core import policy
+from veilor.core import claims, policy
 from veilor.core.product import KEYS_DIR, Product, load, os_release
 
 EPOCH = 1767225600  # 2026-01-01T00:00:00Z, unless SOURCE_DATE_EPOCH says otherwise
@@ -24,7 +25,8 @@ KEYS = KEYS_DIR.lstrip("/")
 APP = "usr/lib/veilor/app/veilor"
 PRODUCT = "usr/lib/veilor/product.toml"
 FLOOR = "usr/lib/veilor/channel-floor.json"
-GENERATED = ("etc/containers/policy.json", "etc/containers/registries.d/veilor.yaml", "usr/lib/os-release", FLOOR)
+GENERATED = ("etc/containers/policy.json", "etc/containers/registries.d/veilor.yaml", "usr/lib/os-release", FLOOR,
+             claims.PATH.lstrip("/"))
 LEFT_OUT = {"__pycache__", ".gitkeep"}
 
 
@@ -93,7 +95,7 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
     copy_keys(keys_dir, tree / KEYS, [*product.image_keys, *product.channel_keys])
     for name, text in zip(GENERATED, (
         policy.render(product), policy.render_registries(product), os_release(product),
-        json.dumps({"schema": 1, "sequence": floor}) + "\n",
+        json.dumps({"schema": 1, "sequence": floor}) + "\n", threats.shipped(threats.load(source_root)),
     ), strict=True):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text)

@@ -14,6 +14,7 @@ class Code(enum.IntEnum):
     REFUSED = 4
     UNFIT = 5
     ROOT = 6
+    UNSEEN = 7
     INTERRUPTED = 130
 
 
@@ -25,6 +26,7 @@ MEANINGS = {
     Code.REFUSED: "refused: something that must be trusted could not be verified, or is older than what was seen",
     Code.UNFIT: "this machine is not of the kind that the program works on; nothing was changed",
     Code.ROOT: "it needs root",
+    Code.UNSEEN: "nothing was seen to be wrong, but not everything could be seen",
     Code.INTERRUPTED: "interrupted; run it again and it goes on",
 }
 

@@ -40,6 +40,7 @@ class Hardware:
     registry: int | None = None
     registry_name: str = "ghcr.io"
     ca: Path | None = None
+    usb: bool = False
     kernel_says: dict[str, str] = field(default_factory=dict)
 
 
@@ -109,6 +110,7 @@ class Machine:
         argv += ["-chardev", f"socket,id=serial,path={self.dir}/serial,server=on,wait=off", "-serial", "chardev:serial"]
         argv += ["-chardev", f"socket,id=agent,path={self.dir}/agent,server=on,wait=off", "-device", "virtio-serial-pci"]
         argv += ["-device", f"virtserialport,chardev=agent,name={PORT_NAME}"]
+        argv += ["-device", "qemu-xhci,id=xhci"] if hw.usb else []
         argv += ["-qmp", f"unix:{self.dir}/qmp,server=on,wait=off", "-S"]
         if hw.registry is None:
             argv += ["-nic", "none"]

@@ -18,6 +18,7 @@ from veilor.build.check import (
     settings,
     shell,
     syntax,
+    threats,
     tree,
     units,
     workflows,
@@ -30,6 +31,7 @@ Check = Callable[[Path, Callable | None], list[Finding]]
 CHECKS: list[tuple[str, Check]] = [
     ("generated pages", pages.check_pages),
     ("staged tree", tree.check_staged_tree),
+    ("threat model", threats.check_threats),
     ("kickstarts by pykickstart", kickstarts.check_kickstarts),
     ("recipe by BlueBuild's schemas", recipe.check_schema),
     ("recipe by bluebuild", recipe.check_bluebuild),

@@ -1,0 +1,148 @@
+"""The threat model's own rules: what fails `make test` and `veilor check`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from datetime import date
+from fnmatch import fnmatch
+from pathlib import Path
+
+from veilor.build import threat_results
+from veilor.build.threat_checks import KINDS, Mutation, lines_of
+from veilor.build.threats import Model
+
+
+def problems(source_root: Path, model: Model, sabotages: Mapping[str, str] | None = None, today: date | None = None) -> list[str]:
+    """What is wrong with MODEL in the repository at SOURCE_ROOT, a sentence each; none when it keeps its rules.
+
+    SABOTAGES: the rehearsal's, by name; without it their names are not looked up. A date after TODAY is refused.
+    """
+    found = [*names(model), *controls(source_root, model), *layers(model), *trials(source_root, model, sabotages),
+             *unclaimed(source_root, model), *kinds(model)]
+    found += [f"{claim.id}: its date {claim.date} has not come yet" for claim in model.claims if today and claim.date > today]
+    return found
+
+
+def names(model: Model) -> Iterator[str]:
+    """Ids are each another, begin with their adversary's, and that is the file's name; nine adversaries are in scope and nine out."""
+    checks = [check.id for claim in model.claims for check in (*claim.image, *claim.boot)]
+    ids = [claim.id for claim in model.claims]
+    for one in sorted({one for one in ids if ids.count(one) > 1}):
+        yield f"{one}: two claims have this id"
+    for claim in model.claims:
+        for layer in (claim.image, claim.boot):
+            twice = {check.id for check in layer if [other.id for other in layer].count(check.id) > 1}
+            yield from (f"{one}: two checks of one layer have this id; give one a name" for one in sorted(twice))
+        if claim.id.split(".")[0] != claim.adversary:
+            yield f"{claim.id}: it stands with {claim.adversary}, and its id says another adversary"
+    if not checks:
+        yield "no claim has a check"
+    for adversary in model.adversaries:
+        if adversary.file != f"{adversary.id}.toml":
+            yield f"{adversary.file}: it holds the adversary {adversary.id}; name the file after it"
+    for scope in ("in", "out"):
+        orders = [one.order for one in model.adversaries if one.scope == scope]
+        if sorted(orders) != list(range(1, len(orders) + 1)):
+            yield f"the adversaries {scope} of scope are not numbered from 1 on: {sorted(orders)}"
+
+
+def controls(source_root: Path, model: Model) -> Iterator[str]:
+    """Every control is there: a path (with the word behind #), or a named setting of the base, each of which is used."""
+    used = set()
+    for claim in model.claims:
+        for control in claim.controls:
+            if control.startswith("base:"):
+                used.add(control.removeprefix("base:"))
+                if control.removeprefix("base:") not in model.base:
+                    yield f"{claim.id}: threats/base.toml names no {control}"
+                continue
+            path, _, word = control.partition("#")
+            file = source_root / path
+            if not file.exists() and not file.is_symlink():
+                yield f"{claim.id}: its control {path} does not exist"
+            elif word and word not in file.read_text():
+                yield f"{claim.id}: its control {path} does not say {word}"
+        if claim.state in ("enforced", "opt-in") and not claim.controls:
+            yield f"{claim.id}: it is {claim.state}, and names no control"
+    yield from (f"threats/base.toml: no claim names {name}" for name in sorted(set(model.base) - used))
+
+
+def layers(model: Model) -> Iterator[str]:
+    """A claim in state enforced is seen in the image, on the running machine, and by somebody who tries."""
+    for claim in model.claims:
+        for layer in ("image", "boot", "attack"):
+            if claim.state == "enforced" and not claim.layer(layer):
+                yield f"{claim.id}: it is enforced, and has no check at the layer {layer}"
+
+
+def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None) -> Iterator[str]:
+    """Phases that are named exist, and so do the sabotages; every phase of the scenario `attacks` belongs to a claim."""
+    known, used = threat_results.phases(source_root), {threat_results.DOCTOR}
+    for claim in model.claims:
+        for trial in (*claim.attack, *claim.usability):
+            used.add(trial.run)
+            if trial.run not in known:
+                yield f"{claim.id}: there is no phase {trial.run}"
+            kind, _, name = trial.counterpart.partition(" ")
+            if kind == "sabotage" and sabotages is not None and name not in sabotages:
+                yield f"{claim.id}: the rehearsal has no sabotage {name}"
+    for run in sorted(set(known) - used):
+        if run.startswith("attacks:"):
+            yield f"{run}: this phase checks something that no claim says"
+
+
+def claimed_settings(model: Model) -> set[str]:
+    """Keys of sysctl settings and kernel arguments that some claim's image check looks at."""
+    checks = [check for claim in model.claims for check in claim.image]
+    names = {check.arguments.get("key" if check.kind == "sysctl" else "argument") for check in checks if check.kind in ("sysctl", "karg")}
+    return names | {line for check in checks if check.kind == "lines" for line in check.arguments.get("has", ())}
+
+
+def settings_of(file: Path) -> list[str]:
+    """The single settings in a file of the kinds that hold many: each needs a claim, or a reason, of its own."""
+    if file.parent.name == "sysctl.d":
+        return [line.split("=")[0].strip() for line in lines_of(file.read_text())]
+    if file.parent.name == "kargs.d":
+        return list(tomllib.loads(file.read_text())["kargs"])
+    return lines_of(file.read_text()) if file.parent.name == "modprobe.d" else []
+
+
+def unclaimed(source_root: Path, model: Model) -> Iterator[str]:
+    """Files and settings of overlay/ that no claim names and no reason excuses, and excuses for what is not there."""
+    named = {control.split("#")[0] for claim in model.claims for control in claim.controls}
+    claimed, needed = claimed_settings(model), set()
+    for file in sorted((source_root / "overlay").rglob("*")):
+        if (file.is_dir() and not file.is_symlink()) or "__pycache__" in file.parts:
+            continue
+        path = str(file.relative_to(source_root))
+        single = [] if file.is_symlink() else settings_of(file)
+        for setting in single:
+            if setting not in claimed:
+                needed.add(f"{path}#{setting}")
+        if path not in named:
+            needed.add(path)
+    for path in sorted(needed):
+        if not any(fnmatch(path, pattern) for pattern in model.excused):
+            yield f"{path}: no claim names it, and threats/excused.toml gives no reason"
+    for pattern in model.excused:
+        if not any(fnmatch(path, pattern) for path in needed):
+            yield f"threats/excused.toml: {pattern} excuses nothing: it is gone, or a claim names it now"
+
+
+def kinds(model: Model) -> Iterator[str]:
+    """Image checks are of kinds that exist, with the arguments these take and at least one mutation; every kind is used."""
+    used = {check.kind for claim in model.claims for check in claim.image}
+    yield from (f"no image check is of the kind {kind}" for kind in sorted(set(KINDS) - used))
+    for claim in model.claims:
+        for check in claim.image:
+            if check.kind not in KINDS:
+                yield f"{check.id}: there is no kind {check.kind}"
+                continue
+            try:
+                mutations: list[Mutation] = KINDS[check.kind][1](**check.arguments)
+            except TypeError as error:
+                yield f"{check.id}: {error}"
+                continue
+            if not mutations:
+                yield f"{check.id}: nothing proves that it can fail"

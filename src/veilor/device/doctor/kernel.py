@@ -1,0 +1,89 @@
+"""Looks at what the kernel says of itself in /proc and /sys."""
+
+from veilor.device.doctor.look import Finding, Unseen, judge, not_applicable, read
+from veilor.device.run import at
+
+
+def sysctl(key: str, want: str, at_least: bool = False) -> Finding:
+    """The kernel setting KEY has the value WANT, or with AT_LEAST a number that is no lower."""
+    path = "/proc/sys/" + key.replace(".", "/")
+    found = read(path)
+    if found is None:
+        return judge(False, f"this kernel has no {key}")
+    value = " ".join(found.split())
+    try:
+        good = int(value) >= int(want) if at_least else value == want
+    except ValueError:
+        good = False
+    return judge(good, f"{key} is {value}" + ("" if good else f", not {want}" + " or more" * at_least))
+
+
+def karg(argument: str) -> Finding:
+    """The kernel was started with ARGUMENT, and with nothing else for the same name after it (the last one counts)."""
+    given = (read("/proc/cmdline") or "").split()
+    name = argument.split("=")[0]
+    same = [one for one in given if one.split("=")[0] == name]
+    good = bool(same) and same[-1] == argument
+    return judge(good, f"the kernel was started with {' '.join(same) or f'no {name}'}")
+
+
+def no_karg(names: list[str]) -> Finding:
+    """The kernel was started without any argument of these NAMES."""
+    given = [one for one in (read("/proc/cmdline") or "").split() if one.split("=")[0] in names]
+    return judge(not given, f"the kernel was started with {', '.join(given)}" if given else f"no {' or '.join(names)} on the command line")
+
+
+def lockdown(level: str) -> Finding:
+    """The kernel's lockdown is LEVEL: the word in brackets in securityfs."""
+    text = read("/sys/kernel/security/lockdown")
+    if text is None:
+        return judge(False, "this kernel has no lockdown, or securityfs is not mounted")
+    now = next((word.strip("[]") for word in text.split() if word.startswith("[")), "unknown")
+    return judge(now == level, f"lockdown is {now}")
+
+
+def modules_signed() -> Finding:
+    """The kernel takes only modules that are signed by a key it knows."""
+    if at("/proc/modules").exists() is False:
+        return not_applicable("this kernel loads no modules at all")
+    found = read("/sys/module/module/parameters/sig_enforce")
+    return judge(found == "Y", "unsigned modules are refused" if found == "Y" else "an unsigned module would be taken")
+
+
+def modules_out(names: list[str]) -> Finding:
+    """None of the modules NAMES is loaded."""
+    loaded = {line.split()[0] for line in (read("/proc/modules") or "").splitlines() if line}
+    found = sorted(loaded & set(names))
+    return judge(not found, f"loaded: {', '.join(found)}" if found else f"none of {', '.join(names)} is loaded")
+
+
+def selinux() -> Finding:
+    """SELinux enforces its policy."""
+    found = read("/sys/fs/selinux/enforce")
+    if found is None:
+        return judge(False, "SELinux is not there")
+    return judge(found == "1", "SELinux is enforcing" if found == "1" else "SELinux only warns")
+
+
+def mapped(library: str) -> Finding:
+    """Programs run with LIBRARY loaded: it is in this very one."""
+    maps = read("/proc/self/maps")
+    if maps is None:
+        raise Unseen("/proc/self/maps is not there")
+    good = any(line.rsplit("/", 1)[-1] == library for line in maps.splitlines())
+    return judge(good, f"{library} is {'' if good else 'not '}loaded into programs")
+
+
+def secure_boot() -> Finding:
+    """The firmware checks what it starts (the variable's last byte, after four of attributes)."""
+    if not at("/sys/firmware/efi").exists():
+        return not_applicable("this machine was started by a BIOS, which has no Secure Boot")
+    variables = at("/sys/firmware/efi/efivars")
+    found = sorted(variables.glob("SecureBoot-*")) if variables.is_dir() else []
+    if not found:
+        raise Unseen("the firmware's variables are not readable here")
+    try:
+        on = found[0].read_bytes()[-1:] == b"\x01"
+    except OSError as error:
+        raise Unseen(f"the firmware's variable cannot be read ({error.strerror})") from None
+    return judge(on, f"Secure Boot is {'on' if on else 'off'}")

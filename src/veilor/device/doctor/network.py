@@ -1,0 +1,46 @@
+"""Looks at the network: what listens, from the kernel's own tables."""
+
+from veilor.device.doctor.look import Finding, Unseen, judge, read
+
+LISTEN = "0A"  # TCP_LISTEN in the kernel's tables
+UNCONNECTED = "07"  # a UDP socket that takes datagrams from anybody
+
+
+def sockets() -> list[tuple[str, str, int]]:
+    """(protocol, local address in hex, port) of every socket that waits for strangers (proc_pid_net(5))."""
+    found = []
+    for table, state in (("tcp", LISTEN), ("tcp6", LISTEN), ("udp", UNCONNECTED), ("udp6", UNCONNECTED)):
+        text = read(f"/proc/net/{table}")
+        if text is None and table in ("tcp", "udp"):
+            raise Unseen(f"/proc/net/{table} is not there")
+        for line in (text or "").splitlines()[1:]:
+            fields = line.split()
+            if len(fields) > 3 and fields[3] == state:
+                address, port = fields[1].split(":")
+                found.append((table[:3], address, int(port, 16)))
+    return found
+
+
+def loopback(address: str) -> bool:
+    """Whether the kernel's hex ADDRESS (words in the machine's byte order) can be reached from this machine alone."""
+    if len(address) == 8:
+        return address.endswith("7F")
+    return address == "0" * 24 + "01000000" or (address[:24] == "0" * 16 + "FFFF0000" and address.endswith("7F"))
+
+
+def listening(allowed: list[str]) -> Finding:
+    """Nothing waits for strangers but ALLOWED, as protocol/port."""
+    found = sorted({f"{kind}/{port}" for kind, address, port in sockets() if not loopback(address)})
+    extra = [one for one in found if one not in allowed]
+    return judge(not extra, f"waits for strangers beyond what is named: {', '.join(extra)}" if extra else
+                 f"waits for strangers: {', '.join(found) or 'nothing'}")
+
+
+def every_source(path: str, word: str) -> Finding:
+    """In chrony's configuration at PATH each time source (server or pool) carries WORD, and there is one."""
+    text = read(path)
+    if text is None:
+        return judge(False, f"{path} is missing")
+    sources = [line.split() for line in text.splitlines() if line.split()[:1] in (["server"], ["pool"], ["peer"])]
+    bare = [fields[1] for fields in sources if word not in fields[2:]]
+    return judge(bool(sources) and not bare, f"without {word}: {', '.join(bare)}" if bare else f"{len(sources)} sources with {word}")

@@ -1,0 +1,62 @@
+"""Looks at services, asked over D-Bus through busctl: systemd's own answers, no prose."""
+
+import json
+
+from veilor.device.doctor.look import Finding, Unseen, judge
+from veilor.device.run import DeviceError, run
+
+MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+TIMEOUT = 10.0
+
+
+def call(service: str, path: str, interface: str, member: str, *arguments: str) -> list:
+    """What the method MEMBER answers, as data. Raises Unseen when the service is not there, refuses or is silent."""
+    return _ask(["call", service, path, interface, member, *arguments], f"{service} {member}")
+
+
+def _ask(argv: list[str], what: str):
+    try:
+        done = run(["busctl", "--system", "--json=short", "--no-pager", *argv], timeout=TIMEOUT)
+    except DeviceError as error:
+        raise Unseen(error.outcome.what) from None
+    if done.code:
+        raise Unseen(f"{what}: {done.reason}")
+    try:
+        return json.loads(done.out)["data"]
+    except (ValueError, LookupError, TypeError):
+        raise Unseen(f"{what}: answered what cannot be understood") from None
+
+
+class Units:
+    """States of units, asked of systemd in one question for all that the claims name."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names, self.found, self.silence = sorted(set(names)), None, ""
+
+    def state(self, name: str) -> tuple[str, str]:
+        """Load state (loaded, masked, not-found) and active state (active, inactive, failed) of the unit NAME."""
+        if self.found is None:
+            self.found = {}
+            try:  # ListUnitsByNames: name, description, load, active, sub state, … (org.freedesktop.systemd1(5))
+                rows = call(*MANAGER, "ListUnitsByNames", "as", str(len(self.names)), *self.names)[0]
+                self.found = {row[0]: (row[2], row[3]) for row in rows}
+            except Unseen as error:
+                self.silence = str(error)
+            except (LookupError, TypeError):
+                self.silence = "systemd answered what cannot be understood"
+        if name not in self.found:
+            raise Unseen(self.silence or f"systemd says nothing of {name}")
+        return self.found[name]
+
+    def unit(self, name: str, active: str = "", load: list[str] = ()) -> Finding:
+        """The unit NAME is in the ACTIVE state and in one of the LOAD states, where they are given."""
+        loaded, now = self.state(name)
+        good = (not active or now == active) and (not load or loaded in load)
+        return judge(good, f"{name} is {loaded} and {now}")
+
+
+def dbus_answer(service: str, path: str, interface: str, method: str, arguments: list[str], want) -> Finding:
+    """The first value that a method answers is WANT."""
+    answer = call(service, path, interface, method, *arguments)
+    value = answer[0] if isinstance(answer, list) and answer else answer
+    return judge(value == want, f"{method} of {service} answers {value!r}" + ("" if value == want else f", not {want!r}"))

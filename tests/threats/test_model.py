@@ -1,0 +1,210 @@
+"""The threat model keeps its own rules, its checks can fail, its page says what its source says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from veilor.build import threat_page, threat_proof, threat_results, threat_rules, threats
+from veilor.build.check.threats import check_threats
+from veilor.build.errors import BuildError
+from veilor.build.threats import ImageCheck, Trial
+from veilor.core import claims
+from veilor.lab.sabotage import SABOTAGES
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = threats.load(ROOT)
+
+
+def test_the_model_keeps_its_rules():
+    assert threat_rules.problems(ROOT, MODEL, SABOTAGES, date(2100, 1, 1)) == []
+
+
+def test_nine_adversaries_are_in_scope_and_nine_out_each_with_a_better_tool():
+    assert [sum(one.scope == scope for one in MODEL.adversaries) for scope in ("in", "out")] == [9, 9]
+    assert all(one.tool and one.because for one in MODEL.adversaries if one.scope == "out")
+
+
+@pytest.fixture(scope="module")
+def subject():
+    with threat_proof.staged(ROOT) as made:
+        yield made
+
+
+def test_the_staged_tree_keeps_every_image_check_and_each_check_fails_without_its_control(subject):
+    tried, blind = threat_proof.mutate(MODEL, subject)
+    assert blind == []
+    assert {check.id for claim in MODEL.claims for check in claim.image if not check.built} <= {one.rsplit(": ", 1)[0] for one in tried}
+
+
+def changed(name: str, **fields) -> threats.Model:
+    """MODEL with other FIELDS in the claim NAME."""
+    return replace(MODEL, adversaries=tuple(replace(adversary, claims=tuple(
+        replace(claim, **fields) if claim.id == name else claim for claim in adversary.claims)) for adversary in MODEL.adversaries))
+
+
+def test_a_blind_check_and_a_control_that_no_check_sees_are_found(subject, monkeypatch):
+    only = [one for one in MODEL.adversaries if one.id == "local"]
+    blind = replace(changed("local.ptrace", image=(), controls=("overlay/usr/lib/sysctl.d/60-veilor.conf",)), costs=())
+    blind = replace(blind, adversaries=tuple(one for one in blind.adversaries if one.id == only[0].id))
+    assert threat_proof.mutate(blind, subject)[1] == ["local.ptrace: without overlay/usr/lib/sysctl.d/60-veilor.conf"]
+    lying = changed("local.ptrace", image=(ImageCheck("x", "sysctl", {"key": "kernel.yama.ptrace_scope", "want": "1"}),))
+    with pytest.raises(BuildError, match="does not keep its claims"):
+        threat_proof.mutate(lying, subject)
+    monkeypatch.setitem(threat_proof.KINDS, "sysctl", (lambda *_, **__: None, threat_proof.KINDS["sysctl"][1]))
+    assert len(threat_proof.mutate(blind, subject)[1]) > 10, "a look that never complains is found by each of its mutations"
+
+
+APP = "usr/lib/veilor/app/"
+
+
+@pytest.mark.parametrize("name", [name for name, one in SABOTAGES.items() if one.tree])
+def test_a_sabotage_of_the_rehearsal_is_seen_in_the_image_too_unless_it_is_in_our_code(subject, name, tmp_path):
+    """What a rehearsal notices on a machine, the image's checks notice before one is booted; code alone needs the machine."""
+    shutil.copytree(subject.tree, tmp_path / "tree", symlinks=True)
+    spoilt = replace(subject, tree=tmp_path / "tree")
+    SABOTAGES[name].tree(spoilt.tree)
+    in_code = any(path.is_file() and path.read_bytes() != (subject.tree / path.relative_to(spoilt.tree)).read_bytes()
+                  for path in (spoilt.tree / APP).rglob("*.py"))
+    assert any(threat_proof.complaints(MODEL, spoilt).values()) != in_code
+
+
+def test_veilor_check_names_what_breaks_the_model(clone):
+    assert check_threats(clone, None) == []
+    (clone / "overlay/etc/systemd/system/rpm-ostreed-automatic.timer").unlink()
+    found = [one.text for one in check_threats(clone, None)]
+    assert any("does not exist" in one for one in found) and any("does not lead to /dev/null" in one for one in found)
+
+
+LOOK = claims.Check("x", "sysctl", {"key": "a.b", "want": "1"}, "mend")
+BROKEN = [
+    ({"image": ()}, "no check at the layer image"),
+    ({"boot": ()}, "no check at the layer boot"),
+    ({"attack": ()}, "no check at the layer attack"),
+    ({"attack": (Trial("attacks:nonsense", "phase"),)}, "there is no phase attacks:nonsense"),
+    ({"attack": (Trial("life:attacks", "sabotage nonsense"),)}, "no sabotage nonsense"),
+    ({"controls": ("overlay/etc/nonsense",)}, "overlay/etc/nonsense does not exist"),
+    ({"controls": ("overlay/usr/lib/sysctl.d/60-veilor.conf#nonsense",)}, "does not say nonsense"),
+    ({"controls": ("base:nonsense",)}, "names no base:nonsense"),
+    ({"controls": ()}, "names no control"),
+    ({"id": "usb.dma"}, "two claims have this id"),
+    ({"id": "other.ptrace"}, "another adversary"),
+    ({"boot": (LOOK, LOOK)}, "two checks of one layer"),
+    ({"image": (ImageCheck("x", "nonsense", {}),)}, "there is no kind nonsense"),
+    ({"image": (ImageCheck("x", "sysctl", {"nonsense": 1}),)}, "x: "),
+    ({"image": (ImageCheck("x", "lines", {"path": "a", "has": []}),)}, None),
+    ({"date": date(2200, 1, 1)}, "has not come yet"),
+]
+
+
+@pytest.mark.parametrize(("fields", "said"), BROKEN, ids=[str(number) for number in range(len(BROKEN))])
+def test_a_broken_claim_is_named(fields, said):
+    found = threat_rules.problems(ROOT, changed("local.ptrace", **fields), SABOTAGES, date(2100, 1, 1))
+    assert found and (said is None or any(said in one for one in found)), found
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """What the rules read of the repository, to be changed."""
+    for name in ("threats", "overlay", "scenarios", "kickstart", "src/veilor", "bluebuild"):
+        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copyfile(ROOT / "product.toml", tmp_path / "product.toml")
+    return tmp_path
+
+
+def test_what_lies_in_the_overlay_is_named_by_a_claim_or_excused(clone):
+    assert threat_rules.problems(clone, threats.load(clone), SABOTAGES) == []
+    (clone / "overlay/etc/new.conf").write_text("x")
+    with (clone / "overlay/usr/lib/sysctl.d/60-veilor.conf").open("a") as file:
+        file.write("kernel.new = 1\n")
+    kargs = clone / "overlay/usr/lib/bootc/kargs.d/10-veilor.toml"
+    kargs.write_text(kargs.read_text().replace("kargs = [", 'kargs = ["new=1",'))
+    (clone / "overlay/etc/motd.d/.gitkeep").unlink()
+    found = threat_rules.problems(clone, threats.load(clone), SABOTAGES)
+    assert [one.split(":")[0] + one[one.index(":"):][:18] for one in found] and len(found) == 4
+    for said in ("overlay/etc/new.conf: no claim", "#kernel.new: no claim", "#new=1: no claim", ".gitkeep excuses nothing"):
+        assert any(said in one for one in found), (said, found)
+
+
+def test_a_phase_of_the_attacks_that_no_claim_names_is_found(clone):
+    with (clone / "scenarios/attacks.py").open("a") as file:
+        file.write('\n\n@phase("new", "New")\ndef new(life, checks):\n    pass\n')
+    assert threat_rules.problems(clone, threats.load(clone), SABOTAGES) == ["attacks:new: this phase checks something that no claim says"]
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ('state = "opt-in"', 'state = "perhaps"', "is not one of"), ("order = 3", 'order = "three"', "order"),
+    ('id = "usb"\n', "", "'id' is a required"),
+    ("how = ", "# how = ", "'how' is a required"), ("[[claim]]", "[[claim", "cannot be used"),
+])
+def test_a_file_that_breaks_the_schema_is_named_with_the_place(clone, old, new, said):
+    path = clone / "threats/usb.toml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(BuildError, match="usb.toml") as error:
+        threats.load(clone)
+    assert said in str(error.value) and "\n" not in str(error.value)[:200]
+
+
+def report(clone: Path, **changes) -> Path:
+    """A rehearsal's report in which the phases processes and doctor have their checks."""
+    def check(title, verdict="PASS"):
+        return {"title": title, "verdict": verdict}
+
+    data = {"scenario": "attacks", "sabotage": None, "started": "2099-01-01T20:00:00Z", "base": "x", "stand_ins": ["base-system"]}
+    data |= {"phases": [
+        {"name": "programs", "verdict": "NOT_RUN", "carried": "", "checks": [
+            check("local.ptrace: one"), check("local.links: one"), check("local.links: two", "OS_FAULT"),
+            check("local.userns: one", "NOT_RUN")]},
+        {"name": "doctor", "verdict": "PASS", "carried": "", "checks": [check("local.ptrace: the doctor sees it")]}], **changes}
+    path = clone / "report.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls(clone):
+    model = threats.load(clone)
+    by_id = {claim.id: claim for claim in model.claims}
+    threat_results.record(clone, model, report(clone))
+
+    def cell(name, layer):
+        return threat_results.cell(clone, threats.load(clone), threat_results.load(clone), by_id[name], layer)
+
+    assert cell("local.ptrace", "attack") == cell("local.ptrace", "boot") == "PASS (stand-in, 2099-01-01)"
+    assert cell("local.links", "attack") == "OS_FAULT (2099-01-01)"
+    assert cell("local.userns", "attack") == "NOT_RUN (2099-01-01)"
+    assert cell("local.memory-wiped", "attack") == "NOT_RUN (2099-01-01)", "a phase that has no check of a claim shows nothing of it"
+    assert cell("laptop.encrypted", "attack") == "NOT_RUN" and cell("laptop.asleep", "attack") == ""
+    threat_results.record(clone, model, report(clone))
+    assert len({json.dumps(one) for one in threat_results.load(clone)}) == len(threat_results.load(clone))
+    with (clone / "overlay/usr/lib/sysctl.d/60-veilor.conf").open("a") as file:
+        file.write("# another word\n")
+    assert cell("local.ptrace", "attack") == "NOT_RUN (stale: PASS on 2099-01-01)"
+
+
+def test_a_sabotaged_damaged_or_outlived_report_is_not_taken(clone):
+    for changes in ({"sabotage": "x"}, {"phases": [{}]}, {"started": "yesterday"}, {"started": "2026-01-01T00:00:00Z"}):
+        with pytest.raises(BuildError):
+            threat_results.record(clone, MODEL, report(clone, **changes))
+    with pytest.raises(BuildError):
+        threat_results.record(clone, MODEL, clone / "missing.json")
+    assert not (clone / threat_results.RESULTS).exists() or (ROOT / threat_results.RESULTS).exists()
+
+
+def test_the_page_is_what_its_source_says_and_no_cell_of_the_comparison_is_without_source():
+    assert (ROOT / threat_page.PAGE).read_text() == threat_page.page(ROOT)
+    for axis in MODEL.compared["axis"]:
+        assert axis["best"] and axis["cells"]["veilor-os"]
+        for system, (text, source, when) in axis["cells"].items():
+            assert system in MODEL.compared["systems"] + MODEL.compared["tools"] and text and source and isinstance(when, date)
+    losing = [axis for axis in MODEL.compared["axis"] if "veilor-os" not in axis["best"] and "not known" not in axis["best"]]
+    assert len(losing) >= 5, "a comparison in which we win everywhere is an advertisement"
+
+
+def test_the_shipped_claims_are_those_of_the_model():
+    shipped = claims.parse(threats.shipped(MODEL))
+    assert [(one.id, one.state, len(one.checks)) for one in shipped] == [(one.id, one.state, len(one.boot)) for one in MODEL.claims]
