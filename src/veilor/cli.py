@@ -171,40 +171,9 @@ def do_check(args) -> int:
 
 
 def do_threats(args) -> int:
-    """List, prove, show or record what the threat model claims; the exit code."""
-    from veilor.build import threat_page, threat_proof, threat_results, threats
-    from veilor.build.errors import BuildError
+    from veilor.build.threat_command import run
 
-    model = threats.load(SOURCE_ROOT)
-    if args.record:
-        for one in threat_results.record(SOURCE_ROOT, model, args.record):
-            print(f"{one['verdict']:9} {one['claim']} ({one['layer']}, {one['run']})")
-        print(f"{threat_results.RESULTS}: written; `make docs` puts it into {threat_page.PAGE}")
-        return 0
-    if args.matrix:
-        results = threat_results.load(SOURCE_ROOT)
-        for one in model.claims:
-            cells = zip(threats.LAYERS, threat_page.matrix_row(SOURCE_ROOT, model, results, one), strict=True)
-            print(f"{one.id:32} " + " · ".join(f"{layer}: {cell or 'no check'}" for layer, cell in cells))
-        return 0
-    if args.list:
-        for one in model.claims:
-            print(f"{one.id:32} {one.state:9} {one.says}")
-        return 0
-    with threat_proof.subject(SOURCE_ROOT, args.tree) as subject:
-        if args.mutate and args.tree:
-            raise BuildError("a built image's files are looked at, not spoilt; leave out --tree to prove the checks")
-        if args.mutate:
-            tried, blind = threat_proof.mutate(model, subject)
-            print("".join(f"BLIND  {one}: no check notices\n" for one in blind), end="")
-            print(f"{len(tried)} controls were taken away or weakened, {len(tried) - len(blind)} of them noticed")
-            return FAILED if blind else 0
-        found = threat_proof.complaints(model, subject, built=bool(args.tree))
-    for name, wrong in found.items():
-        print(f"{'FAIL' if wrong else 'PASS':8} {name}" + (f": {wrong}" if wrong else ""))
-    left = [check.id for one in model.claims for check in one.image if check.built and not args.tree]
-    print("".join(f"NOT_RUN  {name}: it needs the files of a built image, --tree DIR\n" for name in left), end="")
-    return FAILED if any(found.values()) else 0
+    return run(args, SOURCE_ROOT)
 
 
 def check_runner(args):

@@ -1,0 +1,45 @@
+"""`veilor threats`: runs the threat model's image checks, proves them, shows and records what was shown."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from veilor.build import threat_page, threat_proof, threat_results, threats
+from veilor.build.errors import BuildError
+
+FAILED = 1
+
+
+def run(args: Namespace, source_root: Path) -> int:
+    """List, prove, show or record what the threat model claims; the exit code."""
+    model = threats.load(source_root)
+    if args.record:
+        for one in threat_results.record(source_root, model, args.record):
+            print(f"{one['verdict']:9} {one['claim']} ({one['layer']}, {one['run']})")
+        print(f"{threat_results.RESULTS}: written; `make docs` puts it into {threat_page.PAGE}")
+        return 0
+    if args.matrix:
+        results = threat_results.load(source_root)
+        for one in model.claims:
+            cells = zip(threats.LAYERS, threat_page.matrix_row(source_root, model, results, one), strict=True)
+            print(f"{one.id:32} " + " · ".join(f"{layer}: {cell or 'no check'}" for layer, cell in cells))
+        return 0
+    if args.list:
+        for one in model.claims:
+            print(f"{one.id:32} {one.state:9} {one.says}")
+        return 0
+    with threat_proof.subject(source_root, args.tree) as subject:
+        if args.mutate and args.tree:
+            raise BuildError("a built image's files are looked at, not spoilt; leave out --tree to prove the checks")
+        if args.mutate:
+            tried, blind = threat_proof.mutate(model, subject)
+            print("".join(f"BLIND  {one}: no check notices\n" for one in blind), end="")
+            print(f"{len(tried)} controls were taken away or weakened, {len(tried) - len(blind)} of them noticed")
+            return FAILED if blind else 0
+        found = threat_proof.complaints(model, subject, built=bool(args.tree))
+    for name, wrong in found.items():
+        print(f"{'FAIL' if wrong else 'PASS':8} {name}" + (f": {wrong}" if wrong else ""))
+    left = [check.id for one in model.claims for check in one.image if check.built and not args.tree]
+    print("".join(f"NOT_RUN  {name}: it needs the files of a built image, --tree DIR\n" for name in left), end="")
+    return FAILED if any(found.values()) else 0
