@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from veilor.build import manual
 from veilor.build.errors import BuildError
 from veilor.core import policy
 from veilor.core.product import KEYS_DIR, Product, load, os_release
@@ -97,6 +98,7 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
     ), strict=True):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text)
+    manual.write(tree, product.version)
 
 
 def copy_tree(source: Path, dest: Path) -> None:
