@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from veilor.build import threats
 from veilor.build.errors import BuildError
+from veilor.build.look import write_look
 from veilor.core import claims, policy
 from veilor.core.product import KEYS_DIR, Product, load, os_release
 
@@ -99,6 +100,7 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
     ), strict=True):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text)
+    write_look(tree, source_root, product)
 
 
 def copy_tree(source: Path, dest: Path) -> None:
