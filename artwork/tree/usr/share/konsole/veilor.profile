@@ -1,6 +1,6 @@
 [Appearance]
 ColorScheme=VeilorDark
-Font=JetBrains Mono,11,-1,5,400,0,0,0,0,0
+Font=JetBrains Mono,11,-1,5,400,0,0,0,0,0,0,0,0,0,0,1
 
 [Cursor Options]
 CursorShape=0

@@ -8,7 +8,7 @@ panels().forEach(panel => {
     });
     panel.widgets("org.kde.plasma.icontasks").forEach(tasks => {
         tasks.currentConfigGroup = ["General"];
-        tasks.writeConfig("launchers", ["preferred://browser", "preferred://filemanager",
+        tasks.writeConfig("launchers", ["applications:brave-browser.desktop", "applications:org.kde.dolphin.desktop",
             "applications:org.kde.konsole.desktop", "applications:systemsettings.desktop"]);
     });
 });
