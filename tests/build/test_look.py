@@ -66,7 +66,15 @@ def missing(tree: Path) -> list[str]:
     if (tree / f"usr/share/konsole/{profile}").exists():
         scheme = ini(tree / f"usr/share/konsole/{profile}")["Appearance"]["ColorScheme"]
         wanted[f"usr/share/konsole/{scheme}.colorscheme"] = profile
-    wanted[ini(tree / "etc/xdg/kcm-about-distrorc")["General"]["LogoPath"].lstrip("/")] = "kcm-about-distrorc"
+    sddm = ini(tree / "usr/lib/sddm/sddm.conf.d/veilor.conf")["Theme"]["Current"]
+    wanted |= {f"usr/share/sddm/themes/{sddm}/{name}": "sddm.conf.d/veilor.conf" for name in ("metadata.desktop", "Main.qml", "theme.conf")}
+    greeter = tree / f"usr/share/sddm/themes/{sddm}/Main.qml"
+    if greeter.exists():
+        wanted |= {f"usr/share/sddm/themes/{sddm}/{name}": "Main.qml" for name in re.findall(r'source: "([^"]+)"', greeter.read_text())}
+    if (greeter.parent / "theme.conf").exists():
+        wanted[ini(greeter.parent / "theme.conf")["General"]["background"].lstrip("/")] = "theme.conf"
+    image = ini(tree / "etc/plasmalogin.conf")["Greeter/Wallpaper/org.kde.image/General"]["Image"]
+    wanted[image.removeprefix("file:///").rstrip("/") + "/metadata.json"] = "plasmalogin.conf"
     return [f"{name}, which {by} names, is missing" for name, by in wanted.items() if not (tree / name).exists()]
 
 
@@ -109,6 +117,7 @@ def test_every_file_that_another_names_is_there(tree):
     "usr/share/wallpapers/veilor/contents/images_dark/2560x1440.png", "usr/share/icons/hicolor/scalable/apps/veilor-os.svg",
     "usr/share/plasma/look-and-feel/org.veilor.light.desktop/contents/splash/images/symbol.svg",
     "usr/share/plasma/look-and-feel/org.veilor.dark.desktop/contents/defaults",
+    "usr/share/sddm/themes/veilor/symbol.svg", "usr/share/sddm/themes/veilor/Main.qml", "usr/share/wallpapers/veilor/metadata.json",
 ])
 def test_a_file_taken_away_is_noticed(tree, tmp_path, gone):
     copy = tmp_path / "tree"
@@ -118,13 +127,13 @@ def test_a_file_taken_away_is_noticed(tree, tmp_path, gone):
 
 
 def test_a_colour_nobody_has_is_refused(source, tmp_path):
-    (source / "artwork/tree/etc/xdg/kcm-about-distrorc").write_text("[General]\nName=@nobody@\n")
+    (source / "artwork/tree/usr/share/konsole/veilor.profile").write_text("Name=@nobody@\n")
     with pytest.raises(BuildError, match="@nobody@"):
         stage(source, tmp_path / "tree")
 
 
 def test_a_file_in_overlay_and_artwork_is_refused(source, tmp_path):
-    twice = source / "overlay/etc/xdg/kcm-about-distrorc"
+    twice = source / "overlay/usr/share/konsole/veilor.profile"
     twice.parent.mkdir(parents=True)
     twice.write_text("[General]\n")
     with pytest.raises(BuildError, match="both have it|keep one"):

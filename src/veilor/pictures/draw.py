@@ -32,7 +32,7 @@ PICTURES = (
     Picture("passphrase-wrong-800x600", "passphrase_wrong", 800, 600),
     Picture("passphrase-4k", "passphrase", 3840, 2160),
     Picture("login", "login", 1280, 800),
-    Picture("login-wrong-800x600", "login_wrong", 800, 600),
+    Picture("login-800x600", "login_typed", 800, 600),
     Picture("login-scale-200", "login", 1920, 1200, {"QT_SCALE_FACTOR": "2"}),
     Picture("splash", "splash", 1280, 800),
     Picture("desktop-dark", "desktop", 1920, 1080),

@@ -21,6 +21,7 @@ LEAST_COLOURS = 40
 ENVIRONMENT = {  # what a Plasma session has, and drawing without a graphics card
     "XDG_RUNTIME_DIR": "/run/user/0", "XDG_CURRENT_DESKTOP": "KDE", "XDG_MENU_PREFIX": "plasma-", "XDG_SESSION_TYPE": "x11",
     "KDE_FULL_SESSION": "true", "KDE_SESSION_VERSION": "6", "QT_QPA_PLATFORMTHEME": "kde", "LANG": "C.UTF-8",
+    "XDG_CONFIG_DIRS": "/root/.config/kdedefaults:/etc/xdg",
     "QT_QUICK_BACKEND": "software", "LIBGL_ALWAYS_SOFTWARE": "1",
 }
 SERVERS: list[subprocess.Popen] = []
@@ -124,8 +125,8 @@ def scene_login(width: int, height: int) -> None:
     time.sleep(6)
 
 
-def scene_login_wrong(width: int, height: int) -> None:
-    """The greeter alone refuses every password: in test mode nobody stands behind it."""
+def scene_login_typed(width: int, height: int) -> None:
+    """As far as it goes in test mode: nobody stands behind the greeter who would answer."""
     scene_login(width, height)
     run(["xdotool", "type", "--delay", "60", "ada"])
     run(["xdotool", "key", "Tab"])

@@ -99,6 +99,7 @@ FocusScope {
         Image {
             source: "symbol.svg"
             sourceSize: Qt.size(84, 84)
+            visible: root.height >= 700
             Layout.alignment: Qt.AlignHCenter
         }
         Image {
@@ -162,7 +163,7 @@ FocusScope {
 
     Text {
         anchors { top: parent.top; left: parent.left; margins: 28 }
-        text: Qt.formatDateTime(clock.now, Qt.locale().dateFormat(Locale.LongFormat)) + "\n" + clock.now.toLocaleTimeString(Qt.locale(), Qt.locale().timeFormat(Locale.ShortFormat).replace(/:ss/, ""))
+        text: Qt.formatDateTime(clock.now, Qt.locale().dateFormat(Locale.LongFormat)) + (root.width < 1000 ? "  " : "\n") + clock.now.toLocaleTimeString(Qt.locale(), Qt.locale().timeFormat(Locale.ShortFormat).replace(/:ss/, ""))
         color: "@text@"
         font { family: root.family; pixelSize: 17 }
         lineHeight: 1.3
