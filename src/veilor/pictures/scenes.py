@@ -145,6 +145,10 @@ def session(width: int, height: int, mode: str) -> None:
     home = Path("/root")
     for folder in (".config", ".cache", ".local/share"):
         (home / folder).mkdir(parents=True, exist_ok=True)
+    # The browser's entry stands in: Debian has no package of it, and the panel would show an empty place.
+    browser = home / ".local/share/applications/brave-browser.desktop"
+    browser.parent.mkdir(parents=True, exist_ok=True)
+    browser.write_text("[Desktop Entry]\nType=Application\nName=Brave\nExec=false\nIcon=internet-web-browser\n")
     run(["kbuildsycoca6"], check=False)
     named = run(["kreadconfig6", "--file", "kdeglobals", "--group", "KDE", "--key", "LookAndFeelPackage"]).strip()
     if named != LOOK["dark"]:
@@ -178,11 +182,11 @@ def arrange(name: str, left: float, top: float, width: float, height: float) -> 
 
 def scene_desktop(width: int, height: int, mode: str = "dark") -> None:
     session(width, height, mode)
-    start(["konsole", "--hide-menubar", "-e", "sh", "-c", f"clear; {SHOWN_IN_TERMINAL}; exec sh"])
-    start(["kinfocenter", "kcm_about-distro"])
+    start(["konsole", "--hide-menubar", "-e", "sh", "-c", f"clear; {SHOWN_IN_TERMINAL}; exec sh"], cwd="/root")
+    start(["systemsettings", "kcm_colors"])
     time.sleep(14)
     arrange("konsole", 0.05, 0.09, 0.5, 0.6)
-    arrange("kinfocenter", 0.42, 0.3, 0.53, 0.58)
+    arrange("systemsettings", 0.42, 0.3, 0.53, 0.58)
 
 
 def scene_desktop_light(width: int, height: int) -> None:
