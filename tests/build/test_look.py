@@ -171,3 +171,13 @@ def test_pictures_have_the_size_their_place_says_and_stay_small(tree):
 
 def test_the_bases_ban_on_themes_from_the_internet_is_kept(tree):
     assert ini(tree / "etc/xdg/kdeglobals")["KDE Action Restrictions/$i"]["ghns"] == "false"
+
+
+def test_the_page_about_the_look_says_the_palettes_colours():
+    palette = palettes.load_palette(PALETTE)
+    rows = re.findall(r"^\| ([^|]+) \| (`#[^|]+) \| (`#[^|]+) \|$", (ROOT / "docs/BRAND.md").read_text(), re.M)
+    names = {"windows": ["window"], "text": ["text"], "accent: focus, links, the mark": ["accent"],
+             "good, careful, wrong": ["positive", "neutral", "negative"]}
+    assert {row[0] for row in rows} == set(names)
+    for what, *modes in rows:
+        assert [re.findall("#[0-9a-f]{6}", said) for said in modes] == [[palette[mode][name] for name in names[what]] for mode in palettes.MODES]

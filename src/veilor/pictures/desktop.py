@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +45,15 @@ def desktop_tree(cache: Path) -> Path:
     return artefact(cache, "desktop", {"packages": " ".join(PACKAGES), "suite": MIRROR}, build)
 
 
+class Stage(Tools):
+    """The desktop tree without a network: X and Plymouth have sockets by name, which this host's own would meet there."""
+
+    def argv(self, argv: list[str], binds: Iterable[Path] = (), env: dict[str, str] | None = None) -> list[str]:
+        """The bubblewrap command line that runs ARGV in the tree with BINDS writable at their own paths."""
+        wrap, *rest = super().argv(argv, binds, env)
+        return [wrap, "--unshare-net", *rest]
+
+
 @contextmanager
 def dressed(cache: Path, staged: Path) -> Iterator[Tools]:
     """The desktop tree with the staged tree STAGED stamped on it, as an image has it, for as long as the caller needs it.
@@ -66,6 +75,6 @@ def dressed(cache: Path, staged: Path) -> Iterator[Tools]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.unlink(missing_ok=True)  # a link into the cached tree: never written through
                 shutil.copy2(source, target, follow_symlinks=False)
-        yield Tools(root)
+        yield Stage(root)
     finally:
         remove_tree(scratch)

@@ -122,7 +122,6 @@ FocusScope {
             echoMode: TextInput.Password
             placeholderText: "Password"
             Accessible.name: "Password"
-            Accessible.passwordEdit: true
             KeyNavigation.tab: enter
             onAccepted: root.logIn()
             onTextEdited: root.verdict = ""
