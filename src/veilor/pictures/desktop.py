@@ -26,6 +26,8 @@ PACKAGES = tuple(
     dbus-daemon at-spi2-core gir1.2-atspi-2.0 python3-gi libgl1-mesa-dri""".split()
 )
 
+PERSON = "ada:x:1000:1000:Ada:/root:/bin/sh\n"  # whom the session belongs to
+
 
 def desktop_tree(cache: Path) -> Path:
     """The desktop tree's folder, made on first use (three to seven minutes and 1.4 GB) and cached by its package list.
@@ -46,16 +48,21 @@ def desktop_tree(cache: Path) -> Path:
 
 
 class Stage(Tools):
-    """The desktop tree without a network: X and Plymouth have sockets by name, which this host's own would meet there."""
+    """The desktop tree without a network: X and Plymouth have sockets by name, which this host's own would meet there.
+
+    With AS_PERSON what runs in it is no root, as a session is not; Plymouth on its screen is.
+    """
+
+    as_person = False
 
     def argv(self, argv: list[str], binds: Iterable[Path] = (), env: dict[str, str] | None = None) -> list[str]:
         """The bubblewrap command line that runs ARGV in the tree with BINDS writable at their own paths."""
         wrap, *rest = super().argv(argv, binds, env)
-        return [wrap, "--unshare-net", *rest]
+        return [wrap, "--unshare-net", *(["--unshare-user", "--uid", "1000", "--gid", "1000"] if self.as_person else []), *rest]
 
 
 @contextmanager
-def dressed(cache: Path, staged: Path) -> Iterator[Tools]:
+def dressed(cache: Path, staged: Path) -> Iterator[Stage]:
     """The desktop tree with the staged tree STAGED stamped on it, as an image has it, for as long as the caller needs it.
 
     Its files are hard links to the cached tree's, so it costs seconds and no room; what STAGED brings is copied.
@@ -75,6 +82,10 @@ def dressed(cache: Path, staged: Path) -> Iterator[Tools]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.unlink(missing_ok=True)  # a link into the cached tree: never written through
                 shutil.copy2(source, target, follow_symlinks=False)
+        people = root / "etc/passwd"
+        known = people.read_text()
+        people.unlink()
+        people.write_text(known + PERSON)
         yield Stage(root)
     finally:
         remove_tree(scratch)

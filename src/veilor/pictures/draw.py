@@ -12,6 +12,7 @@ from veilor.lab.tools import ensure_host_programs, ensure_namespaces
 from veilor.lab.verdict import LabFault, UsageError
 from veilor.pictures.desktop import dressed
 
+SESSIONS = {"desktop", "desktop_light", "notifications"}
 SCENES = Path(__file__).with_name("scenes.py")
 
 
@@ -61,7 +62,8 @@ def make_pictures(staged: Path, out: Path, only: list[str]) -> list[Path]:
                 continue
             say(f"{picture.name}: {picture.scene}, {picture.width} × {picture.height}")
             file = Path(scratch, f"{picture.name}.png")
-            tree.run(["dbus-run-session", "--", "python3", "-I", str(SCENES), picture.scene, str(file), str(picture.width),
+            tree.as_person = picture.scene in SESSIONS
+            tree.run(["python3", "-I", str(SCENES), picture.scene, str(file), str(picture.width),
                       str(picture.height)], binds=[Path(scratch), SCENES.parent], env=picture.env, timeout=240)
             if not file.exists():
                 raise LabFault(f"the scene {picture.scene} ended well and left no picture")

@@ -18,10 +18,11 @@ DISPLAY = ":7"
 LOOK = {"dark": "org.veilor.dark.desktop", "light": "org.veilor.light.desktop"}
 PROMPT = "Please enter passphrase for disk Samsung SSD 980 (luks-7d0c1f52):"
 LEAST_COLOURS = 40
+BUS = "unix:path=/run/user/0/bus"
 ENVIRONMENT = {  # what a Plasma session has, and drawing without a graphics card
     "XDG_RUNTIME_DIR": "/run/user/0", "XDG_CURRENT_DESKTOP": "KDE", "XDG_MENU_PREFIX": "plasma-", "XDG_SESSION_TYPE": "x11",
     "KDE_FULL_SESSION": "true", "KDE_SESSION_VERSION": "6", "QT_QPA_PLATFORMTHEME": "kde", "LANG": "C.UTF-8",
-    "XDG_CONFIG_DIRS": "/root/.config/kdedefaults:/etc/xdg",
+    "DBUS_SESSION_BUS_ADDRESS": BUS, "XDG_CONFIG_DIRS": "/root/.config/kdedefaults:/etc/xdg",
     "QT_QUICK_BACKEND": "software", "LIBGL_ALWAYS_SOFTWARE": "1",
 }
 SERVERS: list[subprocess.Popen] = []
@@ -223,6 +224,9 @@ def main() -> int:
     scene, path, width, height = sys.argv[1:]
     os.environ.update(ENVIRONMENT)
     Path("/run/user/0").mkdir(parents=True, mode=0o700, exist_ok=True)
+    # The bus lies where a systemd session has it, since programs that keep to a clean environment look there.
+    start(["dbus-daemon", "--session", "--nofork", f"--address={BUS}"], stderr=subprocess.DEVNULL)
+    wait("the session's bus", lambda: Path(BUS.partition("=")[2]).exists(), 10)
     globals()[f"scene_{scene}"](int(width), int(height))
     look(path)
     os._exit(0)
