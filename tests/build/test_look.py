@@ -180,4 +180,5 @@ def test_the_page_about_the_look_says_the_palettes_colours():
              "good, careful, wrong": ["positive", "neutral", "negative"]}
     assert {row[0] for row in rows} == set(names)
     for what, *modes in rows:
-        assert [re.findall("#[0-9a-f]{6}", said) for said in modes] == [[palette[mode][name] for name in names[what]] for mode in palettes.MODES]
+        for mode, said in zip(palettes.MODES, modes, strict=True):
+            assert re.findall("#[0-9a-f]{6}", said) == [palette[mode][name] for name in names[what]]
