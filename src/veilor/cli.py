@@ -10,6 +10,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -222,6 +223,16 @@ def do_lab_slot(args) -> int:
     return slots.run_slots(every, chosen, run, cache_dir() / "slots.json", inputs)
 
 
+def do_pictures(args) -> int:
+    from veilor.build.stage import stage
+    from veilor.pictures.draw import make_pictures
+
+    with tempfile.TemporaryDirectory(prefix="veilor-pictures-") as scratch:
+        for path in make_pictures(stage(SOURCE_ROOT, Path(scratch, "tree")), args.out, args.name):
+            print(path)
+    return 0
+
+
 def do_lab_base(args) -> int:
     from veilor.lab.rehearse import write_base
 
@@ -328,6 +339,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--bios", action="store_true", help="BIOS firmware instead of UEFI")
     one.add_argument("--keep", action="store_true", help="leave the machine's disk and files for a look")
     one.add_argument("--report", metavar="DIR", help="default: build/report")
+
+    one = verb(verbs, "pictures", do_pictures, "draw the pictures in docs/ by the real programs: Plymouth, SDDM, Plasma")
+    one.add_argument("name", nargs="*", metavar="NAME", help="just these (default: all)")
+    one.add_argument("--out", type=Path, default=SOURCE_ROOT / "docs/pictures", metavar="DIR", help="default: docs/pictures")
 
     lab = verbs.add_parser("lab", help="what the rehearsal stands on").add_subparsers(required=True, metavar="VERB")
     verb(lab, "base", do_lab_base, "write the stand-in base as an OCI layout").add_argument("dir", type=Path, metavar="DIR")

@@ -17,6 +17,7 @@ def source(tmp_path):
     shutil.copytree(ROOT / "src/veilor", root / "src/veilor", ignore=shutil.ignore_patterns("lab", "build"))
     shutil.copytree(ROOT / "bluebuild/keys", root / "bluebuild/keys")
     shutil.copytree(ROOT / "threats", root / "threats")
+    shutil.copytree(ROOT / "artwork", root / "artwork")
     shutil.copyfile(ROOT / "product.toml", root / "product.toml")
     wants = root / "overlay/usr/lib/systemd/system/multi-user.target.wants"
     wants.mkdir(parents=True)

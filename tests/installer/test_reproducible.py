@@ -27,7 +27,7 @@ def base_in(folder):
 def made_in(folder, medium, run, change=None):
     """Digest of the image and SHA-256 of the ISO, made in FOLDER from a clone of its own."""
     clone = folder / "clone"
-    for part in ("overlay", "src", "kickstart", "bluebuild", "threats"):
+    for part in ("overlay", "src", "kickstart", "bluebuild", "threats", "artwork"):
         shutil.copytree(ROOT / part, clone / part, symlinks=True)
     shutil.copyfile(ROOT / "product.toml", clone / "product.toml")
     if change:

@@ -111,7 +111,7 @@ def test_a_broken_claim_is_named(fields, said):
 @pytest.fixture
 def clone(tmp_path):
     """What the rules read of the repository, to be changed."""
-    for name in ("threats", "overlay", "scenarios", "kickstart", "src/veilor", "bluebuild"):
+    for name in ("threats", "overlay", "scenarios", "kickstart", "src/veilor", "bluebuild", "artwork"):
         shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copyfile(ROOT / "product.toml", tmp_path / "product.toml")
     return tmp_path

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from veilor.build import manual, threats
 from veilor.build.errors import BuildError
+from veilor.build.look import write_look
 from veilor.core import claims, policy
 from veilor.core.product import KEYS_DIR, Product, load, os_release
 
@@ -100,6 +101,7 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text)
     manual.write(tree, product.version)
+    write_look(tree, source_root, product)
 
 
 def copy_tree(source: Path, dest: Path) -> None:

@@ -22,7 +22,7 @@ FULL_TREE = "VEILOR_BASE_TREE"
 def clone(tmp_path):
     """What the check reads of this repository, to be changed."""
     root = tmp_path / "clone"
-    for part in ("bluebuild", "overlay", "stand-ins/image", "src/veilor/core", "src/veilor/device", "threats"):
+    for part in ("bluebuild", "overlay", "stand-ins/image", "src/veilor/core", "src/veilor/device", "threats", "artwork"):
         shutil.copytree(ROOT / part, root / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "stage"))
     for name in ("product.toml", "src/veilor/__init__.py"):
         shutil.copyfile(ROOT / name, root / name)

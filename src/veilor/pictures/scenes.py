@@ -1,0 +1,236 @@
+"""What is run inside the desktop tree to make one picture: a display in memory, the real program, and a look at it.
+
+Called by draw.py as `python3 -I scenes.py SCENE FILE WIDTH HEIGHT`; standard library only, since it's Debian's Python
+that runs it. The namespace it runs in ends with it, and takes every program it started along.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+DISPLAY = ":7"
+LOOK = {"dark": "org.veilor.dark.desktop", "light": "org.veilor.light.desktop"}
+PROMPT = "Please enter passphrase for disk Samsung SSD 980 (luks-7d0c1f52):"
+LEAST_COLOURS = 40
+BUS = "unix:path=/run/user/0/bus"
+ENVIRONMENT = {  # what a Plasma session has, and drawing without a graphics card
+    "XDG_RUNTIME_DIR": "/run/user/0", "XDG_CURRENT_DESKTOP": "KDE", "XDG_MENU_PREFIX": "plasma-", "XDG_SESSION_TYPE": "x11",
+    "KDE_FULL_SESSION": "true", "KDE_SESSION_VERSION": "6", "QT_QPA_PLATFORMTHEME": "kde", "LANG": "C.UTF-8",
+    "DBUS_SESSION_BUS_ADDRESS": BUS, "XDG_CONFIG_DIRS": "/root/.config/kdedefaults:/etc/xdg",
+    "QT_QUICK_BACKEND": "software", "LIBGL_ALWAYS_SOFTWARE": "1",
+}
+SERVERS: list[subprocess.Popen] = []
+
+
+def start(argv: list[str], **more) -> subprocess.Popen:
+    """Start ARGV in the background, its words going to standard error."""
+    one = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, **more)
+    SERVERS.append(one)
+    return one
+
+
+def run(argv: list[str], timeout: float = 30, check: bool = True) -> str:
+    """Run ARGV to its end; what it said. Raises CalledProcessError or TimeoutExpired."""
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=timeout, check=check, text=True).stdout
+
+
+def wait(what: str, ready, seconds: float) -> None:
+    """Wait until READY says true. Raises TimeoutError that names WHAT."""
+    end = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} did not happen within {seconds:.0f} s")
+        time.sleep(0.3)
+
+
+def answers(argv: list[str]) -> bool:
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False).returncode == 0
+
+
+def display(width: int, height: int) -> None:
+    """Start an X server in memory with a screen of WIDTH × HEIGHT pixels."""
+    Path("/tmp/.X11-unix").mkdir(mode=0o1777)
+    start(["Xvfb", DISPLAY, "-screen", "0", f"{width}x{height}x24", "-dpi", "96"], stderr=subprocess.DEVNULL)
+    os.environ["DISPLAY"] = DISPLAY
+    wait("the display", lambda: answers(["xdpyinfo"]), 30)
+
+
+def look(path: str) -> None:
+    """Write what the display shows to PATH once it has stood still for a second; after 40 s as it is."""
+    before, end = b"", time.monotonic() + 40
+    while time.monotonic() < end:
+        time.sleep(1.2)
+        now = subprocess.run(["xwd", "-root", "-silent"], capture_output=True, timeout=30, check=True).stdout
+        if now == before:
+            break
+        before = now
+    run(["import", "-window", "root", "-strip", path])
+    colours = int(run(["magick", path, "-format", "%k", "info:"]))
+    if colours < LEAST_COLOURS:
+        raise RuntimeError(f"the picture has {colours} colours: nothing is on it")
+
+
+# Boot screen
+
+
+def plymouth(width: int, height: int) -> None:
+    """Start plymouthd on the display; it wants a terminal as well, and gets one of ours."""
+    display(width, height)
+    Path("/run/plymouth").mkdir(exist_ok=True)
+    _, terminal = pty.openpty()
+    start(["plymouthd", "--no-daemon", "--no-boot-log", "--mode=boot", f"--tty={os.ttyname(terminal)}",
+           "--kernel-command-line=splash plymouth.ignore-serial-consoles"], stderr=subprocess.DEVNULL)
+    wait("plymouthd's answer", lambda: answers(["plymouth", "--ping"]), 20)
+    run(["plymouth", "show-splash"])
+    time.sleep(1)
+
+
+def ask(tries: int = 1) -> None:
+    """Have plymouth ask for a passphrase; with more than one of TRIES the given one is always wrong."""
+    start(["plymouth", "ask-for-password", f"--prompt={PROMPT}", f"--number-of-tries={tries}", "--command=false"])
+    time.sleep(1.5)
+
+
+def scene_boot(width: int, height: int) -> None:
+    plymouth(width, height)
+    run(["plymouth", "message", "--text=veilor-os: The signed image is here. Restart to use it."])
+
+
+def scene_passphrase(width: int, height: int) -> None:
+    plymouth(width, height)
+    run(["plymouth", "update", "--status=keymap=de"])
+    ask()
+    run(["xdotool", "type", "--delay", "60", "correct horse"])
+
+
+def scene_passphrase_wrong(width: int, height: int) -> None:
+    plymouth(width, height)
+    run(["plymouth", "update", "--status=keymap=de"])
+    ask(tries=2)
+    run(["xdotool", "type", "--delay", "60", "wrong"])
+    run(["xdotool", "key", "Return"])
+
+
+# Login screen
+
+
+def scene_login(width: int, height: int) -> None:
+    display(width, height)
+    start(["sddm-greeter-qt6", "--test-mode", "--theme", "/usr/share/sddm/themes/veilor"])
+    time.sleep(6)
+
+
+def scene_login_typed(width: int, height: int) -> None:
+    """As far as it goes in test mode: nobody stands behind the greeter who would answer."""
+    scene_login(width, height)
+    run(["xdotool", "type", "--delay", "60", "ada"])
+    run(["xdotool", "key", "Tab"])
+    run(["xdotool", "type", "--delay", "60", "wrong"])
+    run(["xdotool", "key", "Caps_Lock"])
+    run(["xdotool", "key", "Return"])
+    time.sleep(1)
+
+
+# Desktop
+
+
+def session(width: int, height: int, mode: str) -> None:
+    """A session as a new user gets it: the look-and-feel that the machine's settings name, window manager and panel."""
+    display(width, height)
+    home = Path("/root")
+    for folder in (".config", ".cache", ".local/share"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    # The browser's entry stands in: Debian has no package of it, and the panel would show an empty place.
+    browser = home / ".local/share/applications/brave-browser.desktop"
+    browser.parent.mkdir(parents=True, exist_ok=True)
+    browser.write_text("[Desktop Entry]\nType=Application\nName=Brave\nExec=false\nIcon=internet-web-browser\n")
+    run(["kbuildsycoca6"], check=False)
+    named = run(["kreadconfig6", "--file", "kdeglobals", "--group", "KDE", "--key", "LookAndFeelPackage"]).strip()
+    if named != LOOK["dark"]:
+        raise RuntimeError(f"the machine's default look is {named!r}, not {LOOK['dark']}")
+    run(["plasma-apply-lookandfeel", "--apply", LOOK[mode]], timeout=60)
+    applied = run(["kreadconfig6", "--file", "kdeglobals", "--group", "General", "--key", "ColorScheme"]).strip()
+    if applied != f"Veilor{mode.capitalize()}":
+        raise RuntimeError(f"the look was applied, and the colours are {applied!r}")
+    start(["kwin_x11"], stderr=subprocess.DEVNULL)
+    start(["/usr/lib/x86_64-linux-gnu/libexec/kactivitymanagerd"], stderr=subprocess.DEVNULL)
+    start(["kded6"], stderr=subprocess.DEVNULL)
+    start(["plasmashell", "--no-respawn"])
+    wait("the panel", lambda: answers(["xdotool", "search", "--class", "plasmashell"]), 60)
+    time.sleep(12)
+
+
+SHOWN_IN_TERMINAL = "grep -E 'NAME|VERSION|URL' /usr/lib/os-release; ls --color=always -l /usr/share/wallpapers/veilor"
+
+
+def arrange(name: str, left: float, top: float, width: float, height: float) -> None:
+    """Put the window of the program NAME where it is said, in shares of the screen."""
+    wide, high = map(int, run(["xdotool", "getdisplaygeometry"]).split())
+    windows = run(["xdotool", "search", "--onlyvisible", "--class", name]).split()
+    for window in windows[-1:]:
+        run(["xdotool", "windowsize", window, str(int(width * wide)), str(int(height * high))])
+        run(["xdotool", "windowmove", window, str(int(left * wide)), str(int(top * high))])
+        run(["xdotool", "windowactivate", window], check=False)
+    if not windows:
+        raise RuntimeError(f"{name} opened no window")
+
+
+def scene_desktop(width: int, height: int, mode: str = "dark") -> None:
+    session(width, height, mode)
+    start(["konsole", "--hide-menubar", "-e", "sh", "-c", f"clear; {SHOWN_IN_TERMINAL}; exec sh"], cwd="/root")
+    start(["systemsettings", "kcm_colors"])
+    time.sleep(14)
+    arrange("konsole", 0.05, 0.09, 0.5, 0.6)
+    arrange("systemsettings", 0.42, 0.3, 0.53, 0.58)
+
+
+def scene_desktop_light(width: int, height: int) -> None:
+    scene_desktop(width, height, "light")
+
+
+def scene_notifications(width: int, height: int) -> None:
+    """What the product's own program shows of three notices, on the desktop's own service."""
+    session(width, height, "dark")
+    Path("/run/veilor").mkdir()
+    told = {topic: {"code": code, "line": line} for topic, code, line in NOTICES}
+    Path("/run/veilor/notice.json").write_text(json.dumps({"schema": 1, "notices": told}))
+    print(run(["python3", "-I", "/usr/lib/veilor/app", "notices"], timeout=60), file=sys.stderr)
+    time.sleep(3)
+
+
+NOTICES = (  # topic, code and words as the programs on the machine write them
+    ("update", 0, "veilor-os 44.20260103 is ready. What runs now is kept as the way back. Restart when you like."),
+    ("firstboot", 0, "veilor-os 44.20260102 was verified and is ready. Until the restart this machine runs what the installer wrote, "
+                     "unverified. Restart when you like."),
+    ("health", 1, "veilor-os 44.20260103 was started 3 times and never came to the end of its health check, so the machine went back "
+                  "to 44.20260102 by itself. Your files are as they were."),
+)
+
+
+def scene_splash(width: int, height: int) -> None:
+    display(width, height)
+    start(["ksplashqml", "--test", "--window", LOOK["dark"]])
+    time.sleep(3)
+
+
+def main() -> int:
+    """Set scene ARGV[1], and write what it shows to ARGV[2]."""
+    scene, path, width, height = sys.argv[1:]
+    os.environ.update(ENVIRONMENT)
+    Path("/run/user/0").mkdir(parents=True, mode=0o700, exist_ok=True)
+    # The bus lies where a systemd session has it, since programs that keep to a clean environment look there.
+    start(["dbus-daemon", "--session", "--nofork", f"--address={BUS}"], stderr=subprocess.DEVNULL)
+    wait("the session's bus", lambda: Path(BUS.partition("=")[2]).exists(), 10)
+    globals()[f"scene_{scene}"](int(width), int(height))
+    look(path)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
