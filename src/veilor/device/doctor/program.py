@@ -107,10 +107,15 @@ def report(args: argparse.Namespace) -> Outcome:
     return Outcome(Code.DONE, f"Everything that can be seen here holds: {summary}", facts=facts)
 
 
-def main(argv: list[str]) -> int:
-    """The program veilor-doctor."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of veilor-doctor."""
     parser = tell.parser("veilor-doctor", "Looks whether what docs/THREAT-MODEL.md claims of this machine holds. Changes nothing; "
                          "without root some claims stay UNKNOWN.", Code.UNSEEN)
     parser.add_argument("--claim", action="append", metavar="ID", help="look at this claim alone, and tell everything; may be repeated")
     parser.add_argument("--list", action="store_true", help="name the claims, and look at nothing")
-    return tell.conclude(parser, argv, report)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """The program veilor-doctor."""
+    return tell.conclude(make_parser(), argv, report)
