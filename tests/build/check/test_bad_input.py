@@ -12,7 +12,8 @@ from veilor.build.check.finding import CannotRun, Notice
 from veilor.core.product import load
 
 ROOT = Path(__file__).resolve().parents[3]
-PARTS = ("bluebuild", "overlay", "kickstart", "scripts", ".github", ".ci", "stand-ins/image", "src/veilor/core", "src/veilor/device")
+PARTS = ("bluebuild", "overlay", "threats", "kickstart", "scripts", ".github", ".ci", "stand-ins/image", "src/veilor/core",
+         "src/veilor/device")
 FILES = ("product.toml", "pyproject.toml", "src/veilor/__init__.py", "src/veilor/build/kickstart.py")
 
 
