@@ -30,15 +30,19 @@ def unit(name: str) -> configparser.ConfigParser:
 
 def started() -> list[tuple[str, str]]:
     """Every place that starts a program of ours, and with which words."""
-    places = [*UNITS.glob("*.service"), *(OVERLAY / "usr/bin").iterdir(), *(OVERLAY / "usr/lib/greenboot").rglob("*.sh")]
+    folders = (UNITS, OVERLAY / "usr/lib/systemd/user")
+    places = [*(path for folder in folders for path in folder.glob("*.service")), *(OVERLAY / "usr/bin").iterdir(),
+              *(OVERLAY / "usr/lib/greenboot").rglob("*.sh")]
     return [(str(place.relative_to(OVERLAY)), words) for place in places
             for words in re.findall(r"/usr/bin/python3 -I /usr/lib/veilor/app (.*)", place.read_text())]
 
 
 def test_everything_started_exists_and_every_program_is_started():
-    words = {words.removesuffix(' "$@"').removesuffix(" --due") for _, words in started()}
+    asked = {words for place, words in started() if "/veilor-ask-" in place}
+    assert asked == {"status --json", "update --check --json", "update --json", "update --now --json", "rollback --yes --json"}
+    words = {words.removesuffix(' "$@"').removesuffix(" --due") for _, words in started()} - asked
     assert words == {name for name in PROGRAMS if name != "health"} | {f"health {moment}" for moment in MOMENTS}
-    assert len(started()) == len(list(UNITS.glob("*.service"))) + 6 + 3
+    assert len(started()) == len(list(UNITS.glob("*.service"))) + 1 + 6 + 3
 
 
 SCRIPTS = [*(OVERLAY / "usr/bin").iterdir(), *(OVERLAY / "usr/lib/greenboot").rglob("*.sh")]

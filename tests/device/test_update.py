@@ -284,6 +284,7 @@ def test_not_root(v1, monkeypatch):
     import os
 
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    v1.change("fail", **{"systemctl start": "Interactive authentication required."})
     done = v1.program("status")
     assert done.code == 6 and done.err.count("\n") == 1 and "sudo" in done.err and not v1.calls("bootc")
 

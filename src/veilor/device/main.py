@@ -6,7 +6,7 @@ import sys
 from veilor.core.outcome import Code
 
 PROGRAMS = {"firstboot-rebase": "firstboot", "update": "update", "rollback": "rollback", "status": "status",
-            "usbguard-enroll": "usbguard", "doctor": "doctor.program", "health": "health"}
+            "usbguard-enroll": "usbguard", "doctor": "doctor.program", "health": "health", "notices": "notices"}
 
 
 def main(argv: list[str]) -> int:

@@ -5,7 +5,7 @@ import sys
 from veilor.core.host import Entry, Host
 from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome
-from veilor.device import bootc, channel, health, state, tell
+from veilor.device import ask, bootc, channel, health, state, tell
 from veilor.device.run import DeviceError
 
 MEANS = ("/etc goes back to that version's own copy, without changes made since; /home and the rest of /var stay as they are, and both "
@@ -24,6 +24,8 @@ def plan(host: Host) -> tuple[Entry, list[Entry]]:
 
 def roll_back(args) -> Outcome:
     """The whole program, as asked by ARGS."""
+    if not ask.is_root():
+        return ask.ask("veilor-rollback", args)
     host = bootc.status()
     to, away = plan(host)
     verified = to.follows(channel.product().image_ref)

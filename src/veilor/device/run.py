@@ -48,7 +48,8 @@ def at(path: str) -> Path:
 
 def environment() -> dict[str, str]:
     """What every program is started with. HOME is no home: a policy.json in root's own would win over the system's."""
-    kept = {name: os.environ[name] for name in PROXIES if name in os.environ}
+    session = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS") if os.geteuid() else ()  # a person's: where their desktop listens
+    kept = {name: os.environ[name] for name in (*PROXIES, *session) if name in os.environ}
     return {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": str(at("/run/veilor")), **kept}
 
 

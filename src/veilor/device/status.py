@@ -1,12 +1,12 @@
 """veilor-status: what runs, what comes next, how it was verified, and what happened on the way."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from veilor.core.host import Entry, Host
+from veilor.core.host import Entry
 from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome
 from veilor.core.statement import stale_words
-from veilor.device import bootc, channel, state, tell
+from veilor.device import ask, bootc, channel, state, tell
 from veilor.device.firstboot import STAMP
 
 
@@ -41,47 +41,58 @@ def as_dict(entry: Entry | None, reference: str) -> dict | None:
     }
 
 
-def lines(host: Host, reference: str, now: datetime) -> list[str]:
-    """A line for each deployment."""
-    parts = [("runs now", host.booted), ("staged", host.staged), ("kept", host.rollback), *(("also kept", other) for other in host.others)]
-    said = []
-    for title, entry in parts:
-        if entry:
-            notes = [verification(entry, reference), age(entry.timestamp, now)]
-            notes += ["pinned"] * entry.pinned + ["layered packages"] * entry.incompatible
-            notes += ["downloaded, kept from booting"] * entry.locked + ["boots next"] * (entry is host.next and entry is not host.booted)
-            said.append(f"{title + ':':11} {entry.title} ({short(entry.digest)}), {', '.join(notes)}")
-    return said
+def line(title: str, entry: dict, now: datetime) -> str:
+    """One deployment, as `as_dict` gives it, for people."""
+    notes = [entry["verification"], age(entry["timestamp"], now)]
+    notes += ["pinned"] * entry["pinned"] + ["layered packages"] * entry["incompatible"]
+    notes += ["downloaded, kept from booting"] * entry["locked"] + ["boots next"] * entry["boots_next"]
+    return f"{title + ':':11} {entry['version'] or short(entry['digest'])} ({short(entry['digest'])}), {', '.join(notes)}"
+
+
+def text(facts: dict, now: datetime) -> str:
+    """FACTS of a report for people."""
+    parts = [("runs now", facts["booted"]), ("staged", facts["staged"]), ("kept", facts["rollback"]),
+             *(("also kept", other) for other in facts["others"])]
+    back, known, late = facts["automatic_return"], facts["channel"], facts["stale_days"]
+    said = [f"{facts['product']}, follows {facts['follows']}", *(line(title, entry, now) for title, entry in parts if entry)]
+    said += [f"held back:  {entry.get('version')} ({short(digest)}): {entry.get('reason')}" for digest, entry in facts["held_back"].items()]
+    said += [f"went back:  on {back.get('when')}: {back.get('reason')}"] if back else []
+    said += [f"heard of:   {known.get('version')}, statement {known.get('sequence')}, on {known.get('when')}"] if known else []
+    said += ["first boot: not done yet"] * (not facts["first_boot_done"])
+    said += [f"beware:     {stale_words(timedelta(days=late))}"] if late is not None else []
+    said += [f"problem:    {problem}" for problem in facts["problems"]]
+    return "\n".join("".join(char if char.isprintable() else " " for char in one) for one in said)
+
+
+def gather() -> Outcome:
+    """All there is to say, as facts. Raises DeviceError."""
+    product = channel.product()
+    host = bootc.status()
+    reference = product.image_ref
+    if host.booted is None:
+        return Outcome(Code.UNFIT, "This system is not one that is replaced as a whole", "there is nothing to say about versions of it")
+    back, known, late = state.part(state.read(state.HEALTH), "return"), state.part(state.read(state.STATE), "channel"), channel.stale()
+    where = "the next restart boots the same" if host.next is host.booted else f"the next restart boots {host.next.title}"
+
+    def part(entry: Entry | None) -> dict | None:
+        return entry and {**as_dict(entry, reference), "boots_next": entry is host.next and entry is not host.booted}
+
+    return Outcome(Code.DONE, f"This machine runs {host.booted.title}, {verification(host.booted, reference)}; {where}", facts={
+        **{name: part(getattr(host, name)) for name in ("booted", "staged", "rollback")},
+        "others": [part(other) for other in host.others], "rollback_queued": host.rollback_queued,
+        "next_boot": host.next.digest, "follows": reference, "product": product.pretty_name,
+        "automatic_return": back.get("reason") and {
+            "when": back.get("when"), "reason": back["reason"], "version": state.part(back, "target").get("version")},
+        "held_back": state.held_back(), "channel": known or None, "first_boot_done": bool(state.read(STAMP)),
+        "stale_days": late and late.days, "problems": channel.trust_problems(product)})
 
 
 def report(args) -> Outcome:
     """The whole program, as asked by ARGS."""
-    facts = channel.product()
-    host = bootc.status()
-    reference, now = facts.image_ref, datetime.now(UTC)
-    if host.booted is None:
-        return Outcome(Code.UNFIT, "This system is not one that is replaced as a whole", "there is nothing to say about versions of it")
-    back, held, known = state.part(state.read(state.HEALTH), "return"), state.held_back(), state.part(state.read(state.STATE), "channel")
-    reason = back.get("reason")
-    problems, late = channel.trust_problems(facts), channel.stale()
-    if not args.json:
-        said = [f"{facts.pretty_name}, follows {reference}", *lines(host, reference, now)]
-        said += [f"held back:  {entry.get('version')} ({short(digest)}): {entry.get('reason')}" for digest, entry in held.items()]
-        said += [f"went back:  on {back.get('when')}: {reason}"] * bool(reason)
-        said += [f"heard of:   {known.get('version')}, statement {known.get('sequence')}, on {known.get('when')}"] * bool(known)
-        said += ["first boot: not done yet"] * (not state.read(STAMP))
-        said += [f"beware:     {stale_words(late)}"] if late else []
-        said += [f"problem:    {problem}" for problem in problems]
-        print("\n".join(said))
-    where = "the next restart boots the same" if host.next is host.booted else f"the next restart boots {host.next.title}"
-    return Outcome(Code.DONE, f"This machine runs {host.booted.title}, {verification(host.booted, reference)}; {where}", facts={
-        **{part: as_dict(getattr(host, part), reference) for part in ("booted", "staged", "rollback")},
-        "others": [as_dict(other, reference) for other in host.others], "rollback_queued": host.rollback_queued,
-        "next_boot": host.next.digest, "follows": reference,
-        "automatic_return": reason and {
-            "when": back.get("when"), "reason": reason, "version": state.part(back, "target").get("version")},
-        "held_back": held, "channel": known or None, "first_boot_done": bool(state.read(STAMP)),
-        "stale_days": late and late.days, "problems": problems})
+    outcome = gather() if ask.is_root() else ask.ask("veilor-status", args)
+    if outcome.code is Code.DONE and not args.json:
+        print(text(outcome.facts, datetime.now(UTC)))
+    return outcome
 
 
 def make_parser():

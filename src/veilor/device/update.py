@@ -10,7 +10,7 @@ from veilor.core.preflight import rows
 from veilor.core.product import Product
 from veilor.core.rollout import look_due
 from veilor.core.statement import LASTING, Statement, stale_words
-from veilor.device import bootc, channel, health, preflight, state, tell
+from veilor.device import ask, bootc, channel, health, preflight, state, tell
 from veilor.device.run import DeviceError, at, run
 
 PROGRAM = "veilor-update"
@@ -194,6 +194,8 @@ def note_look(failed: bool, turn: object) -> None:
 
 def told(args) -> Outcome:
     """`update`, alone, with what the person should know left as a notice."""
+    if not ask.is_root():
+        return ask.ask(PROGRAM, args)
     wait = too_early() if args.due else None
     if wait:
         return Outcome(Code.DONE, wait, facts={"state": "too early"})

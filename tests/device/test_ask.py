@@ -1,0 +1,154 @@
+"""Somebody who is not root: what the units do for them, what is refused, and what the desktop shows."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from veilor.core.outcome import Code, Outcome
+from veilor.device import ask, notices, rollback, state, status, tell, update
+
+ROOT = Path(__file__).resolve().parents[2]
+UNITS = ROOT / "overlay/usr/lib/systemd/system"
+RULES = (ROOT / "overlay/usr/share/polkit-1/rules.d/50-veilor.rules").read_text()
+
+
+@pytest.fixture
+def person(machine, monkeypatch):
+    """A person at a machine that runs 44.1; units run the program as root and leave its answer."""
+    machine.deployments(machine.entry("44.1"), rollback=machine.entry("44.0"))
+    machine.release("44.2")
+    as_person = run_as = ask.run
+
+    def systemctl(argv, **more):
+        if argv[:2] != ["systemctl", "start"]:
+            return run_as(argv, **more)
+        name = re.fullmatch(r"veilor-ask-(.+)\.service", argv[2])[1]
+        words = re.search(r"/app (.*)", (UNITS / argv[2]).read_text())[1].split()
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        machine.put(f"run/veilor/answer-{name}.json", machine.program(*words).out)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        return as_person(["true"], timeout=10)
+
+    monkeypatch.setattr(ask, "run", systemctl)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    return machine
+
+
+def test_status_and_update_without_root(person):
+    shown = person.program("status")
+    assert shown.code == 0 and "runs now:" in shown.out and "44.1" in shown.out and "verified by policy" in shown.out
+    assert person.program("update", "--check", "--json").data["state"] == "stage" and person.status["staged"] is None
+    done = person.program("update")
+    assert done.code == 0 and "44.2 is ready" in done.out and person.status["staged"]["image"]["version"] == "44.2"
+    assert person.program("status", "--json").data["staged"]["boots_next"] is True
+
+
+def test_a_refusal_comes_through_with_its_code_and_words(person):
+    person.announce("44.2", sequence=0, tag="43")
+    done = person.program("update")
+    assert done.code == 4 and "Refused" in done.err and person.status["staged"] is None
+
+
+def test_a_rollback_by_an_administrator(person):
+    assert person.program("rollback", "--yes").code == 0 and person.status["rollbackQueued"]
+
+
+@pytest.mark.parametrize("words", [["rollback"], ["update", "--apply"], ["update", "--download-only"], ["update", "--check", "--now"]])
+def test_what_no_unit_does_is_for_root(person, words):
+    done = person.program(*words)
+    assert done.code == 6 and "sudo" in done.err and person.status["staged"] is None and not person.status["rollbackQueued"]
+
+
+def test_where_polkit_says_no_nothing_happens(machine, monkeypatch):
+    machine.deployments(machine.entry("44.1"))
+    machine.change("fail", **{"systemctl start": "Access denied"})
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    done = machine.program("update")
+    assert done.code == 6 and "Access denied" in done.err and done.err.count("\n") == 1 and not machine.calls("bootc")
+
+
+@pytest.mark.parametrize("answer", ["", "[]", "{}", '{"code": 77, "what": "x", "means": "", "next": "", "warnings": []}', "[" * 9000])
+def test_an_answer_that_is_none(machine, monkeypatch, answer):
+    machine.put("run/veilor/answer-update.json", answer)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert machine.program("update").code == 1
+
+
+def test_every_unit_that_people_may_start_has_its_rule_and_no_other_has_one():
+    named = set(re.findall(r'"(veilor-[a-z-]+\.service)"', RULES))
+    assert named == {path.name for path in UNITS.glob("veilor-ask-*.service")} == {f"veilor-ask-{name}.service" for name in ask.UNITS.values()}
+    free = RULES[: RULES.index("polkit.Result.YES")]
+    assert "rollback" not in free[free.index("switch"):], "the way to an older version asks for a password"
+    assert "subject.local" in RULES and "subject.active" in RULES
+
+
+@pytest.mark.parametrize("name", ask.UNITS.values())
+def test_the_units_leave_their_answer_where_it_is_read_and_are_started_by_nobody_else(name):
+    text = (UNITS / f"veilor-ask-{name}.service").read_text()
+    assert f"StandardOutput=truncate:{ask.ANSWERS.format(name)}\n" in text and "--json\n" in text and "[Install]" not in text
+
+
+def test_every_combination_of_options_that_a_unit_is_for_does_exactly_that():
+    parsers = {"veilor-status": status, "veilor-update": update, "veilor-rollback": rollback}
+    for (program, *given), name in ask.UNITS.items():
+        made = parsers[program].make_parser()
+        assert ask.unit_for(program, made.parse_args([f"--{option}" for option in given])) == name
+        words = re.search(r"/app (.*)", (UNITS / f"veilor-ask-{name}.service").read_text())[1].split()
+        assert f"veilor-{words[0]}" == program and set(words[1:]) == {"--json", *(f"--{option}" for option in given)}
+
+
+# -- the desktop --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def desktop(machine, monkeypatch, tmp_path):
+    """A session whose notification server takes everything; `calls` are those to it."""
+    (machine.folder / "bin/busctl").write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" >>{tmp_path}/shown\nprintf '\\n' >>{tmp_path}/shown\n")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    machine.shown = lambda: [one.split("\0")[:-1] for one in (tmp_path / "shown").read_text().splitlines()] if (
+        tmp_path / "shown").exists() else []
+    return machine
+
+
+def test_each_notice_is_shown_once_and_again_when_it_changes(desktop):
+    tell.notify("update", Outcome(Code.DONE, "44.2 is ready", "", "restart when you like"))
+    tell.notify("channel", Outcome(Code.LATER, "no <b>news</b> & more"))
+    assert desktop.program("notices").code == 0
+    second, first = desktop.shown()
+    assert first[-8:-3] == ["veilor-os", "0", "system-software-update", "System update", "44.2 is ready. Restart when you like."]
+    assert first[-3:] == ["0", "0", "0"], "no actions, no hints, and it stays"
+    assert second[-4] == "no &lt;b&gt;news&lt;/b&gt; &amp; more." and second[-6] == "dialog-warning"
+    assert first[first.index("Notify") + 1] == "susssasa{sv}i" and first[0] == "--user"
+    desktop.program("notices")
+    assert len(desktop.shown()) == 2
+    tell.notify("update", None)
+    desktop.program("notices")
+    tell.notify("update", Outcome(Code.DONE, "44.2 is ready", "", "restart when you like"))
+    desktop.program("notices")
+    assert len(desktop.shown()) == 3
+
+
+def test_without_a_desktop_it_is_tried_again(desktop):
+    (desktop.folder / "bin/busctl").write_text("#!/bin/sh\necho 'No such service' >&2\nexit 1\n")
+    tell.notify("update", Outcome(Code.DONE, "44.2 is ready"))
+    assert desktop.program("notices").code == 3
+    assert not notices.shown_file().exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"notices": 1}', '{"notices": {"update": 1, "x": {"line": 2}}}'])
+def test_notices_that_cannot_be_read(desktop, text):
+    desktop.put("run/veilor/notice.json", text)
+    desktop.put("../veilor-notices.json", "[")
+    assert desktop.program("notices").code == 0 and not desktop.shown()
+
+
+def test_a_notice_reaches_the_desktop_from_where_the_programs_leave_it():
+    user = ROOT / "overlay/usr/lib/systemd/user"
+    assert f"PathChanged={tell.NOTICE}\n" in (user / "veilor-notices.path").read_text()
+    for name in ("veilor-notices.path", "veilor-notices.service"):
+        assert os.readlink(user / "graphical-session.target.wants" / name) == f"../{name}" and (user / name).exists()
+    assert state.RUN in tell.NOTICE
