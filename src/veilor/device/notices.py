@@ -31,7 +31,7 @@ def argv(topic: str, notice: dict) -> list[str]:
 
 
 def show(args) -> Outcome:
-    """Show every notice that this session has not shown yet. Raises DeviceError when there is no desktop to show them on."""
+    """Show every notice that the session has not shown yet. Raises DeviceError when there is no desktop to show them on."""
     notices = state.part(state.read(tell.NOTICE), "notices")
     try:
         shown = json.loads(shown_file().read_bytes())
