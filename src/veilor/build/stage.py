@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from veilor.build import threats
+from veilor.build import manual, threats
 from veilor.build.errors import BuildError
 from veilor.core import claims, policy
 from veilor.core.product import KEYS_DIR, Product, load, os_release
@@ -99,6 +99,7 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
     ), strict=True):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text)
+    manual.write(tree, product.version)
 
 
 def copy_tree(source: Path, dest: Path) -> None:

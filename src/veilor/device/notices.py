@@ -20,7 +20,7 @@ TITLES = {"update": "System update", "rollback": "System version", "health": "Th
 
 
 def shown_file() -> Path:
-    """Where this session keeps which notices it has shown."""
+    """Where the session keeps which notices it has shown."""
     return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}") / "veilor-notices.json"
 
 
