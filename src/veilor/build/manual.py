@@ -78,7 +78,8 @@ def man(name: str, said: dict, others: list[str], version: str) -> str:
     """The man page of the program NAME."""
     first = said["about"].split(". ")[0].rstrip(".;")
     lines = [f'.TH {name.upper()} {SECTION} "" "veilor-os {version}" "veilor-os"', ".SH NAME",
-             roff(f"{name} - {first[:1].lower()}{first[1:]}"), ".SH SYNOPSIS", rf".B {roff(name)}", r"[\fIOPTION\fR]..." if said["options"] else "", ".SH DESCRIPTION", roff(said["about"]),
+             roff(f"{name} - {first[:1].lower()}{first[1:]}"), ".SH SYNOPSIS", rf".B {roff(name)}",
+             r"[\fIOPTION\fR]..." if said["options"] else "", ".SH DESCRIPTION", roff(said["about"]),
              ".SH OPTIONS"]
     for option in said["options"]:
         value = " " + "|".join(option["choices"]) if option["choices"] else " VALUE" if option["takes"] else ""

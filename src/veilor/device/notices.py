@@ -3,6 +3,7 @@
 Facts: the Desktop Notifications Specification, org.freedesktop.Notifications.Notify.
 """
 
+import contextlib
 import html
 import json
 import os
@@ -22,6 +23,12 @@ TITLES = {"update": "System update", "rollback": "System version", "health": "Th
 def shown_file() -> Path:
     """Where the session keeps which notices it has shown."""
     return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}") / "veilor-notices.json"
+
+
+def remember(shown: dict[str, str]) -> None:
+    """Keep what was SHOWN. Where that is not possible it is shown once more."""
+    with contextlib.suppress(OSError):
+        shown_file().write_text(json.dumps(shown))
 
 
 def argv(topic: str, notice: dict) -> list[str]:
@@ -48,8 +55,8 @@ def show(args) -> Outcome:
                 raise DeviceError(f"The desktop does not show notices ({done.reason})", "", f"read {tell.MOTD}", Code.LATER)
             new += 1
         kept[topic] = notice["line"]
-        shown_file().write_text(json.dumps({**shown, **kept}))
-    shown_file().write_text(json.dumps(kept))
+        remember({**shown, **kept})
+    remember(kept)
     return Outcome(Code.DONE, f"{new} new notice{'s' * (new != 1)} shown")
 
 
