@@ -131,7 +131,8 @@ def do_channel(args) -> int:
     else:
         said = make_statement(
             facts, digest=args.digest, version=args.image_version, sequence=args.sequence, issued=issued,
-            expires=issued + args.days * 86400, rollout_hours=args.rollout_hours, withdrawn=args.withdraw,
+            expires=issued + args.days * 86400, rollout_hours=args.rollout_hours,
+            rollout_start=issued + args.rollout_delay * 3600, withdrawn=args.withdraw,
         )
     digest = publish(said, args.to or facts.channel_repo, facts.tag, args.key, identity=facts.channel_repo, run=runner(args), ca=args.ca)
     print(f"{args.to or facts.channel_repo}@{digest}: sequence {said['sequence']} announces {said['digest']}")
@@ -323,6 +324,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--days", type=int, default=14, help="until machines warn that it is stale")
     one.add_argument("--issued", type=int, metavar="SECONDS", help="since 1970 (default: now)")
     one.add_argument("--rollout-hours", type=int, default=0, metavar="N", help="spread machines over N hours")
+    one.add_argument("--rollout-delay", type=int, default=0, metavar="N", help="begin that N hours later; 20: when all have heard of it")
     one.add_argument("--withdraw", action="append", metavar="sha256:…", help="an image that must not be started any more; may be repeated")
     one.add_argument("--to", metavar="REPOSITORY", help="push here instead of product.toml's channel")
 

@@ -68,3 +68,41 @@ def test_a_clock_that_is_far_behind_cannot_keep_a_machine_waiting():
 def test_when_to_look(looked, failed, due, expected):
     moment = [None if hours is None else START + hours * HOUR for hours in (looked, due)]
     assert rollout.look_due(moment[0], failed, moment[1], START) is expected
+
+
+def test_who_slept_through_the_turn_gets_a_second_one_and_no_third():
+    machine = next(machine for machine in MACHINES if rollout.place(machine, "44.2") < 0.2)
+    due = rollout.turn(said(), machine)
+    assert rollout.second_turn(said(), machine, "normal", due + timedelta(minutes=20), None) is None, "it was awake"
+    woke = due + 3 * HOUR
+    second = rollout.second_turn(said(), machine, "normal", woke, None)
+    assert woke <= second <= woke + rollout.SECOND
+    assert rollout.second_turn(said(), machine, "normal", second - HOUR / 60, second) == second
+    assert rollout.second_turn(said(), machine, "normal", second, second) is None
+    assert rollout.second_turn(said(), machine, "normal", second + 9 * HOUR, second) is None, "it slept through that one too"
+    assert rollout.second_turn(said(), machine, "normal", woke, due) is not None, "what was noted is the first turn"
+
+
+def test_no_second_turn_long_after_the_window_or_without_one():
+    assert rollout.second_turn(said(), MACHINES[0], "normal", START + 49 * HOUR, None) is None
+    assert rollout.second_turn(said(hours=0), MACHINES[0], "normal", START + 5 * HOUR, None) is None
+
+
+def test_a_turn_noted_for_another_release_keeps_nobody_waiting_for_long():
+    woke = rollout.turn(said(), MACHINES[0]) + HOUR
+    assert rollout.second_turn(said(), MACHINES[0], "normal", woke, START + timedelta(days=900)) <= woke + rollout.SECOND
+
+
+def test_the_oracles_bound_is_one_and_the_shipped_way_stays_near_it():
+    """A small run of the benchmark: everybody at once is far worse, and the bound is not above an even spread."""
+    import importlib.util
+    from pathlib import Path
+
+    spec = importlib.util.spec_from_file_location("rollout_benchmark", Path(__file__).resolve().parents[2] / "benchmarks/rollout.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    assert benchmark.lower_bound([[0, 6], [0, 4]]) == 5.0 and benchmark.lower_bound([[9, 0], [0, 1]]) == 9.0
+    found = benchmark.simulate(4000, 48, 20, 1)
+    ours, at_once = (max(counts) for counts in found["load"].values())
+    assert found["oracle"] <= 4000 / 48 * 1.2 and ours < 1.7 * found["oracle"] and at_once > 5 * ours
+    assert sum(found["load"]["veilor-os"]) > 0.97 * found["reached"]

@@ -56,6 +56,28 @@ def test_settings_that_cannot_be_read_are_said_and_passed_over(v1, text):
     assert done.code == 0 and staged(v1) == "44.2" and "veilor.toml is passed over" in done.err
 
 
+def test_who_slept_through_its_turn_takes_another_by_itself_but_never_keeps_a_person_waiting(v1):
+    place = rollout.place(MACHINE, "44.2")
+    v1.release("44.2", rollout=window(place * 10 + 3, 10))
+    data = v1.json("var/lib/veilor/state.json")
+    data["look"] = {"when": "2026-01-01T00:00:00Z", "failed": False, "turn": None}
+    v1.put("var/lib/veilor/state.json", json.dumps(data))
+    done = v1.program("update", "--due", "--json")
+    wait = datetime.fromisoformat(done.data["turn"]) - datetime.now(UTC)
+    assert done.code == 3 and staged(v1) is None and timedelta(0) < wait <= rollout.SECOND
+    assert v1.program("update", "--due", "--json").data["state"] == "too early"
+    now = datetime.now(UTC)
+    data["look"] = {"when": f"{now - timedelta(hours=9):%Y-%m-%dT%H:%M:%SZ}", "failed": False, "turn": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+    v1.put("var/lib/veilor/state.json", json.dumps(data))
+    assert v1.program("update", "--due").code == 0 and staged(v1) == "44.2"
+
+
+def test_a_person_is_not_sent_to_a_second_turn(v1):
+    place = rollout.place(MACHINE, "44.2")
+    v1.release("44.2", rollout=window(place * 10 + 3, 10))
+    assert v1.program("update").code == 0 and staged(v1) == "44.2"
+
+
 def test_a_machine_without_an_id_takes_some_turn(v1):
     (v1.root / "etc/machine-id").unlink()
     v1.release("44.2", rollout=window(101, 100))

@@ -14,6 +14,9 @@ SETTINGS = {"early": (0.0, 0.1), "normal": (0.0, 1.0), "late": (0.9, 1.0)}
 CLOCK_SLACK = timedelta(days=1)  # a clock that is wrong by less disturbs nothing
 LOOK_EVERY = timedelta(hours=20)
 LOOK_AGAIN = timedelta(hours=1)  # after a look that failed
+SECOND = timedelta(hours=8)  # over which those who slept through their turn are spread
+LATECOMERS = timedelta(days=1)  # after the window, in which this still matters
+AT_ONCE = timedelta(minutes=25)  # a machine that is awake acts within this time of its turn: the timer's step and a little
 
 
 def place(machine_id: str, version: str, setting: str = "normal") -> float:
@@ -26,6 +29,21 @@ def place(machine_id: str, version: str, setting: str = "normal") -> float:
 def turn(statement: Statement, machine_id: str, setting: str = "normal") -> datetime:
     """When the machine may take what STATEMENT announces."""
     return statement.rollout_start + timedelta(hours=statement.rollout_hours * place(machine_id, statement.version, setting))
+
+
+def second_turn(statement: Statement, machine_id: str, setting: str, clock: datetime, known: datetime | None) -> datetime | None:
+    """The second turn of a machine that nobody uses by hand now and that slept through its first, while it is to come; else None.
+
+    Without it all who slept would come at once in the morning: benchmarks/rollout.py. KNOWN: the turn noted before, which is
+    the second when it is later than the first; there is no third.
+    """
+    due = turn(statement, machine_id, setting)
+    if known and due < known <= clock + SECOND:
+        return known if clock < known else None
+    over = statement.rollout_start + timedelta(hours=statement.rollout_hours) + LATECOMERS
+    if not statement.rollout_hours or not due + AT_ONCE < clock < over:
+        return None
+    return clock + SECOND * place(machine_id, f"{statement.version} again")
 
 
 def waits(statement: Statement, machine_id: str, setting: str, clock: datetime) -> datetime | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from veilor.core.outcome import Code
 from veilor.core.preflight import BATTERY, BOOT, FULL, SPACE, Does, Finding, found, judge
-from veilor.core.rollout import CLOCK_SLACK, waits
+from veilor.core.rollout import CLOCK_SLACK, second_turn, waits
 from veilor.core.statement import Statement
 from veilor.device import config, network, state
 from veilor.device.run import DeviceError, at
@@ -79,10 +79,13 @@ def clock(now: datetime, known: datetime | None) -> list[Finding]:
     return [found("clock", clock=f"{now:%Y-%m-%d %H:%M}", known=f"{known:%Y-%m-%d}")]
 
 
-def before_download(program: str, said: Statement | None, now: datetime) -> list[Finding]:
-    """What to find before an image is fetched by PROGRAM; with SAID, the machine's turn belongs to it."""
+def before_download(program: str, said: Statement | None, now: datetime, alone: bool = False) -> list[Finding]:
+    """What to find before an image is fetched by PROGRAM; with SAID, the machine's turn belongs to it. ALONE: nobody asked."""
     findings, names = [], {"program": program}
     due = said and waits(said, machine_id(), config.rollout(), now)
+    if said and not due and alone:
+        noted = state.moment(state.part(state.read(state.STATE), "look").get("turn"))
+        due = second_turn(said, machine_id(), config.rollout(), now, noted)
     if due:
         findings.append(found("turn", title=said.title, when=f"{due:%Y-%m-%d %H:%M} UTC", turn=state.written(due), **names))
     if network.metered():

@@ -139,7 +139,7 @@ def update(args) -> Outcome:
     new, then, findings = said.title, Outcome(Code.DONE, ""), []
     if todo == "stage":
         # What runs is known to be bad: nobody waits for a turn.
-        findings = preflight.before_download(PROGRAM, None if host.booted.digest in said.withdrawn else said, clock)
+        findings = preflight.before_download(PROGRAM, None if host.booted.digest in said.withdrawn else said, clock, args.due)
     if todo == "current":
         then = Outcome(Code.DONE, f"{new} is what runs, and nothing newer is announced")
     elif todo == "held":
