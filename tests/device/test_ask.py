@@ -13,7 +13,7 @@ from veilor.device import ask, notices, rollback, state, status, tell, update
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "overlay/usr/lib/systemd/system"
-RULES = (ROOT / "overlay/usr/share/polkit-1/rules.d/50-veilor.rules").read_text()
+RULES = (ROOT / "overlay/usr/share/polkit-1/rules.d/11-veilor-ask.rules").read_text()
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from veilor.device.usbguard import LATER
+
 sys.path.insert(0, str(Path(__file__).parent))
 from usb import HUB, KEYBOARD, MOUSE, NETWORK, STORAGE, VENDOR_HID, Device, plug_all
 
@@ -107,6 +109,16 @@ def test_one_that_was_there_before_the_daemon_has_to_be_plugged_in_again(judge):
 def test_one_later_keyboard_and_no_second(judge):
     first, second = (Device(f"1-{n}", 0x1234, n, "Later", (KEYBOARD,), f"S{n}", False) for n in (2, 3))
     assert len(judge(first, second, enrolled=ONE_LATER)) == 1
+
+
+def test_the_rule_that_the_enrolment_writes_takes_one_later_keyboard_of_any_make_and_no_second(judge):
+    first, second = (Device(f"1-{n}", 0x1234, n, "Later", (KEYBOARD, MOUSE, VENDOR_HID), f"S{n}", False) for n in (2, 3))
+    assert len(judge(first, second, enrolled=LATER + "\n")) == 1
+
+
+@pytest.mark.parametrize("interfaces", [kind for kind in OTHERS.values() if any(one[0] != 3 for one in kind)])
+def test_and_nothing_that_is_more_than_an_input_device(judge, interfaces):
+    assert judge(Device("1-2", 0x1234, 1, "Other", interfaces, "S1", False), enrolled=LATER + "\n") == set()
 
 
 def test_without_the_condition_the_second_gets_in(judge):

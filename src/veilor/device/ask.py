@@ -2,7 +2,7 @@
 
 Who sits at the machine may look and update without a password, since neither can install anything but what is signed and
 announced; a rollback asks for an administrator. There is no pkexec here, and no program of ours is setuid. The rules
-are in /usr/share/polkit-1/rules.d/50-veilor.rules; each unit leaves its program's answer in a file for everybody.
+are in /usr/share/polkit-1/rules.d/11-veilor-ask.rules; each unit leaves its program's answer in a file for everybody.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""veilor-usbguard-enroll: from now on only the USB devices that are attached now, and what the rules at the end let in.
+"""veilor-usbguard-enroll: from now on only the USB devices that are attached now, hubs (a rule of the image), and perhaps a
+keyboard that comes later.
 
 The rules for attached devices are usbguard's own, without hashes and ports: by id, serial number, name and interfaces, so
 that a dock may be plugged in elsewhere. Two devices that say the same of themselves cannot be told apart by them.
@@ -32,12 +33,9 @@ SETTLE = 3.0  # seconds in which a keyboard that the new rules shut out is seen 
 LETTERS = 0xFFFFFFFE  # the keys 1 to 31, by which udev as well knows a keyboard (ID_INPUT_KEYBOARD)
 
 BOOT_KEYBOARD = "03:01:01"
-LATER = (
-    f"allow with-interface match-all {{ 03:*:* }} if !allowed-matches(with-interface one-of {{ {BOOT_KEYBOARD} }})",
-    "allow with-interface match-all { 09:*:* }",  # hubs: what hangs on them is judged by itself
-)
-# Pure input devices can be allowed by the person; a keyboard that is something else as well is turned away.
-LAST = ("block with-interface match-all { 03:*:* }", f"reject with-interface one-of {{ {BOOT_KEYBOARD} }}")
+# For one that is nothing but an input device. Nothing is refused by name here: rules that are read after these, such as the one
+# that the person adds, would not count any more. What no rule lets in is blocked by ImplicitPolicyTarget.
+LATER = f"allow with-interface match-all {{ 03:*:* }} if !allowed-matches(with-interface one-of {{ {BOOT_KEYBOARD} }})"
 
 
 @dataclass(frozen=True)
@@ -99,10 +97,9 @@ def attached_rules() -> list[str]:
 
 def merge(old: str, attached: list[str], own: Keyboard | None) -> list[str]:
     """The rules to be: the owner's of OLD first, then those ATTACHED that are new, then ours. OWN: the keyboard inside."""
-    ours = {*LATER, *LAST}
-    kept = [line for line in (line.strip() for line in old.splitlines()) if line and not line.startswith("#") and line not in ours]
+    kept = [line for line in (line.strip() for line in old.splitlines()) if line and not line.startswith("#") and line != LATER]
     rules = kept + [rule for rule in attached if rule not in kept]
-    return [*dict.fromkeys(rules), *(() if own else LATER), *LAST]
+    return [*dict.fromkeys(rules), *([] if own else [LATER])]
 
 
 def way(own: Keyboard | None) -> str:
