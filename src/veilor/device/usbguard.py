@@ -107,7 +107,8 @@ def way(own: Keyboard | None) -> str:
     if own:
         return (f"this machine has a keyboard of its own ({own.name}), so one that is plugged in later is blocked until you allow it: "
                 "`usbguard list-devices --blocked`, then `usbguard allow-device --permanent NUMBER`, as root")
-    return "this machine has no other keyboard for certain, so one that is plugged in later works by itself when no other is attached"
+    return ("this machine has no other keyboard for certain, so one that is plugged in later, while it runs, works by itself when no "
+            "other is attached")
 
 
 def enroll(args) -> Outcome:
