@@ -50,7 +50,7 @@ checkers: setup
 test: setup
 	@$(VENV)/bin/python -m veilor.build.check.programs || true
 	@$(VENV)/bin/veilor lab tools >/dev/null || echo "make test: goes on without the tools tree; what needs it will say NOT RUN" >&2
-	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff check --no-cache .
 	@$(VENV)/bin/python -m pytest --quiet
 
 docs: setup

@@ -171,12 +171,9 @@ def cache_work(cache: Path) -> Path:
 
 def tracked(source: Path) -> str:
     """One hash over what of this repository goes into a machine."""
-    parts = [
-        source / name
-        for name in ("overlay", "src/veilor/core", "src/veilor/device", "src/veilor/build", "src/veilor/lab", "kickstart", "product.toml")
-        if (source / name).exists()
-    ]
-    return "".join(hash_tree(part) for part in parts)
+    code = (f"src/veilor/{part}" for part in ("core", "device", "build", "lab"))
+    names = ["overlay", "artwork", "threats", "kickstart", "product.toml", *code]
+    return "".join(hash_tree(source / name) for name in names)
 
 
 def product_facts(source: Path) -> SimpleNamespace:
