@@ -56,7 +56,7 @@ def test_mullvad_comes_updates_and_goes(machine):
 def test_the_signature_is_checked_before_anything_is_unpacked(machine):
     assert machine().returncode == 0
     calls = [line.split()[0] for line in (machine.home / "calls").read_text().splitlines()]
-    assert calls == ["dnf5", "rpmkeys", "rpmkeys", "rpm2cpio", "cpio"]
+    assert calls[:3] == ["dnf5", "rpmkeys", "rpmkeys"] and sorted(calls[3:]) == ["cpio", "rpm2cpio"], "the two ends of a pipe, in any order"
 
 
 @pytest.mark.parametrize(("env", "text"), [
