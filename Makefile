@@ -29,6 +29,7 @@ setup:
 	  || { echo "setup: $(PYTHON) is missing or older than 3.11; install python3 (apt-get install python3 python3-venv), or name one: make PYTHON=..." >&2; exit 1; }; \
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "setup: this Python cannot make virtual environments; install them: apt-get install python3-venv" >&2; exit 1; }; \
+	trap 'test $$? = 0 || echo "setup: $(VENV) could not be made; is there a network and a package index? then run it again" >&2' EXIT; \
 	exec 9<Makefile; ! command -v flock >/dev/null || flock 9; \
 	if test -e $(STAMP); then exit 0; fi; \
 	echo "setup: making $(VENV) from requirements.lock"; \

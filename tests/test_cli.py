@@ -93,3 +93,21 @@ def test_sources_that_cannot_be_built_are_the_products_fault_in_a_rehearsal(tmp_
     tools = cli.product_tools()
     with pytest.raises(OSFault, match="the product cannot be built: .*not a staged tree"):
         tools.stage(tools.source_root, tmp_path)
+
+
+def test_what_the_host_refuses_is_one_line(monkeypatch, capsys):
+    assert run_with(monkeypatch, PermissionError(13, "Permission denied", "/proc/x")) == 1
+    said = capsys.readouterr().err
+    assert "this host refused it ([Errno 13] Permission denied: '/proc/x')" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("arguments", "text"), [
+    (["--base", "nonsense"], "want oci:DIR or docker://REFERENCE"), (["--base", "oci:/nope"], "no OCI layout lies there"),
+    (["--medium", "/nope"], "no such file"), (["--prove"], "name one with --sabotage"), (["--until", "nap"], "has no phase nap"),
+])
+def test_a_rehearsal_that_cannot_be_is_refused_before_anything_is_made(arguments, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VEILOR_CACHE", str(tmp_path / "cache"))
+    report = tmp_path / "report"
+    assert cli.main(["rehearse", "--report", str(report), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert text in said and len(said.splitlines()) == 1 and not (tmp_path / "cache/work").exists()

@@ -28,7 +28,7 @@ EXIT_CODES = """exit codes:
 """
 BUILD_FUNCTIONS = {
     "stage": "stage", "build_iso": "iso", "flatten_kickstart": "kickstart", "sign_image": "sign", "generate_keys": "sign",
-    "make_statement": "channel", "publish": "channel",
+    "make_statement": "channel", "publish": "channel", "read_medium": "iso",
 }
 
 
@@ -77,12 +77,14 @@ def runner(args):
 
 def tools():
     """The tools tree, made now if it is not in the cache."""
+    from veilor.lab.phases import stop_on_signals
     from veilor.lab.rehearse import cache_dir
     from veilor.lab.tools import ensure_host_programs, ensure_namespaces, tools_tree
 
-    ensure_host_programs()
-    ensure_namespaces()
-    return tools_tree(cache_dir())
+    with stop_on_signals():
+        ensure_host_programs()
+        ensure_namespaces()
+        return tools_tree(cache_dir())
 
 
 def product():
@@ -258,7 +260,7 @@ def clean(cache: Path) -> int:
         if Path("/proc", owner.read_text().strip() or "none").exists():
             print(f"veilor lab clean: a rehearsal runs in {owner.parent}; end it first", file=sys.stderr)
             return FAILED
-    for pattern in ("work", "checkpoints", ".locks", ".tmp-*", "*-" + "[0-9a-f]" * 20):
+    for pattern in ("work", "checkpoints", "cargo", "slots.json", ".locks", ".tmp-*", "*-" + "[0-9a-f]" * 20):
         for path in cache.glob(pattern):
             remove_tree(path)
     print(f"cleaned {cache}")
@@ -376,6 +378,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("veilor: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read our answer has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        print(f"veilor: this host refused it ({error})", file=sys.stderr)
+        return FAILED
     except Exception as error:
         code = explain(error)
         if code is None:

@@ -286,6 +286,14 @@ def test_and_takes_over_what_was_lived_before(later, folder, go, tmp_path):
     assert half.did == ["restore two", "restore one", "two", "four", "five"]
 
 
+def test_what_is_only_read_is_not_added_to(load, go, tmp_path):
+    scenario, records = load(body("one", "two")), Checkpoints(tmp_path / "records", "plain")
+    assert go(scenario, FakeLife(), records=records, remember=False).verdict is PASS
+    assert not list(tmp_path.glob("records/plain/*.shown@*")), "a sabotaged run must not speak for an honest one"
+    go(scenario, FakeLife(), records=records)
+    assert len(list(tmp_path.glob("records/plain/*.shown@*"))) == 2
+
+
 def test_up_to_a_phase_and_no_further(load, go):
     scenario, life = load(body("one", "two", "three")), FakeLife()
     run = go(scenario.up_to("two"), life)

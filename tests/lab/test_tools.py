@@ -2,10 +2,11 @@
 
 import os
 import pwd
+from pathlib import Path
 
 import pytest
 
-from veilor.lab.tools import Tools, has_range
+from veilor.lab.tools import Tools, has_range, lacking_on_host, run_apart
 from veilor.lab.verdict import LabFault
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -31,3 +32,20 @@ def test_versions_come_from_dpkgs_record(tmp_path):
     assert Tools(tmp_path).versions(("b", "a")) == {"b": "3", "a": "1-2"}
     with pytest.raises(LabFault, match="has no c"):
         Tools(tmp_path).versions(("a", "c"))
+
+
+def test_a_program_that_starts_others_leaves_none_behind(tmp_path):
+    script = f"sleep 600 & echo $! >{tmp_path}/child; trap 'echo gone >{tmp_path}/asked; exit 3' TERM; wait"
+    with (tmp_path / "log").open("wb") as out:
+        assert run_apart(["bash", "-c", script], out, 2) is None
+        assert run_apart(["bash", "-c", "exit 7"], out, 10) == 7
+        assert run_apart(["bash", "-c", "kill -HUP 0"], out, 10) == -1, "it hangs up its own group, not ours"
+    assert (tmp_path / "asked").exists()
+    child = int((tmp_path / "child").read_text())
+    status = Path(f"/proc/{child}/stat")
+    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_host_that_does_not_know_debians_keys_is_told(monkeypatch):
+    monkeypatch.setattr("veilor.lab.tools.KEYRINGS", ("/nowhere/keyring.gpg",))
+    assert lacking_on_host()[-1] == "debian-archive-keyring"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ LINKS = {
     "usr/local": "../var/usrlocal",
     "ostree": "sysroot/ostree",
 }
+STAND_IN = "org.veilor.stand-in"  # the label by which a report knows this base, by whatever way it came
 EMPTY = ("boot", "dev", "proc", "run", "sys", "tmp", "var", "sysroot")
 GRUB_EFI = "usr/lib/bootupd/updates/EFI/BOOT/BOOTX64.EFI"
 GRUB_BIOS = "usr/lib/bootupd/updates/bios"
@@ -46,7 +48,7 @@ def base_rootfs(cache: Path, source: Path) -> Path:
     arrange = source / "stand-ins/base/arrange.py"
     conf = source / "stand-ins/base/rootfs/usr/lib/ostree/prepare-root.conf"
     inputs = {"packages": " ".join(PACKAGES), "arrange": arrange, "prepare-root": conf}
-    hook = f'python3 {arrange} "$1"'
+    hook = f'python3 {shlex.quote(str(arrange))} "$1"'
     return artefact(cache, "base-rootfs.tar", inputs, lambda dest: bootstrap(dest, PACKAGES, [hook]))
 
 
@@ -242,6 +244,7 @@ def base_layout(cache: Path, tools: Tools, source: Path, say=print) -> Path:
                     repo,
                     "--label=containers.bootc=1",
                     "--label=ostree.bootable=true",
+                    f"--label={STAND_IN}=debian-13",
                     "base",
                     f"oci:{dest}",
                 ],

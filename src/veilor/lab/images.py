@@ -49,7 +49,7 @@ def read_manifest(layout: Path) -> tuple[dict, dict, str]:
         digest = entries[0]["digest"]
         manifest = json.loads(blob(layout, digest).read_text())
         return manifest, json.loads(blob(layout, manifest["config"]["digest"]).read_text()), digest
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise LabFault(f"{layout} is not an OCI layout with one image ({error}); make one with `veilor lab base DIR`") from None
 
 

@@ -84,7 +84,10 @@ def fill(work: Path, rootfs: Path, added: list, grub: Path, tools: Tools) -> Non
                 "sh",
                 "-c",
                 f"sqfstar -comp zstd -Xcompression-level 3 -processors 2 -all-time {epoch()} -mkfs-time {epoch()} "
-                f"-quiet -no-progress {iso}/LiveOS/squashfs.img < {work}/tree.tar",
+                '-quiet -no-progress "$1" < "$2"',
+                "sh",
+                f"{iso}/LiveOS/squashfs.img",
+                f"{work}/tree.tar",
             ],
             **run,
         )

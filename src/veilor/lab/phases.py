@@ -76,17 +76,18 @@ def stop_on_signals() -> Iterator[Callable[[], None]]:
 
 
 def run_scenario(
-    scenario: Scenario, life: LifeLike, *, inputs: Mapping[str, Any], about: About, start: str | None = None, resume: str | None = None,
-    records: Checkpoints | None = None, report: Callable[[Run], None] | None = None, progress: Progress | None = None,
+    scenario: Scenario, life: LifeLike, *, inputs: Mapping[str, Any], about: About, start: str | None = None,
+    resume: str | None = None, records: Checkpoints | None = None, remember: bool = True,
+    report: Callable[[Run], None] | None = None, progress: Progress | None = None,
 ) -> Run:
     """Take LIFE through SCENARIO, from phase START if given; what came of it.
 
     Without START it takes over what earlier runs have shown of the phases before RESUME, or of the scenario that this
-    one goes on from. INPUTS go into every checkpoint's key. RECORDS keeps what each phase showed, so that a run from a later phase can
-    carry it over. REPORT is called before the first phase, after each and at the end. Faults end up in the Run;
-    UsageError is raised for an unknown START or one without a checkpoint. Call it from the main thread.
+    one goes on from. INPUTS go into every checkpoint's key. RECORDS keeps what each phase showed, so that a run
+    from a later phase can carry it over; with REMEMBER off it is only read. REPORT is called before the first phase,
+    after each and at the end. Faults end up in the Run; UsageError is raised for an unknown START or one without a checkpoint. Call it from the main thread.
     """
-    runner = _Runner(scenario, life, inputs, about, records, report or (lambda run: None),
+    runner = _Runner(scenario, life, inputs, about, records, remember, report or (lambda run: None),
                      progress or Progress(len(scenario.phases)))
     return runner.go(start, resume)
 
@@ -112,8 +113,9 @@ def _now() -> str:
 
 
 class _Runner:
-    def __init__(self, scenario, life, inputs, about, records, report, progress) -> None:
+    def __init__(self, scenario, life, inputs, about, records, remember, report, progress) -> None:
         self.scenario, self.life, self.records, self.report, self.progress = scenario, life, records, report, progress
+        self.remember = remember
         self.keys = checkpoint_keys(scenario, inputs)
         self.run = _new_run(scenario, about)
         self.ended: set[str] = set()  # phases that came to their end, here or in an earlier run: they have a checkpoint
@@ -205,7 +207,7 @@ class _Runner:
         return result
 
     def _keep_record(self, one: Phase, result: PhaseResult) -> None:
-        if not self.records:
+        if not self.records or not self.remember:
             return
         shots = {f"{number:02d}{Path(shot.path).suffix}": Path(shot.path) for number, shot in enumerate(result.screenshots)}
         kept = {**asdict(result), "screenshots": [{"path": name, "caption": shot.caption}

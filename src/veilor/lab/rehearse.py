@@ -18,7 +18,7 @@ from veilor.lab.checkpoint import Checkpoints
 from veilor.lab.life import Life, Settings, probe_kvm
 from veilor.lab.live import live_medium
 from veilor.lab.phases import About, failed_set_up, run_scenario, stop_on_signals
-from veilor.lab.report import Progress, write_report
+from veilor.lab.report import Progress, remove_report, write_report
 from veilor.lab.scenario import load_scenario
 from veilor.lab.tools import Tools, ensure_host_programs, ensure_namespaces, tools_tree
 from veilor.lab.verdict import EXIT, EXIT_INTERRUPTED, EXIT_USAGE, Fault, NotRun, UsageError, Verdict
@@ -63,11 +63,9 @@ def fetch_base(tools: Tools, reference: str, dest: Path) -> Path:
     """The base named by --base as a layout folder: oci:DIR is used as it lies, docker://REF is copied to DEST."""
     if reference.startswith("oci:"):
         layout = Path(reference[4:]).absolute()
-    elif reference.startswith("docker://"):
+    else:
         tools.run(["skopeo", "--insecure-policy", "copy", "--quiet", reference, f"oci:{dest}"], binds=[dest.parent], timeout=3600)
         layout = dest
-    else:
-        raise UsageError(f"--base {reference}: want oci:DIR or docker://REFERENCE")
     manifest, config, _ = images.read_manifest(layout)
     labels = config.get("config", {}).get("Labels") or {}
     if not ({"containers.bootc", "ostree.bootable"} & set(labels)):
@@ -101,10 +99,12 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
     about = About(
         base=args.base or "Debian 13 stand-in",
         host={"accel": "?", "qemu": "?", "cores": os.cpu_count()},
-        stand_ins=ALWAYS + ([] if args.base else OF_THE_BASE) + ([] if args.medium else OF_THE_MEDIUM),
+        stand_ins=ALWAYS + ([] if args.medium else OF_THE_MEDIUM),
         sabotage=args.sabotage,
         set_up=[],
     )
+    refuse_early(args)
+    remove_report(report_dir)
     work = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=cache_work(cache)))
     life = None
     try:
@@ -123,7 +123,7 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
             "firmware": settings.firmware,
             "accel": settings.accel,
             "sabotage": settings.image_sabotage or "",
-            "medium": settings.medium.parent.name,
+            "medium": hash_tree(settings.medium) if args.medium else settings.medium.parent.name,
         }
         progress = Progress(len(scenario.phases))
         run = run_scenario(
@@ -134,6 +134,7 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
             resume=args.sabotage and sabotage.SABOTAGES[args.sabotage].begins,
             about=about,
             records=store,
+            remember=not args.sabotage or bool(settings.image_sabotage),
             report=lambda run: write_report(run, report_dir),
             progress=progress,
         )
@@ -147,8 +148,23 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
     finally:
         if life:
             life.stop()
-        if not args.keep:
+        if args.keep:
+            (work / "pid").unlink(missing_ok=True)  # so that no later rehearsal sweeps it
+            print(f"kept in {work}; remove it when you have seen enough", file=sys.stderr)
+        else:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def refuse_early(args) -> None:
+    """Raise UsageError for what can be seen to be wrong with --base and --medium before minutes are spent on set-up."""
+    if args.base and not args.base.startswith(("oci:", "docker://")):
+        raise UsageError(f"--base {args.base}: want oci:DIR or docker://REFERENCE")
+    if args.base and args.base.startswith("oci:") and not Path(args.base[4:], "index.json").is_file():
+        raise UsageError(f"--base {args.base}: no OCI layout lies there; `veilor lab base DIR` writes one")
+    if args.medium and not Path(args.medium).is_file():
+        raise UsageError(f"--medium {args.medium}: no such file; give a Fedora netinst ISO")
+    if args.prove and not args.sabotage:
+        raise UsageError("--prove says that a sabotage was noticed; name one with --sabotage")
 
 
 def cache_work(cache: Path) -> Path:
@@ -171,9 +187,10 @@ def cache_work(cache: Path) -> Path:
 
 def tracked(source: Path) -> str:
     """One hash over what of this repository goes into a machine."""
+    guest = [source / "scenarios/guest"] if (source / "scenarios/guest").exists() else []
     code = (f"src/veilor/{part}" for part in ("core", "device", "build", "lab"))
     names = ["overlay", "artwork", "threats", "kickstart", "product.toml", *code]
-    return "".join(hash_tree(source / name) for name in names)
+    return "".join(hash_tree(path) for path in [*(source / name for name in names), *guest])
 
 
 def product_facts(source: Path) -> SimpleNamespace:
@@ -205,10 +222,14 @@ def prepare(args, build, source: Path, cache: Path, work: Path, product, about: 
         layout = todo.step("base", lambda: fetch_base(tools, args.base, work / "base"))
     else:
         layout = todo.step("stand-in base image", lambda: bases.base_layout(cache, tools, source))
+    if bases.STAND_IN in (images.read_manifest(layout)[1].get("config", {}).get("Labels") or {}):
+        about.stand_ins += OF_THE_BASE
     if args.medium:
         medium = Path(args.medium).absolute()
-        if not medium.is_file():
-            raise UsageError(f"--medium {medium}: no such file; give a Fedora netinst ISO")
+        try:
+            build.read_medium(medium)
+        except Fault as fault:
+            raise UsageError(f"--medium {args.medium}: {fault}") from None
     else:
         medium = todo.step("live medium", lambda: live_medium(cache, tools, source))
     kernel = todo.step("probe of the accelerator", lambda: bases.kernel(cache, rootfs))
@@ -236,18 +257,24 @@ def main(args, build: SimpleNamespace) -> int:
     except Fault as fault:
         print(f"{fault.verdict}: {fault}", file=sys.stderr)
         return EXIT[fault.verdict]
+    except OSError as error:
+        print(f"{Verdict.LAB_FAULT}: this host refused something the rehearsal needs ({error}); see to it and run again", file=sys.stderr)
+        return EXIT[Verdict.LAB_FAULT]
 
 
 def write_base(dest: Path, source: Path) -> int:
     """Run `veilor lab base DIR`: write the stand-in base as an OCI layout to DEST."""
-    if dest.exists() and any(dest.iterdir()):
-        print(f"veilor lab base: {dest} is not empty; name a new folder", file=sys.stderr)
+    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())) or not dest.absolute().parent.is_dir():
+        print(f"veilor lab base: {dest} is no new or empty folder in one that is there; name another", file=sys.stderr)
         return EXIT_USAGE
     try:
         cache = cache_dir()
-        check_host(cache)
-        layout = bases.base_layout(cache, tools_tree(cache), source)
-        shutil.copytree(layout, dest, dirs_exist_ok=True)
+        with stop_on_signals():
+            check_host(cache)
+            layout = bases.base_layout(cache, tools_tree(cache), source)
+        with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.absolute().parent) as scratch:
+            shutil.copytree(layout, Path(scratch, "layout"))
+            Path(scratch, "layout").rename(dest)
     except Fault as fault:
         print(f"{fault.verdict}: {fault}", file=sys.stderr)
         return EXIT[fault.verdict]

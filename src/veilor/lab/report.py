@@ -163,9 +163,9 @@ def _pictures(run: Run, data: dict[str, Any], folder: Path) -> dict[str, str]:
                 home.mkdir(exist_ok=True)
                 write_atomic(folder / name, content)
                 inlined[name] = f"data:{_MIME[source.suffix]};base64,{base64.b64encode(content).decode()}"
-    for old in home.glob("*"):
+    for old in home.glob("[!.]*"):  # one with a dot is being written by another run
         if f"screenshots/{old.name}" not in inlined:
-            old.unlink()
+            old.unlink(missing_ok=True)
     return inlined
 
 

@@ -7,15 +7,18 @@ network, and just the folders named by the caller, at the same path.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from veilor.lab.cache import KEY_CHARS, artefact, key_of
 from veilor.lab.verdict import LabFault, NotRun
@@ -28,6 +31,7 @@ PACKAGES = tuple(
     systemd systemd-oomd systemd-zram-generator dracut-core kmod procps usbguard firewalld chrony auditd polkitd duktape
     libxml2-utils desktop-file-utils secilc""".split()  # from here on: what checks the overlay by its own programs
 )
+KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp")
 HOST_PACKAGES = {"mmdebstrap": "mmdebstrap", "bwrap": "bubblewrap"}
 SLIM = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
 
@@ -43,19 +47,26 @@ class Finished:
 
 def ensure_host_programs() -> None:
     """Install mmdebstrap and bubblewrap by apt where we may, else raise NotRun with the one command to run."""
-    missing = [package for program, package in HOST_PACKAGES.items() if not shutil.which(program)]
+    missing = lacking_on_host()
     if not missing:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
     if os.geteuid() == 0 and shutil.which("apt-get"):
         for argv in (["apt-get", "update"], command):
             subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=900, check=False)
-    still = [package for program, package in HOST_PACKAGES.items() if not shutil.which(program)]
+    still = lacking_on_host()
     if still:
+        fedora = " ".join(still).replace("debian-archive-", "debian-")
         raise NotRun(
             f"the host lacks {' and '.join(still)}, so no rehearsal can run; install them "
-            f"(Debian: sudo apt-get install {' '.join(still)}; Fedora: sudo dnf install {' '.join(still)}) and run again"
+            f"(Debian: sudo apt-get install {' '.join(still)}; Fedora: sudo dnf install {fedora}) and run again"
         )
+
+
+def lacking_on_host() -> list[str]:
+    """The packages that the host has to have and has not: programs, and the keys by which apt knows Debian."""
+    lacking = [package for program, package in HOST_PACKAGES.items() if not shutil.which(program)]
+    return lacking + ([] if any(Path(place).exists() for place in KEYRINGS) else ["debian-archive-keyring"])
 
 
 def ensure_namespaces() -> None:
@@ -89,6 +100,26 @@ def has_range(table: Path) -> bool:
     return any(len(row) == 3 and row[0] in (me.pw_name, str(me.pw_uid)) and row[2].isdigit() and int(row[2]) >= 65536 for row in rows)
 
 
+def run_apart(argv: list[str], out: BinaryIO, timeout: float) -> int | None:
+    """Run ARGV, which starts others, in a process group of its own, and leave none of them behind; its exit code, None when
+    TIMEOUT seconds were not enough.
+
+    mmdebstrap hangs up its whole group when it fails, which would be ours too. It is asked to end before it is killed, since
+    it has mounts and a temporary folder to take away.
+    """
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        for kind, patience in ((signal.SIGTERM, 30), (signal.SIGKILL, 10)):
+            if process.poll() is None:
+                os.killpg(process.pid, kind)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(patience)
+
+
 def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), suite: str = MIRROR) -> None:
     """Write a minimal Debian with PACKAGES to the tar file DEST by mmdebstrap.
 
@@ -109,8 +140,8 @@ def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), su
     ]
     log = dest.with_name(dest.name + ".log")
     with log.open("wb") as out:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=2400, check=False)
-    if done.returncode:
+        code = run_apart(argv, out, 2400)
+    if code:
         errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(("E:", "Err:"))]
         raise LabFault(
             f"Debian {suite} could not be fetched or unpacked ({'; '.join(errors[-2:])[-300:] or 'see ' + str(log)}); "
