@@ -85,7 +85,8 @@ def run_scenario(
     Without START it takes over what earlier runs have shown of the phases before RESUME, or of the scenario that this
     one goes on from. INPUTS go into every checkpoint's key. RECORDS keeps what each phase showed, so that a run
     from a later phase can carry it over; with REMEMBER off it is only read. REPORT is called before the first phase,
-    after each and at the end. Faults end up in the Run; UsageError is raised for an unknown START or one without a checkpoint. Call it from the main thread.
+    after each and at the end. Faults end up in the Run; UsageError is raised for an unknown START or one without a
+    checkpoint. Call it from the main thread.
     """
     runner = _Runner(scenario, life, inputs, about, records, remember, report or (lambda run: None),
                      progress or Progress(len(scenario.phases)))
