@@ -97,10 +97,14 @@ def disk_off(life: Life, checks: Checks) -> None:
         check=False,
         timeout=300,
     )
-    found = machine.run(
-        ["grep", "-rlaF", "-f", "-", "/var/log", "/var/lib", "/etc", "/boot"], check=False, stdin=PASSPHRASE + b"\n", timeout=300
+    searched = PASSPHRASE + b"\n" + outside.encode() + b"\n"
+    found = machine.run(["grep", "-rlaF", "-f", "-", "/var/log", "/var/lib", "/etc", "/boot"], check=False, stdin=searched, timeout=300)
+    checks.equal(
+        "laptop.no-second-copy: the passphrase is in no log, setting or state, where a planted word is found",
+        found.out.split(),
+        ["/boot/veilor-lab.txt"],
+        go_on=True,
     )
-    checks.equal("laptop.no-second-copy: the passphrase is in no log, setting or state", found.out, "", go_on=True)
     life.shut_down()
 
     raw = life.raw_disk()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 
 from veilor.lab import disk
 from veilor.lab.evidence import PROMPT
@@ -15,7 +16,7 @@ STORY = (
     "given an update that breaks, and attacked through its update channel"
 )
 SEEN = rb"veilor-lab: boot_counter"
-HOME_FILE, ETC_FILE = "/var/home/letter.txt", "/etc/veilor-lab-marker"
+HOME_FILE, ETC_FILE, CANARY_FILE = "/var/home/letter.txt", "/etc/veilor-lab-marker", "/var/lib/veilor-lab-canary"
 
 
 def digest_of(entry: dict | None) -> str | None:
@@ -93,10 +94,11 @@ def first_boot(life: Life, checks: Checks) -> None:
     shown = life.veilor("veilor-status")
     checks.true("status says plainly that what runs is unverified", "unverified" in shown.text.lower(), shown.text)
     checks.equal("nothing was asked of the registry without a network", len(life.registry.requests(mark)), 0)
-    found = machine.run(
-        ["grep", "-rlaF", "-f", "-", "/var/log", "/var/lib", "/etc"], check=False, stdin=PASSPHRASE + b"\n", timeout=120
-    ).out
-    checks.equal("the passphrase is in no log and no setting", found, "")
+    canary = f"canary {secrets.token_hex(12)}"
+    life.write_file(CANARY_FILE, canary)
+    searched = PASSPHRASE + b"\n" + canary.encode() + b"\n"
+    found = machine.run(["grep", "-rlaF", "-f", "-", "/var/log", "/var/lib", "/etc"], check=False, stdin=searched, timeout=120).out
+    checks.equal("the passphrase is in no log and no setting, where a planted word is found", found.split(), [CANARY_FILE])
     life.write_file(HOME_FILE, "dear diary\n")
     life.write_file(ETC_FILE, "changed before the move\n")
 

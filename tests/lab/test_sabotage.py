@@ -68,12 +68,14 @@ def test_the_scenario_offers_every_moment():
 
 
 def run(*phases):
-    return SimpleNamespace(phases=[SimpleNamespace(name=name, verdict=verdict) for name, verdict in phases])
+    return SimpleNamespace(phases=[SimpleNamespace(name=name, verdict=verdict, reason=" ".join(why)) for name, verdict, *why in phases])
 
 
 def test_a_run_is_judged_by_verdict_and_phase():
-    noticed, line = judge("qemu-killed", run(("install", Verdict.PASS), ("second-boot", Verdict.LAB_FAULT)))
+    noticed, line = judge("qemu-killed", run(("install", Verdict.PASS), ("second-boot", Verdict.LAB_FAULT, "QEMU died while", "…")))
     assert noticed and "as it should be" in line
     for other in (run(("second-boot", Verdict.OS_FAULT)), run(("first-boot", Verdict.LAB_FAULT)), run(("install", Verdict.PASS))):
         noticed, line = judge("qemu-killed", other)
         assert not noticed and "blind" in line
+    noticed, line = judge("qemu-killed", run(("second-boot", Verdict.LAB_FAULT, "No space left")))
+    assert not noticed and "for another reason: No space left" in line

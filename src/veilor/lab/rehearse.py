@@ -92,8 +92,9 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
     scenario = load_scenario(args.scenario, source / "scenarios")
     if args.until:
         scenario = scenario.up_to(args.until)
-    if args.start:
-        scenario.place(args.start)
+    begins = sabotage.SABOTAGES[args.sabotage].phase if args.sabotage else None
+    if args.start and scenario.place(args.start) > (scenario.place(begins) if begins else len(scenario.phases)):
+        raise UsageError(f"--from {args.start} is behind {begins}, where --sabotage {args.sabotage} is to be noticed; begin earlier")
     product = product_facts(source)
     report_dir = Path(args.report or source / "build/report")
     about = About(

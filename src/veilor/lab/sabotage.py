@@ -22,7 +22,8 @@ class Sabotage:
     """TREE changes a staged tree; POINT names the moment of the rehearsal at which LIVE acts on the Life object.
 
     BEGINS is the first phase that differs from an honest run, if that is not the first: what comes before may be taken
-    over from one. TREE then changes only images from version SINCE on.
+    over from one. TREE then changes only images from version SINCE on. SAYS is a piece of the reason that it has to come
+    out with, so that another mishap is not taken for it.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Sabotage:
     live: Callable | None = None
     begins: str = ""
     since: str = ""
+    says: str = ""
 
 
 def _remove(tree: Path, folders: str, name: str) -> None:
@@ -96,10 +98,11 @@ SABOTAGES = {
     "health-check-missing": Sabotage("the image ships no health check", Verdict.OS_FAULT, "bad-update", _no_health_check,
                                      begins="bad-update", since="44.3"),
     "agent-killed": Sabotage("the lab's agent is killed in the guest", Verdict.OS_FAULT, "second-boot", None,
-                             "second-boot", _kill_agent, "second-boot"),
-    "qemu-killed": Sabotage("QEMU is killed", Verdict.LAB_FAULT, "second-boot", None, "second-boot", _kill_qemu, "second-boot"),
+                             "second-boot", _kill_agent, "second-boot", says="the guest's agent did not answer"),
+    "qemu-killed": Sabotage("QEMU is killed", Verdict.LAB_FAULT, "second-boot", None, "second-boot", _kill_qemu,
+                            "second-boot", says="QEMU died"),
     "disk-truncated": Sabotage("the disk image is cut in half", Verdict.LAB_FAULT, "second-boot", None,
-                               "second-boot-off", _truncate_disk, "second-boot"),
+                               "second-boot-off", _truncate_disk, "second-boot", says="the disk image of the machine is damaged"),
 }
 
 
@@ -122,7 +125,10 @@ def strike(name: str | None, point: str, life) -> None:
 def judge(name: str, run) -> tuple[bool, str]:
     """Whether RUN noticed the sabotage NAME where and as it should, and a line that says so."""
     wanted = SABOTAGES[name]
-    found = next(((phase.name, phase.verdict) for phase in run.phases if phase.verdict not in (Verdict.PASS, Verdict.NOT_RUN)), None)
+    wrong = next((phase for phase in run.phases if phase.verdict not in (Verdict.PASS, Verdict.NOT_RUN)), None)
+    found = (wrong.name, wrong.verdict) if wrong else None
+    if found == (wanted.phase, wanted.verdict) and wanted.says not in wrong.reason:
+        return False, f"sabotage {name}: {found[1]} in {found[0]}, but for another reason: {wrong.reason}"
     if found == (wanted.phase, wanted.verdict):
         return True, f"sabotage {name}: noticed, as it should be ({wanted.verdict} in {wanted.phase})"
     got = f"{found[1]} in {found[0]}" if found else "nothing was noticed"
