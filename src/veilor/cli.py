@@ -348,7 +348,7 @@ def parser() -> argparse.ArgumentParser:
 
     lab = verbs.add_parser("lab", help="what the rehearsal stands on").add_subparsers(required=True, metavar="VERB")
     verb(lab, "base", do_lab_base, "write the stand-in base as an OCI layout").add_argument("dir", type=Path, metavar="DIR")
-    one = verb(lab, "slot", do_lab_slot, "rehearse what continuous integration takes by turns")
+    one = verb(lab, "slot", do_lab_slot, "rehearse what is taken by turns, one slot for each commit")
     one.add_argument("names", nargs="*", metavar="SLOT", help="from scenarios/slots.toml, or all; the commit's own without a name")
     verb(lab, "tools", do_lab_tools, "make the cached tree of tools, which some tests need as well")
     verb(lab, "clean", do_lab_clean, "remove everything the lab has cached")

@@ -1,4 +1,4 @@
-"""Slots: what continuous integration rehearses by turns, one for each commit, besides the machine's whole life.
+"""Slots: what is rehearsed by turns, one for each commit, besides the machine's whole life.
 
 What was left out is printed with when it last passed on this machine, and whether that was with the same inputs.
 """
