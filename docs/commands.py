@@ -80,7 +80,7 @@ def label(action: argparse.Action) -> str:
     value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper())
     if action.option_strings:
         return ", ".join(action.option_strings) + (f" {value}" if action.nargs != 0 else "")
-    return f"[{value}]" if action.nargs == "?" else str(value)
+    return {"?": f"[{value}]", "*": f"[{value} …]", "+": f"{value} …"}.get(action.nargs, str(value))
 
 
 def usage(parser: argparse.ArgumentParser) -> str:

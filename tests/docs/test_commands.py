@@ -59,11 +59,12 @@ def test_usage_shows_what_excludes_what_and_what_must_be_given():
     parser = argparse.ArgumentParser(prog="p")
     parser.add_argument("where", metavar="DIR")
     parser.add_argument("what", nargs="?", choices=["a", "b"])
+    parser.add_argument("more", nargs="*", metavar="FILE")
     parser.add_argument("--key", required=True)
     rivals = parser.add_mutually_exclusive_group()
     rivals.add_argument("--one", action="store_true")
     rivals.add_argument("--two", type=int, metavar="N")
-    assert commands.usage(parser) == "p --key KEY [--one | --two N] DIR [a|b]"
+    assert commands.usage(parser) == "p --key KEY [--one | --two N] DIR [a|b] [FILE …]"
     assert "| `[a\\|b]` |" in commands.section(argparse.ArgumentParser(prog="q", description="x", parents=[parser], add_help=False))
 
 
