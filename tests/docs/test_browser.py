@@ -152,11 +152,8 @@ def test_it_prints(visit, report):
     assert not page.locator(".side").is_visible() and page.locator("ul.checks").first.is_visible()
 
 
-def test_the_site_is_silent_alone_and_finds_a_word_by_keyboard(visit, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "-d", str(tmp_path / "cache"), str(ROOT / "docs"),
-                           str(tmp_path / "site")], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    seen = visit(tmp_path / "site/index.html")
+def test_the_site_is_silent_alone_and_finds_a_word_by_keyboard(visit, site_folder):
+    seen = visit(site_folder / "index.html")
     for _ in range(6):
         seen.page.keyboard.press("Tab")
         if seen.page.evaluate("document.activeElement.name") == "q":

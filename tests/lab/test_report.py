@@ -217,6 +217,12 @@ def test_a_time_line_has_few_marks_at_round_times(seconds, first, last):
     assert not marks and first is None or (marks[0][1], marks[-1][1]) == (first, last)
 
 
+@pytest.mark.parametrize("detail, text", [
+    ("''", "nothing"), ("[]", "nothing"), ("'argon2id'", "argon2id"), ("'a', 'b'", "'a', 'b'"), ("3", "3"), ("", ""), (" x\x1b[0m\n", "x")])
+def test_a_detail_is_said_plainly(detail, text):
+    assert report.plain(detail) == text
+
+
 @pytest.mark.parametrize("verdict", [OS, NOT_RUN])
 def test_a_detail_is_folded_away_only_where_it_held(tmp_path, picture, verdict):
     long = "word " * 60
