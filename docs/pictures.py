@@ -1,7 +1,8 @@
-"""Takes the pictures of a rehearsal's report that the documents show, in a real Chromium: light, and dark.
+"""Takes the pictures of report and site that the documents show, in a real Chromium: each light, and dark.
 
-`python docs/pictures.py [REPORT]` takes build/report/index.html unless it is given another, and writes docs/report.png
-and docs/report-dark.png. It needs a Chromium on this machine: `apt-get install chromium`, or $VEILOR_CHROMIUM.
+`make pictures`, or `python docs/pictures.py [REPORT [SITE]]` with other places than build/report/index.html and
+build/site/TRUST.html, writes docs/report.png, docs/site.png and their dark twins. It needs a Chromium on this machine:
+`apt-get install chromium`, or $VEILOR_CHROMIUM.
 """
 
 from __future__ import annotations
@@ -38,31 +39,34 @@ def browser(program: str) -> Iterator:
             started.close()
 
 
-def take(report: Path, folder: Path, program: str) -> list[Path]:
-    """Write the pictures of REPORT to FOLDER; their paths."""
+def take(pages: dict[str, Path], folder: Path, program: str) -> list[Path]:
+    """Write a light and a dark picture of each of PAGES, by name, to FOLDER; their paths."""
     made = []
     with browser(program) as started:
-        for scheme, name in (("light", "report.png"), ("dark", "report-dark.png")):
-            page = started.new_page(viewport={"width": 1200, "height": 1180}, color_scheme=scheme)
-            page.goto(report.resolve().as_uri())
-            page.screenshot(path=folder / name)
-            made.append(folder / name)
-            page.close()
+        for name, path in pages.items():
+            for scheme, ending in (("light", ""), ("dark", "-dark")):
+                page = started.new_page(viewport={"width": 1200, "height": 1180}, color_scheme=scheme)
+                page.goto(path.resolve().as_uri())
+                made.append(folder / f"{name}{ending}.png")
+                page.screenshot(path=made[-1])
+                page.close()
     return made
 
 
 def main(argv: list[str]) -> int:
     """The command."""
-    report = Path(argv[0] if argv else DOCS.parent / "build/report/index.html")
+    build = DOCS.parent / "build"
+    places = [Path(given) for given in argv] + [build / "report/index.html", build / "site/TRUST.html"][len(argv):]
     program = find_chromium()
-    if not report.is_file():
-        print(f"docs/pictures.py: there is no {report}; `make rehearse` writes it", file=sys.stderr)
-        return 1
+    for path, target in zip(places, ("rehearse", "site"), strict=True):
+        if not path.is_file():
+            print(f"docs/pictures.py: there is no {path}; `make {target}` writes it", file=sys.stderr)
+            return 1
     if not program:
         print("docs/pictures.py: there is no Chromium here; install it (apt-get install chromium), or name it in $VEILOR_CHROMIUM",
               file=sys.stderr)
         return 1
-    for path in take(report, DOCS, program):
+    for path in take(dict(zip(("report", "site"), places, strict=True)), DOCS, program):
         print(path)
     return 0
 

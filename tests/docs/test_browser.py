@@ -167,7 +167,13 @@ def test_the_site_is_silent_alone_and_finds_a_word_by_keyboard(visit, site_folde
 
 def test_the_pictures_are_taken_by_a_command(chromium, report, tmp_path):
     """In a program of its own: one process drives one browser."""
-    code = "import sys, pathlib, runpy; m = runpy.run_path(sys.argv[1]); m['take'](*map(pathlib.Path, sys.argv[2:4]), m['find_chromium']())"
+    code = ("import sys, pathlib, runpy; m = runpy.run_path(sys.argv[1]); "
+            "m['take']({'report': pathlib.Path(sys.argv[2])}, pathlib.Path(sys.argv[3]), m['find_chromium']())")
     subprocess.run([sys.executable, "-c", code, str(ROOT / "docs/pictures.py"), str(report), str(tmp_path)], check=True, timeout=60)
     light, dark = ((tmp_path / name).read_bytes() for name in ("report.png", "report-dark.png"))
     assert light.startswith(b"\x89PNG") and dark.startswith(b"\x89PNG") and light != dark
+
+
+def test_a_report_that_is_not_there_is_said_in_a_line(tmp_path, capsys):
+    assert pictures.main([str(tmp_path / "none.html")]) == 1
+    assert "`make rehearse` writes it" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_a_new_page_that_nobody_named_is_in_the_navigation(small, build):
 
 def links_to_nothing(root: Path, name: str) -> list[str]:
     """The relative links in the page NAME of ROOT that lead to no file."""
-    found = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", (root / name).read_text())
+    found = re.findall(r"""(?:\]\(|(?:src|srcset|href)=")(?!\w+:|#)([^)"#\s]+)""", (root / name).read_text())
     return [link for link in found if not (root / name).parent.joinpath(link).exists()]
 
 
@@ -119,5 +119,5 @@ def test_the_repositorys_own_pages_link_to_files_that_are_there(name):
 
 
 def test_a_link_to_no_file_is_noticed(tmp_path):
-    (tmp_path / "README.md").write_text("[a](#b) [c](https://d/e) [f](gone.md#g) [h](README.md)")
-    assert links_to_nothing(tmp_path, "README.md") == ["gone.md"]
+    (tmp_path / "README.md").write_text("[a](#b) [c](https://d/e) [f](gone.md#g) [h](README.md) <img src=\"gone.png\">")
+    assert links_to_nothing(tmp_path, "README.md") == ["gone.md", "gone.png"]
