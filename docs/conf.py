@@ -16,7 +16,7 @@ HOME = PRODUCT["urls"]["home"]
 ELSEWHERE = {"FIRST-CHANGE": "CONTRIBUTING.md"}  # pages of the site whose text lies at another place of the repository
 
 NAV = {
-    "Use it": ["INSTALL", "USE", "TRUST", "RECOVERY", "THREAT-MODEL", "COMMANDS"],
+    "Use it": ["INSTALL", "USE", "TRUST", "RECOVERY", "THREAT-MODEL", "PROGRAMS", "COMMANDS"],
     "Work on it": ["FIRST-CHANGE", "DEVELOP", "REHEARSE", "VERIFIED", "VEILOR", "RELEASING", "PERFORMANCE", "DEPENDENCIES"],
     "The project": ["ROADMAP", "DECISIONS", "BRAND"],
 }

@@ -68,5 +68,12 @@ def test_usage_shows_what_excludes_what_and_what_must_be_given():
     assert "| `[a\\|b]` |" in commands.section(argparse.ArgumentParser(prog="q", description="x", parents=[parser], add_help=False))
 
 
+def test_what_else_a_help_says_stands_before_the_exit_codes():
+    epilog = "what holds it up:\n  10 things\n\nexit codes:\n  0    done\n  4    refused\n"
+    parser = argparse.ArgumentParser(prog="p", description="x", epilog=epilog)
+    assert commands.exit_codes(parser) == {0: "done", 4: "refused"}
+    assert "what holds it up:\n  10 things\n```" in commands.section(parser) and "refused" not in commands.section(parser)
+
+
 def test_a_group_of_verbs_is_told_verb_by_verb():
     assert {"veilor lab base", "veilor lab clean", "veilor stage"} <= {one.prog for one in commands.developer_parsers()}
