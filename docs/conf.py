@@ -25,6 +25,7 @@ project = PRODUCT["product"]["name"]
 copyright = f"{project}, Apache-2.0"
 extensions = ["myst_parser"]
 myst_heading_anchors = 3
+smartquotes = False  # they would make one dash of the two in --json
 root_doc = "index"
 exclude_patterns = ["_static", "images"]
 # Pages are reached by the list below, which is made after Sphinx has looked for orphans' parents.

@@ -67,6 +67,11 @@ def test_nothing_is_loaded_from_elsewhere(site):
         assert not re.search(r"(?:@import|url\()\s*['\"]?(?:https?:)?//", sheet.read_text()), sheet.name
 
 
+def test_two_dashes_stay_two(site_folder):
+    text = (site_folder / "COMMANDS.html").read_text()
+    assert "needed with --json" in text and "\u2013json" not in text
+
+
 def test_the_search_finds_a_word_of_a_page(site):
     [index] = {path.parent / "searchindex.js" for path in site if path.name == "search.html"}
     data = json.loads(re.search(r"Search\.setIndex\((.*)\)", index.read_text(), re.S)[1])
