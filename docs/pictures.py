@@ -1,8 +1,8 @@
-"""Takes the pictures of report and site that the documents show, in a real Chromium: each light, and dark.
+"""Takes the pictures of report and site that the documents show, in a real Chromium.
 
 `make pictures`, or `python docs/pictures.py [REPORT [SITE]]` with other places than build/report/index.html and
-build/site/TRUST.html, writes docs/report.png, docs/site.png and their dark twins. It needs a Chromium on this machine:
-`apt-get install chromium`, or $VEILOR_CHROMIUM.
+build/site/TRUST.html, writes docs/report.png, docs/report-dark.png and docs/site.png. It needs a Chromium on this
+machine: `apt-get install chromium`, or $VEILOR_CHROMIUM.
 """
 
 from __future__ import annotations
@@ -39,18 +39,14 @@ def browser(program: str) -> Iterator:
             started.close()
 
 
-def take(pages: dict[str, Path], folder: Path, program: str) -> list[Path]:
-    """Write a light and a dark picture of each of PAGES, by name, to FOLDER; their paths."""
-    made = []
+def take(page: Path, shots: dict[Path, str], program: str) -> None:
+    """Write a picture of PAGE to each path of SHOTS, in the colour scheme that it is given there."""
     with browser(program) as started:
-        for name, path in pages.items():
-            for scheme, ending in (("light", ""), ("dark", "-dark")):
-                page = started.new_page(viewport={"width": 1200, "height": 1180}, color_scheme=scheme)
-                page.goto(path.resolve().as_uri())
-                made.append(folder / f"{name}{ending}.png")
-                page.screenshot(path=made[-1])
-                page.close()
-    return made
+        for path, scheme in shots.items():
+            shown = started.new_page(viewport={"width": 1200, "height": 1180}, color_scheme=scheme)
+            shown.goto(page.resolve().as_uri())
+            shown.screenshot(path=path)
+            shown.close()
 
 
 def main(argv: list[str]) -> int:
@@ -66,8 +62,9 @@ def main(argv: list[str]) -> int:
         print("docs/pictures.py: there is no Chromium here; install it (apt-get install chromium), or name it in $VEILOR_CHROMIUM",
               file=sys.stderr)
         return 1
-    for path in take(dict(zip(("report", "site"), places, strict=True)), DOCS, program):
-        print(path)
+    take(places[0], {DOCS / "report.png": "light", DOCS / "report-dark.png": "dark"}, program)
+    take(places[1], {DOCS / "site.png": "light"}, program)
+    print(DOCS / "report.png", DOCS / "report-dark.png", DOCS / "site.png", sep="\n")
     return 0
 
 

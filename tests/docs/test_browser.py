@@ -167,10 +167,11 @@ def test_the_site_is_silent_alone_and_finds_a_word_by_keyboard(visit, site_folde
 
 def test_the_pictures_are_taken_by_a_command(chromium, report, tmp_path):
     """In a program of its own: one process drives one browser."""
-    code = ("import sys, pathlib, runpy; m = runpy.run_path(sys.argv[1]); "
-            "m['take']({'report': pathlib.Path(sys.argv[2])}, pathlib.Path(sys.argv[3]), m['find_chromium']())")
-    subprocess.run([sys.executable, "-c", code, str(ROOT / "docs/pictures.py"), str(report), str(tmp_path)], check=True, timeout=60)
-    light, dark = ((tmp_path / name).read_bytes() for name in ("report.png", "report-dark.png"))
+    code = ("import sys, pathlib, runpy; m = runpy.run_path(sys.argv[1]); page, light, dark = map(pathlib.Path, sys.argv[2:]); "
+            "m['take'](page, {light: 'light', dark: 'dark'}, m['find_chromium']())")
+    shots = [tmp_path / "report.png", tmp_path / "report-dark.png"]
+    subprocess.run([sys.executable, "-c", code, str(ROOT / "docs/pictures.py"), str(report), *map(str, shots)], check=True, timeout=60)
+    light, dark = (path.read_bytes() for path in shots)
     assert light.startswith(b"\x89PNG") and dark.startswith(b"\x89PNG") and light != dark
 
 
