@@ -170,6 +170,13 @@ def test_the_headline_is_a_sentence(picture, verdict, start):
     assert headline(a_run(picture, "why", verdict))[0] == start
 
 
+def test_what_held_is_said_together_with_what_it_held_on(picture):
+    run = a_run(picture)
+    assert headline(run)[1] == "2 checks in 2 phases, with 2 stand-ins in the place of real parts."
+    run.about.stand_ins.clear()
+    assert headline(run)[1] == "2 checks in 2 phases."
+
+
 def test_the_headline_of_a_run_that_did_not_come_to_be(picture):
     run = a_run(picture)
     for phase in run.phases:

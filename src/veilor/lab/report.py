@@ -108,7 +108,9 @@ def headline(run: Run) -> tuple[str, str]:
     reason = clean_text(run.reason if run.fault is verdict else guilty.reason if guilty else "").rstrip(" .")
     if verdict is Verdict.PASS:
         checks = sum(len(p.checks) for p in run.phases)
-        return f"{run.story or run.title}: all of it held.", f"{count(checks, 'check')} in {count(len(run.phases), 'phase')}."
+        parts = count(len(run.about.stand_ins), "stand-in")
+        on = f", with {parts} in the place of real parts" if run.about.stand_ins else ""
+        return f"{run.story or run.title}: all of it held.", f"{count(checks, 'check')} in {count(len(run.phases), 'phase')}{on}."
     if verdict is Verdict.OS_FAULT:
         return f"{where} failed: {reason}.", "The machine did not do what veilor-os promises: this is a fault of the product."
     if verdict is Verdict.LAB_FAULT:
