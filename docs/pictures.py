@@ -1,8 +1,8 @@
 """Takes the pictures of report and site that the documents show, in a real Chromium.
 
 `make pictures`, or `python docs/pictures.py [REPORT [SITE]]` with other places than build/report/index.html and
-build/site/TRUST.html, writes docs/report.png, docs/report-dark.png and docs/site.png. It needs a Chromium on this
-machine: `apt-get install chromium`, or $VEILOR_CHROMIUM.
+build/site/TRUST.html, writes docs/report.png and docs/site.png. It needs a Chromium on this machine:
+`apt-get install chromium`, or $VEILOR_CHROMIUM.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def main(argv: list[str]) -> int:
         print("docs/pictures.py: there is no Chromium here; install it (apt-get install chromium), or name it in $VEILOR_CHROMIUM",
               file=sys.stderr)
         return 1
-    take(places[0], {DOCS / "report.png": "light", DOCS / "report-dark.png": "dark"}, program)
-    take(places[1], {DOCS / "site.png": "light"}, program)
-    print(DOCS / "report.png", DOCS / "report-dark.png", DOCS / "site.png", sep="\n")
+    for name, page in zip(("report.png", "site.png"), places, strict=True):
+        take(page, {DOCS / name: "light"}, program)
+        print(DOCS / name)
     return 0
 
 
