@@ -22,7 +22,7 @@ def load(path: Path):
     return module
 
 
-pictures, sample = load(ROOT / "docs/pictures.py"), load(ROOT / "tests/docs/sample.py")
+screenshots, sample = load(ROOT / "docs/screenshots.py"), load(ROOT / "tests/docs/sample.py")
 CONTRAST = """() => {
   const channel = value => (value /= 255) <= .03928 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
   const rgb = text => text.match(/[\\d.]+/g).map(Number);
@@ -42,10 +42,10 @@ CONTRAST = """() => {
 
 @pytest.fixture(scope="module")
 def chromium():
-    program = pictures.find_chromium()
+    program = screenshots.find_chromium()
     if not program:
         pytest.skip("NOT RUN: needs a Chromium; install it (apt-get install chromium), or name it in $VEILOR_CHROMIUM")
-    with pictures.browser(program) as started:
+    with screenshots.browser(program) as started:
         yield started
 
 
@@ -170,11 +170,11 @@ def test_the_pictures_are_taken_by_a_command(chromium, report, tmp_path):
     code = ("import sys, pathlib, runpy; m = runpy.run_path(sys.argv[1]); page, light, dark = map(pathlib.Path, sys.argv[2:]); "
             "m['take'](page, {light: 'light', dark: 'dark'}, m['find_chromium']())")
     shots = [tmp_path / "report.png", tmp_path / "report-dark.png"]
-    subprocess.run([sys.executable, "-c", code, str(ROOT / "docs/pictures.py"), str(report), *map(str, shots)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(ROOT / "docs/screenshots.py"), str(report), *map(str, shots)], check=True, timeout=60)
     light, dark = (path.read_bytes() for path in shots)
     assert light.startswith(b"\x89PNG") and dark.startswith(b"\x89PNG") and light != dark
 
 
 def test_a_report_that_is_not_there_is_said_in_a_line(tmp_path, capsys):
-    assert pictures.main([str(tmp_path / "none.html")]) == 1
+    assert screenshots.main([str(tmp_path / "none.html")]) == 1
     assert "`make rehearse` writes it" in capsys.readouterr().err

@@ -112,6 +112,18 @@ def test_a_new_page_that_nobody_named_is_in_the_navigation(small, build):
     assert "NEWS.html" in Page(small / "site/index.html").links
 
 
+def test_the_site_wears_the_projects_colours_and_wordmark(small, build):
+    (small / "artwork").mkdir()
+    (small / "artwork/palette.toml").write_text('[light]\naccent = "#123456"\n[dark]\naccent = "#fedcba"\n')
+    (small / "artwork/wordmark.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><path fill="@accent@"/></svg>')
+    done = build(small / "docs", small / "site")
+    assert done.returncode == 0, done.stderr
+    page = (small / "site/index.html").read_text()
+    for mode, accent in (("light", "#123456"), ("dark", "#fedcba")):
+        assert f"_static/wordmark-{mode}.svg" in page and accent in page
+        assert f'fill="{accent}"' in (small / f"site/_static/wordmark-{mode}.svg").read_text()
+
+
 def links_to_nothing(root: Path, name: str) -> list[str]:
     """The relative links in the page NAME of ROOT that lead to no file."""
     found = re.findall(r"""(?:\]\(|(?:src|srcset|href)=")(?!\w+:|#)([^)"#\s]+)""", (root / name).read_text())

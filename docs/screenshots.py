@@ -1,6 +1,6 @@
 """Takes the pictures of report and site that the documents show, in a real Chromium.
 
-`make pictures`, or `python docs/pictures.py [REPORT [SITE]]` with other places than build/report/index.html and
+`make screenshots`, or `python docs/screenshots.py [REPORT [SITE]]` with other places than build/report/index.html and
 build/site/TRUST.html, writes docs/report.png and docs/site.png. It needs a Chromium on this machine:
 `apt-get install chromium`, or $VEILOR_CHROMIUM.
 """
@@ -56,10 +56,10 @@ def main(argv: list[str]) -> int:
     program = find_chromium()
     for path, target in zip(places, ("rehearse", "site"), strict=True):
         if not path.is_file():
-            print(f"docs/pictures.py: there is no {path}; `make {target}` writes it", file=sys.stderr)
+            print(f"docs/screenshots.py: there is no {path}; `make {target}` writes it", file=sys.stderr)
             return 1
     if not program:
-        print("docs/pictures.py: there is no Chromium here; install it (apt-get install chromium), or name it in $VEILOR_CHROMIUM",
+        print("docs/screenshots.py: there is no Chromium here; install it (apt-get install chromium), or name it in $VEILOR_CHROMIUM",
               file=sys.stderr)
         return 1
     for name, page in zip(("report.png", "site.png"), places, strict=True):
