@@ -239,6 +239,17 @@ def test_a_detail_is_folded_away_only_where_it_held(tmp_path, picture, verdict):
     assert 'class="more"' in good and 'class="more"' not in bad and long.strip() in bad
 
 
+def test_a_failed_phase_is_led_to_and_shows_the_end_of_its_console(tmp_path, picture):
+    lines = "".join(f"line {number}\n" for number in range(40))
+    for verdict in (OS, PASS):
+        run = a_run(picture, "why", verdict)
+        run.phases[1].console = lines
+        source = write_report(run, tmp_path / "report").read_text()
+        led = 'href="#update">See the phase' in source
+        ends = source.partition('id="update"')[2].partition("<details>")[0]
+        assert led == (verdict is OS) and ("line 39" in ends) == (verdict is OS) and "line 24\n" not in ends
+
+
 def test_nothing_of_what_a_guest_says_could_run(tmp_path, picture):
     """Beside the escaping: the page itself forbids every script and everything from elsewhere."""
     source = write_report(a_run(picture, NASTY), tmp_path / "report").read_text()
