@@ -15,11 +15,11 @@ import ensure_completion
 import ks
 import planner
 import pytest
-import scripts
 import storage
 import system
 import terminal
 
+import scripts
 from veilor.build.kickstart import flatten
 
 SHIPPED = flatten(Path(__file__).resolve().parents[2] / "kickstart/install.ks")
