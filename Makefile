@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lock checkers test rehearse rehearse-sabotage rehearse-slot rehearse-all docs site clean
+.PHONY: help setup lock checkers test rehearse rehearse-sabotage rehearse-slot rehearse-all docs site screenshots clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,6 +20,7 @@ help:
 	@echo "make rehearse-all   every scenario"
 	@echo "make docs           the generated pages under docs/ anew"
 	@echo "make site           docs/ as a site with search, in build/site/index.html"
+	@echo "make screenshots    docs/report.png and docs/site.png anew, of the last report (needs a Chromium)"
 	@echo "make lock           requirements.lock anew from pyproject.toml (needs uv)"
 
 # Under a lock, so that two commands started together don't make the environment twice.
@@ -64,6 +65,9 @@ site: setup
 	@rm -rf build/site build/site-cache
 	@$(VENV)/bin/sphinx-build -W --keep-going -q -b html -d build/site-cache docs build/site
 	@echo "$(CURDIR)/build/site/index.html"
+
+screenshots: site
+	@$(VENV)/bin/python docs/screenshots.py $(ARGS)
 
 rehearse: setup
 	@$(VENV)/bin/veilor rehearse $(ARGS)

@@ -80,7 +80,7 @@ def label(action: argparse.Action) -> str:
     value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper())
     if action.option_strings:
         return ", ".join(action.option_strings) + (f" {value}" if action.nargs != 0 else "")
-    return f"[{value}]" if action.nargs == "?" else str(value)
+    return {"?": f"[{value}]", "*": f"[{value} …]", "+": f"{value} …"}.get(action.nargs, str(value))
 
 
 def usage(parser: argparse.ArgumentParser) -> str:
@@ -109,12 +109,13 @@ def section(parser: argparse.ArgumentParser) -> str:
         parts += [f"| {code(typed)} | {' '.join(text.replace('|', chr(92) + '|').split())}{' (required)' if must else ''} |"
                   for typed, text, must in rows]
         parts.append("")
-    return "\n".join(parts)
+    more = (parser.epilog or "").rpartition("exit codes:")[0].strip()
+    return "\n".join([*parts, *([f"```\n{more}\n```\n"] if more else [])])
 
 
 def exit_codes(parser: argparse.ArgumentParser) -> dict[int, str]:
     """The exit codes that PARSER's help ends with, and what they mean."""
-    return {int(number): text for number, text in re.findall(r"^  (\d+) +(.+)$", parser.epilog or "", re.M)}
+    return {int(number): text for number, text in re.findall(r"^  (\d+) +(.+)$", (parser.epilog or "").rpartition("exit codes:")[2], re.M)}
 
 
 def table(codes: dict[int, str]) -> str:

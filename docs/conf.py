@@ -16,7 +16,7 @@ HOME = PRODUCT["urls"]["home"]
 ELSEWHERE = {"FIRST-CHANGE": "CONTRIBUTING.md"}  # pages of the site whose text lies at another place of the repository
 
 NAV = {
-    "Use it": ["INSTALL", "USE", "TRUST", "RECOVERY", "THREAT-MODEL", "COMMANDS"],
+    "Use it": ["INSTALL", "USE", "TRUST", "RECOVERY", "THREAT-MODEL", "PROGRAMS", "COMMANDS"],
     "Work on it": ["FIRST-CHANGE", "DEVELOP", "REHEARSE", "VERIFIED", "VEILOR", "RELEASING", "PERFORMANCE", "DEPENDENCIES"],
     "The project": ["ROADMAP", "DECISIONS", "BRAND"],
 }
@@ -25,8 +25,9 @@ project = PRODUCT["product"]["name"]
 copyright = f"{project}, Apache-2.0"
 extensions = ["myst_parser"]
 myst_heading_anchors = 3
+smartquotes = False  # they would make one dash of the two in --json
 root_doc = "index"
-exclude_patterns = ["_static", "images"]
+exclude_patterns = ["_static", "images", "pictures"]
 # Pages are reached by the list below, which is made after Sphinx has looked for orphans' parents.
 suppress_warnings = ["toc.not_included", "myst.header", "misc.highlighting_failure"]
 
@@ -37,10 +38,23 @@ html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 # A summary would be fetched from the page found, which a browser forbids where the site is read from a folder.
 html_show_search_summary = False
+ARTWORK = ROOT / "artwork"
+PALETTE = tomllib.loads((ARTWORK / "palette.toml").read_text()) if (ARTWORK / "palette.toml").exists() else {}
+COLOURS = {mode: PALETTE.get(mode, {"accent": accent}) for mode, accent in (("light", "#17734a"), ("dark", "#62c998"))}
 html_theme_options = {
-    "light_css_variables": {"color-brand-primary": "#17734a", "color-brand-content": "#1f5fa8"},
-    "dark_css_variables": {"color-brand-primary": "#62c998", "color-brand-content": "#8ab8f0"},
+    f"{mode}_css_variables": {f"color-brand-{part}": colours["accent"] for part in ("primary", "content", "visited")}
+    for mode, colours in COLOURS.items()
 }
+if PALETTE and (ARTWORK / "wordmark.svg").exists():
+    html_theme_options |= {f"{mode}_logo": f"wordmark-{mode}.svg" for mode in COLOURS} | {"sidebar_hide_name": True}
+
+
+def paint(app, error) -> None:
+    """Sphinx's event: the site is written. The wordmark names its colours; here it gets them, for light and for dark."""
+    if "light_logo" in html_theme_options and not error:
+        for mode, colours in COLOURS.items():
+            text = re.sub(r"@([\w-]+)@", lambda found, colours=colours: colours[found[1]], (ARTWORK / "wordmark.svg").read_text())
+            Path(app.outdir, "_static", html_theme_options[f"{mode}_logo"]).write_text(text)
 
 
 def navigation() -> str:
@@ -89,4 +103,5 @@ def read(app, docname: str, source: list[str]) -> None:
 
 def setup(app) -> dict:
     app.connect("source-read", read)
+    app.connect("build-finished", paint)
     return {"parallel_read_safe": True}

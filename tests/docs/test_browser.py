@@ -22,7 +22,7 @@ def load(path: Path):
     return module
 
 
-pictures, sample = load(ROOT / "docs/pictures.py"), load(ROOT / "tests/docs/sample.py")
+screenshots, sample = load(ROOT / "docs/screenshots.py"), load(ROOT / "tests/docs/sample.py")
 CONTRAST = """() => {
   const channel = value => (value /= 255) <= .03928 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
   const rgb = text => text.match(/[\\d.]+/g).map(Number);
@@ -42,10 +42,10 @@ CONTRAST = """() => {
 
 @pytest.fixture(scope="module")
 def chromium():
-    program = pictures.find_chromium()
+    program = screenshots.find_chromium()
     if not program:
         pytest.skip("NOT RUN: needs a Chromium; install it (apt-get install chromium), or name it in $VEILOR_CHROMIUM")
-    with pictures.browser(program) as started:
+    with screenshots.browser(program) as started:
         yield started
 
 
@@ -102,12 +102,13 @@ def test_every_phase_is_reached_by_the_keyboard(visit, report):
     names = page.eval_on_selector_all("section.phase", "all => all.map(one => one.id)")
     assert len(names) == 8
     reached = []
-    for _ in range(4 + 2 * len(names)):
+    for _ in range(5 + 2 * len(names)):
         page.keyboard.press("Tab")
         href = page.evaluate("document.activeElement.getAttribute('href')") or ""
+        inside = page.evaluate("document.activeElement.closest('nav[aria-labelledby]') !== null")
         assert page.evaluate("""() => { const style = getComputedStyle(document.activeElement);
             return style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2 }"""), href
-        if href[1:] in names and href[1:] not in reached:
+        if inside and href[1:] in names and href[1:] not in reached:
             page.keyboard.press("Enter")
             top = page.evaluate("id => document.getElementById(id).getBoundingClientRect().top", href[1:])
             assert 0 <= top < 900, href
@@ -152,11 +153,8 @@ def test_it_prints(visit, report):
     assert not page.locator(".side").is_visible() and page.locator("ul.checks").first.is_visible()
 
 
-def test_the_site_is_silent_alone_and_finds_a_word_by_keyboard(visit, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "-d", str(tmp_path / "cache"), str(ROOT / "docs"),
-                           str(tmp_path / "site")], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    seen = visit(tmp_path / "site/index.html")
+def test_the_site_is_silent_alone_and_finds_a_word_by_keyboard(visit, site_folder):
+    seen = visit(site_folder / "index.html")
     for _ in range(6):
         seen.page.keyboard.press("Tab")
         if seen.page.evaluate("document.activeElement.name") == "q":
@@ -170,7 +168,14 @@ def test_the_site_is_silent_alone_and_finds_a_word_by_keyboard(visit, tmp_path):
 
 def test_the_pictures_are_taken_by_a_command(chromium, report, tmp_path):
     """In a program of its own: one process drives one browser."""
-    code = "import sys, pathlib, runpy; m = runpy.run_path(sys.argv[1]); m['take'](*map(pathlib.Path, sys.argv[2:4]), m['find_chromium']())"
-    subprocess.run([sys.executable, "-c", code, str(ROOT / "docs/pictures.py"), str(report), str(tmp_path)], check=True, timeout=60)
-    light, dark = ((tmp_path / name).read_bytes() for name in ("report.png", "report-dark.png"))
+    code = ("import sys, pathlib, runpy; m = runpy.run_path(sys.argv[1]); page, light, dark = map(pathlib.Path, sys.argv[2:]); "
+            "m['take'](page, {light: 'light', dark: 'dark'}, m['find_chromium']())")
+    shots = [tmp_path / "report.png", tmp_path / "report-dark.png"]
+    subprocess.run([sys.executable, "-c", code, str(ROOT / "docs/screenshots.py"), str(report), *map(str, shots)], check=True, timeout=60)
+    light, dark = (path.read_bytes() for path in shots)
     assert light.startswith(b"\x89PNG") and dark.startswith(b"\x89PNG") and light != dark
+
+
+def test_a_report_that_is_not_there_is_said_in_a_line(tmp_path, capsys):
+    assert screenshots.main([str(tmp_path / "none.html")]) == 1
+    assert "`make rehearse` writes it" in capsys.readouterr().err

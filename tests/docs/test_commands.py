@@ -59,12 +59,20 @@ def test_usage_shows_what_excludes_what_and_what_must_be_given():
     parser = argparse.ArgumentParser(prog="p")
     parser.add_argument("where", metavar="DIR")
     parser.add_argument("what", nargs="?", choices=["a", "b"])
+    parser.add_argument("more", nargs="*", metavar="FILE")
     parser.add_argument("--key", required=True)
     rivals = parser.add_mutually_exclusive_group()
     rivals.add_argument("--one", action="store_true")
     rivals.add_argument("--two", type=int, metavar="N")
-    assert commands.usage(parser) == "p --key KEY [--one | --two N] DIR [a|b]"
+    assert commands.usage(parser) == "p --key KEY [--one | --two N] DIR [a|b] [FILE …]"
     assert "| `[a\\|b]` |" in commands.section(argparse.ArgumentParser(prog="q", description="x", parents=[parser], add_help=False))
+
+
+def test_what_else_a_help_says_stands_before_the_exit_codes():
+    epilog = "what holds it up:\n  10 things\n\nexit codes:\n  0    done\n  4    refused\n"
+    parser = argparse.ArgumentParser(prog="p", description="x", epilog=epilog)
+    assert commands.exit_codes(parser) == {0: "done", 4: "refused"}
+    assert "what holds it up:\n  10 things\n```" in commands.section(parser) and "refused" not in commands.section(parser)
 
 
 def test_a_group_of_verbs_is_told_verb_by_verb():

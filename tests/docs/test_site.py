@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -16,13 +13,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADS = {("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src"), ("source", "srcset"), ("object", "data")}
-
-
-def build(docs: Path, out: Path) -> subprocess.CompletedProcess:
-    """The site of the folder DOCS in OUT, as `make site` builds it, but with the network's names taken away."""
-    argv = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(out) + "-cache", str(docs), str(out)]
-    nowhere = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
-    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **nowhere})
 
 
 class Page(HTMLParser):
@@ -44,11 +34,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    out = tmp_path_factory.mktemp("site") / "site"
-    done = build(ROOT / "docs", out)
-    assert done.returncode == 0, done.stderr
-    return {path: Page(path) for path in out.rglob("*.html")}
+def site(site_folder):
+    return {path: Page(path) for path in site_folder.rglob("*.html")}
 
 
 def test_each_page_is_there_and_in_the_navigation(site):
@@ -80,6 +67,11 @@ def test_nothing_is_loaded_from_elsewhere(site):
         assert not re.search(r"(?:@import|url\()\s*['\"]?(?:https?:)?//", sheet.read_text()), sheet.name
 
 
+def test_two_dashes_stay_two(site_folder):
+    text = (site_folder / "COMMANDS.html").read_text()
+    assert "needed with --json" in text and "\u2013json" not in text
+
+
 def test_the_search_finds_a_word_of_a_page(site):
     [index] = {path.parent / "searchindex.js" for path in site if path.name == "search.html"}
     data = json.loads(re.search(r"Search\.setIndex\((.*)\)", index.read_text(), re.S)[1])
@@ -98,30 +90,43 @@ def small(tmp_path):
     return tmp_path
 
 
-def test_a_link_out_of_the_pages_leads_to_the_repository(small):
+def test_a_link_out_of_the_pages_leads_to_the_repository(small, build):
     done = build(small / "docs", small / "site")
     assert done.returncode == 0, done.stderr
     assert re.search(r'href="https://[^"]*/blob/main/product.toml"', (small / "site/index.html").read_text())
 
 
-@pytest.mark.parametrize("text", ["[x](nowhere.md)", "[x](#nowhere)", "[x](../nowhere.toml)", "![x](nowhere.png)"])
-def test_a_link_to_nothing_fails_the_build(small, text):
+def test_links_to_nothing_fail_the_build_and_are_named(small, build):
+    bad = ["[x](no-page.md)", "[x](#no-part)", "[x](../no-file.toml)", "![x](no-picture.png)"]
     with (small / "docs/index.md").open("a") as page:
-        page.write(f"\n{text}\n")
+        page.write("".join(f"\n{one}\n" for one in bad))
     done = build(small / "docs", small / "site")
-    assert done.returncode != 0 and "nowhere" in done.stderr
+    assert done.returncode != 0
+    assert all(name in done.stderr for name in ("no-page", "no-part", "no-file.toml", "no-picture.png")), done.stderr
 
 
-def test_a_new_page_that_nobody_named_is_in_the_navigation(small):
+def test_a_new_page_that_nobody_named_is_in_the_navigation(small, build):
     (small / "docs/NEWS.md").write_text("# News\n")
     done = build(small / "docs", small / "site")
     assert done.returncode == 0, done.stderr
     assert "NEWS.html" in Page(small / "site/index.html").links
 
 
+def test_the_site_wears_the_projects_colours_and_wordmark(small, build):
+    (small / "artwork").mkdir()
+    (small / "artwork/palette.toml").write_text('[light]\naccent = "#123456"\n[dark]\naccent = "#fedcba"\n')
+    (small / "artwork/wordmark.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><path fill="@accent@"/></svg>')
+    done = build(small / "docs", small / "site")
+    assert done.returncode == 0, done.stderr
+    page = (small / "site/index.html").read_text()
+    for mode, accent in (("light", "#123456"), ("dark", "#fedcba")):
+        assert f"_static/wordmark-{mode}.svg" in page and accent in page
+        assert f'fill="{accent}"' in (small / f"site/_static/wordmark-{mode}.svg").read_text()
+
+
 def links_to_nothing(root: Path, name: str) -> list[str]:
     """The relative links in the page NAME of ROOT that lead to no file."""
-    found = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", (root / name).read_text())
+    found = re.findall(r"""(?:\]\(|(?:src|srcset|href)=")(?!\w+:|#)([^)"#\s]+)""", (root / name).read_text())
     return [link for link in found if not (root / name).parent.joinpath(link).exists()]
 
 
@@ -131,5 +136,5 @@ def test_the_repositorys_own_pages_link_to_files_that_are_there(name):
 
 
 def test_a_link_to_no_file_is_noticed(tmp_path):
-    (tmp_path / "README.md").write_text("[a](#b) [c](https://d/e) [f](gone.md#g) [h](README.md)")
-    assert links_to_nothing(tmp_path, "README.md") == ["gone.md"]
+    (tmp_path / "README.md").write_text("[a](#b) [c](https://d/e) [f](gone.md#g) [h](README.md) <img src=\"gone.png\">")
+    assert links_to_nothing(tmp_path, "README.md") == ["gone.md", "gone.png"]

@@ -170,6 +170,13 @@ def test_the_headline_is_a_sentence(picture, verdict, start):
     assert headline(a_run(picture, "why", verdict))[0] == start
 
 
+def test_what_held_is_said_together_with_what_it_held_on(picture):
+    run = a_run(picture)
+    assert headline(run)[1] == "2 checks in 2 phases, with 2 stand-ins in the place of real parts."
+    run.about.stand_ins.clear()
+    assert headline(run)[1] == "2 checks in 2 phases."
+
+
 def test_the_headline_of_a_run_that_did_not_come_to_be(picture):
     run = a_run(picture)
     for phase in run.phases:
@@ -217,6 +224,12 @@ def test_a_time_line_has_few_marks_at_round_times(seconds, first, last):
     assert not marks and first is None or (marks[0][1], marks[-1][1]) == (first, last)
 
 
+@pytest.mark.parametrize("detail, text", [
+    ("''", "nothing"), ("[]", "nothing"), ("'argon2id'", "argon2id"), ("'a', 'b'", "'a', 'b'"), ("3", "3"), ("", ""), (" x\x1b[0m\n", "x")])
+def test_a_detail_is_said_plainly(detail, text):
+    assert report.plain(detail) == text
+
+
 @pytest.mark.parametrize("verdict", [OS, NOT_RUN])
 def test_a_detail_is_folded_away_only_where_it_held(tmp_path, picture, verdict):
     long = "word " * 60
@@ -224,6 +237,17 @@ def test_a_detail_is_folded_away_only_where_it_held(tmp_path, picture, verdict):
     bad = source.partition('id="update"')[2].partition("</section>")[0]
     good = source.partition('id="install"')[2].partition("</section>")[0]
     assert 'class="more"' in good and 'class="more"' not in bad and long.strip() in bad
+
+
+def test_a_failed_phase_is_led_to_and_shows_the_end_of_its_console(tmp_path, picture):
+    lines = "".join(f"line {number}\n" for number in range(40))
+    for verdict in (OS, PASS):
+        run = a_run(picture, "why", verdict)
+        run.phases[1].console = lines
+        source = write_report(run, tmp_path / "report").read_text()
+        led = 'href="#update">See the phase' in source
+        ends = source.partition('id="update"')[2].partition("<details>")[0]
+        assert led == (verdict is OS) and ("line 39" in ends) == (verdict is OS) and "line 24\n" not in ends
 
 
 def test_nothing_of_what_a_guest_says_could_run(tmp_path, picture):

@@ -88,6 +88,13 @@ def word(phase: PhaseResult) -> str:
     return WORDS[phase.verdict]
 
 
+def plain(detail: str) -> str:
+    """What a check saw as a person reads it: a single word without its quotes, and what is empty as “nothing”."""
+    text = clean_text(detail).strip()
+    quoted = re.fullmatch(r"'([^'\\]*)'", text)
+    return "nothing" if text in ("''", "[]", "{}", "None") else quoted[1] if quoted else text
+
+
 def when(stamp: str) -> str:
     """A time stamp of ours as a person reads it."""
     return stamp.replace("T", " ").replace("Z", " UTC")
@@ -101,7 +108,9 @@ def headline(run: Run) -> tuple[str, str]:
     reason = clean_text(run.reason if run.fault is verdict else guilty.reason if guilty else "").rstrip(" .")
     if verdict is Verdict.PASS:
         checks = sum(len(p.checks) for p in run.phases)
-        return f"{run.story or run.title}: all of it held.", f"{count(checks, 'check')} in {count(len(run.phases), 'phase')}."
+        parts = count(len(run.about.stand_ins), "stand-in")
+        on = f", with {parts} in the place of real parts" if run.about.stand_ins else ""
+        return f"{run.story or run.title}: all of it held.", f"{count(checks, 'check')} in {count(len(run.phases), 'phase')}{on}."
     if verdict is Verdict.OS_FAULT:
         return f"{where} failed: {reason}.", "The machine did not do what veilor-os promises: this is a fault of the product."
     if verdict is Verdict.LAB_FAULT:
@@ -181,7 +190,7 @@ def render(run: Run, data: dict[str, Any], pictures: dict[str, str], stand_ins: 
     """The page. Everything is in it: nothing is loaded from anywhere."""
     environment = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": duration, "count": count, "clean": clean_text, "word": word, "when": when}
+    environment.filters |= {"duration": duration, "count": count, "clean": clean_text, "word": word, "when": when, "plain": plain}
     title, meaning = headline(run)
     total, bars = sum(p.seconds for p in run.phases), []
     for phase in run.phases:
