@@ -81,6 +81,7 @@ def disk_off(life: Life, checks: Checks) -> None:
     inside, outside, held = (secrets.token_hex(24) for _ in range(3))
     machine = life.boot()
     life.write_file("/var/home/diary.txt", inside)
+    machine.run(["mount", "-o", "remount,rw", "/boot"])  # the health check leaves it read-only
     life.write_file("/boot/veilor-lab.txt", outside)
     life.write_file("/run/veilor-lab/held", held)  # in memory alone: swap is the way by which it could reach a disk
     device = machine.run(["blkid", "-t", "TYPE=crypto_LUKS", "-o", "device"]).out.split()[0]
