@@ -18,11 +18,11 @@ from pathlib import Path
 
 from veilor.build.iso import build_iso
 from veilor.lab.base import base_layout, epoch
+from veilor.lab.cache import cache_root
 from veilor.lab.evidence import PROMPT
 from veilor.lab.life import PASSPHRASE
 from veilor.lab.live import live_medium
 from veilor.lab.machine import OVMF_VARS, Hardware, Machine
-from veilor.lab.rehearse import cache_dir
 from veilor.lab.tools import tools_tree
 
 SOURCE = Path(__file__).resolve().parents[1]
@@ -92,7 +92,7 @@ def main() -> None:
     asked.add_argument("--boots", type=int, default=3)
     asked.add_argument("--report", type=Path, default=SOURCE / "build/report/report.json")
     args = asked.parse_args()
-    cache = cache_dir()
+    cache = cache_root()
     tools = tools_tree(cache)
     layout, live = base_layout(cache, tools, SOURCE), live_medium(cache, tools, SOURCE)
     folder = Path(tempfile.mkdtemp(prefix="bound-", dir=cache))

@@ -77,14 +77,14 @@ def runner(args):
 
 def tools():
     """The tools tree, made now if it is not in the cache."""
+    from veilor.lab.cache import cache_root
     from veilor.lab.phases import stop_on_signals
-    from veilor.lab.rehearse import cache_dir
     from veilor.lab.tools import ensure_host_programs, ensure_namespaces, tools_tree
 
     with stop_on_signals():
         ensure_host_programs()
         ensure_namespaces()
-        return tools_tree(cache_dir())
+        return tools_tree(cache_root())
 
 
 def product():
@@ -208,7 +208,8 @@ def do_rehearse(args) -> int:
 
 def do_lab_slot(args) -> int:
     from veilor.lab import slots
-    from veilor.lab.rehearse import cache_dir, tracked
+    from veilor.lab.cache import cache_root
+    from veilor.lab.rehearse import tracked
 
     every = slots.load_slots(SOURCE_ROOT / "scenarios/slots.toml")
     if args.names == ["all"]:
@@ -222,7 +223,7 @@ def do_lab_slot(args) -> int:
     def run(argv: list[str]) -> int:
         return main(["rehearse", "--report", str(SOURCE_ROOT / f"build/report-slot-{next(number)}"), *argv])
 
-    return slots.run_slots(every, chosen, run, cache_dir() / "slots.json", inputs)
+    return slots.run_slots(every, chosen, run, cache_root() / "slots.json", inputs)
 
 
 def do_pictures(args) -> int:
@@ -247,9 +248,9 @@ def do_lab_tools(args) -> int:
 
 
 def do_lab_clean(args) -> int:
-    from veilor.lab.rehearse import cache_dir
+    from veilor.lab.cache import cache_root
 
-    return clean(cache_dir())
+    return clean(cache_root())
 
 
 def clean(cache: Path) -> int:

@@ -242,3 +242,14 @@ def machine(tmp_path, monkeypatch, capsys):
 
     found.program = program
     return found
+
+
+@pytest.fixture
+def v1(machine):
+    """A machine that runs 44.1 with the bootstrap behind it, while 44.2 is released and announced."""
+    machine.deployments(machine.entry("44.1"), rollback=machine.bootstrap())
+    machine.announce("44.1")
+    assert machine.program("update").code == 0
+    machine.release("44.2")
+    machine.forget_calls()
+    return machine

@@ -16,17 +16,6 @@ from veilor.device import preflight, update
 MiB = 1 << 20
 
 
-@pytest.fixture
-def v1(machine):
-    """A machine that runs 44.1, while 44.2 is released and announced."""
-    machine.deployments(machine.entry("44.1"), rollback=machine.bootstrap())
-    machine.announce("44.1")
-    assert machine.program("update").code == 0
-    machine.release("44.2")
-    machine.forget_calls()
-    return machine
-
-
 def supply(machine, name, **values):
     for key, value in values.items():
         machine.put(f"sys/class/power_supply/{name}/{key}", f"{value}\n")

@@ -7,17 +7,6 @@ import json
 import pytest
 
 
-@pytest.fixture
-def v1(machine):
-    """A machine that runs 44.1 with the bootstrap behind it, while 44.2 is released and announced."""
-    machine.deployments(machine.entry("44.1"), rollback=machine.bootstrap())
-    machine.announce("44.1")
-    assert machine.program("update").code == 0
-    machine.release("44.2")
-    machine.forget_calls()
-    return machine
-
-
 def staged(machine):
     now = machine.status["staged"]
     return now and (now["image"]["version"], now["downloadOnly"])

@@ -27,6 +27,20 @@ def machine_flags(source_root: Path, folder: Path, keys_dir: Path | None = None)
     return [f"--policy={policy}", f"--registries.d={tree}/etc/containers/registries.d"]
 
 
+def copy_as_machine(source_root: Path, copied: list[str], folder: Path, *, run: Callable, keys_dir: Path | None, ca: Path | None,
+                    registries_conf: Path | None, timeout: float):
+    """Let skopeo copy as a machine with the staged tree would, all of it below FOLDER; what RUN answers, whatever the exit code.
+
+    COPIED is the end of its command line: options, source and destination.
+    """
+    env, binds = registry_setting(ca)
+    flags = machine_flags(source_root, folder, keys_dir)
+    if registries_conf is not None:
+        flags.append(f"--registries-conf={registries_conf.absolute()}")
+        binds = [*binds, registries_conf.absolute().parent]
+    return run(["skopeo", *flags, "copy", "--quiet", *copied], binds=[folder, *binds], env=env, timeout=timeout, check=False)
+
+
 def pass_gate(source_root: Path, ref: str, *, run: Callable, keys_dir: Path | None = None, ca: Path | None = None,
               registries_conf: Path | None = None, work: Path | None = None) -> None:
     """Pull REF (the product's repository@sha256:…) as a machine would. It lies below WORK meanwhile, whole.
@@ -41,15 +55,10 @@ def pass_gate(source_root: Path, ref: str, *, run: Callable, keys_dir: Path | No
         raise BuildError(f"{ref} names no digest; a tag may move between the gate and the machines, so only REPOSITORY@sha256:… is tried")
     if ref.split("@")[0] != product.image_repo:
         raise BuildError(f"{ref} is not in {product.image_repo}, and machines follow no other repository; nothing was fetched")
-    env, binds = registry_setting(ca)
     with tempfile.TemporaryDirectory(prefix="veilor-gate-", dir=work) as scratch:
         folder = Path(scratch).absolute()
-        flags = machine_flags(source_root, folder, keys_dir)
-        if registries_conf is not None:
-            flags.append(f"--registries-conf={registries_conf.absolute()}")
-            binds = [*binds, registries_conf.absolute().parent]
-        argv = ["skopeo", *flags, "copy", "--quiet", "--preserve-digests", f"docker://{ref}", f"dir:{folder / 'image'}"]
-        done = run(argv, binds=[folder, *binds], env=env, timeout=PULL, check=False)
+        done = copy_as_machine(source_root, ["--preserve-digests", f"docker://{ref}", f"dir:{folder / 'image'}"], folder, run=run,
+                               keys_dir=keys_dir, ca=ca, registries_conf=registries_conf, timeout=PULL)
     if done.returncode:
         said = " ".join(done.stderr.decode(errors="replace").split())[-400:]
         raise BuildError(f"{ref} would be refused by every machine, so the tag must not move: {said}")

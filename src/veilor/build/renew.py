@@ -9,8 +9,8 @@ from pathlib import Path
 
 from veilor.build.channel import make_statement
 from veilor.build.errors import BuildError
-from veilor.build.gate import machine_flags
-from veilor.build.sign import TIMEOUT, registry_setting
+from veilor.build.gate import copy_as_machine
+from veilor.build.sign import TIMEOUT
 from veilor.core import statement as core
 from veilor.core.product import load
 
@@ -22,15 +22,10 @@ def fetch_statement(source_root: Path, *, run: Callable, keys_dir: Path | None =
     Raises BuildError when there is none, or machines would not take it: then a person has to say what is announced.
     """
     product = load(source_root / "product.toml")
-    env, binds = registry_setting(ca)
     with tempfile.TemporaryDirectory(prefix="veilor-renew-", dir=work) as scratch:
         folder = Path(scratch).absolute()
-        flags = machine_flags(source_root, folder, keys_dir)
-        if registries_conf is not None:
-            flags.append(f"--registries-conf={registries_conf.absolute()}")
-            binds = [*binds, registries_conf.absolute().parent]
-        argv = ["skopeo", *flags, "copy", "--quiet", f"docker://{product.channel_ref}", f"dir:{folder / 'out'}"]
-        done = run(argv, binds=[folder, *binds], env=env, timeout=TIMEOUT, check=False)
+        done = copy_as_machine(source_root, [f"docker://{product.channel_ref}", f"dir:{folder / 'out'}"], folder, run=run,
+                               keys_dir=keys_dir, ca=ca, registries_conf=registries_conf, timeout=TIMEOUT)
         if done.returncode:
             said = " ".join(done.stderr.decode(errors="replace").split())[-300:]
             raise BuildError(f"{product.channel_ref} cannot be fetched as a machine would, so none was issued; announce by hand: {said}")

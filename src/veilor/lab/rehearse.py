@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from veilor.core.product import load
 from veilor.lab import base as bases
 from veilor.lab import images, sabotage
-from veilor.lab.cache import hash_tree
+from veilor.lab.cache import cache_root, hash_tree
 from veilor.lab.checkpoint import Checkpoints
 from veilor.lab.life import Life, Settings, probe_kvm
 from veilor.lab.live import live_medium
@@ -28,11 +28,6 @@ ALWAYS = ["test-keys", "lab-registry", "credentials"]
 OF_THE_BASE = ["base-system", "kernel", "bootc-front", "boot-loader", "no-selinux", "no-desktop"]
 OF_THE_MEDIUM = ["installer-engine", "live-medium", "cheaper-kdf"]
 BASE_HAS = {"bootc (/usr/bin/bootc)": "usr/bin/bootc", "kernel (/usr/lib/modules/*/vmlinuz)": "usr/lib/modules/*/vmlinuz"}
-
-
-def cache_dir() -> Path:
-    """Where the lab keeps what can be made again: $VEILOR_CACHE, else ~/.cache/veilor."""
-    return Path(os.environ.get("VEILOR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "veilor")
 
 
 def check_host(cache: Path) -> None:
@@ -82,7 +77,7 @@ def fetch_base(tools: Tools, reference: str, dest: Path) -> Path:
 
 def rehearse(args, build: SimpleNamespace, source: Path) -> int:
     """Run one scenario from beginning to end; the exit code of its verdict."""
-    cache = cache_dir()
+    cache = cache_root()
     if args.sabotage == "list":
         for name, what in sorted(sabotage.SABOTAGES.items()):
             print(f"{name:26} {what.title}")
@@ -269,7 +264,7 @@ def write_base(dest: Path, source: Path) -> int:
         print(f"veilor lab base: {dest} is no new or empty folder in one that is there; name another", file=sys.stderr)
         return EXIT_USAGE
     try:
-        cache = cache_dir()
+        cache = cache_root()
         with stop_on_signals():
             check_host(cache)
             layout = bases.base_layout(cache, tools_tree(cache), source)
