@@ -36,8 +36,10 @@ def install(life: Life, checks: Checks) -> None:
     iso = life.make_iso(v0)
     other = disk.make_other(life.dir / "other.raw")
     before = disk.fingerprint(other)
+    share = life.dir / "install-logs"
+    share.mkdir(exist_ok=True)
 
-    machine = life.power_on(life.hardware(network=False, medium=iso, extra=[(other, "raw", False)]))
+    machine = life.power_on(life.hardware(network=False, medium=iso, extra=[(other, "raw", False)], share=share))
     at = machine.wait_console(rb"Install to which disk\? ", 240, "the installer's question for a disk")
     offered = life.offered_disks()
     life.picture("installer", "The installer asks which disk to take")
@@ -57,6 +59,9 @@ def install(life: Life, checks: Checks) -> None:
     said = machine.console.text()
     life.stop()
 
+    logs = {path.name: path.read_bytes() for path in share.iterdir()}
+    checks.true("the logs are on the host", {"program.log", "veilor-choose-disk.log", "veilor-require-luks.log"} <= set(logs), sorted(logs))
+    checks.equal("the passphrase is in none of them", [name for name, text in logs.items() if PASSPHRASE in text], [])
     checks.equal("a second disk stays byte for byte as it was", disk.fingerprint(other), before)
     raw = life.raw_disk()
     layout = disk.read_gpt(raw)

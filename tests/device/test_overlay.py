@@ -40,7 +40,7 @@ def started() -> list[tuple[str, str]]:
 def test_everything_started_exists_and_every_program_is_started():
     asked = {words for place, words in started() if "/veilor-ask-" in place}
     assert asked == {"status --json", "update --check --json", "update --json", "update --now --json", "rollback --yes --json"}
-    words = {words.removesuffix(' "$@"').removesuffix(" --due") for _, words in started()} - asked
+    words = {words.removesuffix(' "$@"').removesuffix(" --due").removesuffix(" --announce") for _, words in started()} - asked
     assert words == {name for name in PROGRAMS if name != "health"} | {f"health {moment}" for moment in MOMENTS}
     assert len(started()) == len(list(UNITS.glob("*.service"))) + 1 + 6 + 3
 
@@ -77,6 +77,14 @@ def test_the_first_boot_holds_nobody_up_and_ends_for_good():
     assert first["Unit"]["ConditionPathExists"] == "!/var/lib/veilor/firstboot-done"
     assert "greenboot-healthcheck.service" in first["Unit"]["After"], "the health check takes a counter that is armed before"
     assert "greenboot-healthcheck.service" in unit("veilor-update-stage.service")["Unit"]["After"]
+
+
+def test_the_first_start_enrols_by_itself_just_once_and_only_where_there_is_usb():
+    enrol = unit("veilor-usbguard-enroll.service")
+    assert enrol["Unit"]["ConditionFileNotEmpty"] == "!/etc/usbguard/rules.conf"
+    assert enrol["Unit"]["ConditionPathExistsGlob"] == "/sys/bus/usb/devices/usb*"
+    assert "usbguard.service" in enrol["Unit"]["After"].split(), "it would wait for itself: the enrolment restarts usbguard"
+    assert (enrol["Service"]["Type"], enrol["Service"]["Restart"]) == ("exec", "on-failure")
 
 
 def test_a_return_is_dealt_with_before_the_health_check_and_settled_after_it():

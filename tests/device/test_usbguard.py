@@ -6,6 +6,7 @@ devices are written here in the form that `usbguard generate-policy -X -P` print
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -197,6 +198,14 @@ def test_again_takes_in_more_and_forgets_nothing(laptop):
 def test_a_rule_of_the_owner_against_a_device_wins(laptop):
     laptop.put("etc/usbguard/rules.conf", 'block id 046d:c077 serial "" name "Mouse" with-interface 03:01:02\n')
     assert judge(enroll(laptop).data["rules"], MOUSE) == "block"
+
+
+def test_the_first_start_says_it_as_a_notice_and_a_person_at_the_terminal_gets_none(laptop):
+    enroll(laptop)
+    assert not (laptop.root / "run/veilor/notice.json").exists()
+    done = enroll(laptop, "--announce")
+    notice = json.loads(laptop.text("run/veilor/notice.json"))["notices"]["usb"]
+    assert done.code == 0 and "Only the 2 USB devices" in notice["line"] and "usbguard allow-device NUMBER" in notice["line"]
 
 
 def test_dry_run_prints_the_rules_and_changes_nothing(laptop):

@@ -138,9 +138,9 @@ def test_a_phase_of_the_attacks_that_no_claim_names_is_found(clone):
 
 
 @pytest.mark.parametrize(("old", "new", "said"), [
-    ('state = "opt-in"', 'state = "perhaps"', "is not one of"), ("order = 3", 'order = "three"', "order"),
+    ('state = "enforced"', 'state = "perhaps"', "is not one of"), ("order = 3", 'order = "three"', "order"),
     ('id = "usb"\n', "", "'id' is a required"),
-    ("how = ", "# how = ", "'how' is a required"), ("[[claim]]", "[[claim", "cannot be used"),
+    ('state = "residual"', 'state = "opt-in"', "'how' is a required"), ("[[claim]]", "[[claim", "cannot be used"),
 ])
 def test_a_file_that_breaks_the_schema_is_named_with_the_place(clone, old, new, said):
     path = clone / "threats/usb.toml"

@@ -106,7 +106,7 @@ def way(own: Keyboard | None) -> str:
     """Which way was chosen for a keyboard that comes later, as a sentence."""
     if own:
         return (f"this machine has a keyboard of its own ({own.name}), so one that is plugged in later is blocked until you allow it: "
-                "`usbguard list-devices --blocked`, then `usbguard allow-device --permanent NUMBER`, as root")
+                f"`usbguard list-devices --blocked`, then `usbguard allow-device NUMBER`, as root, and `{PROGRAM}` to keep it")
     return ("this machine has no other keyboard for certain, so one that is plugged in later, while it runs, works by itself when no "
             "other is attached")
 
@@ -135,8 +135,11 @@ def enroll(args) -> Outcome:
         return Outcome(Code.DONE, f"Nothing was changed; {way(own)}", facts={**facts, "state": "dry run"})
     with state.alone():
         install("\n".join(rules) + "\n", known)
-    return Outcome(Code.DONE, f"Only the {len(attached)} USB devices that are attached now are let in, and those allowed before", way(own),
-                   f"`{PROGRAM}` again takes in more; `systemctl disable --now {UNIT}` ends it", {**facts, "state": "enrolled"})
+    outcome = Outcome(Code.DONE, f"Only the {len(attached)} USB devices that are attached now are let in, and those allowed before", way(own),
+                      f"`{PROGRAM}` again takes in more; `systemctl disable --now {UNIT}` ends it", {**facts, "state": "enrolled"})
+    if args.announce:
+        tell.announce("usb", outcome)
+    return outcome
 
 
 def install(text: str, known: list[Keyboard]) -> None:
@@ -202,6 +205,7 @@ def make_parser():
              "the machine has no other; it says which way it chose.")
     parser = tell.parser(PROGRAM, about, Code.UNFIT)
     parser.add_argument("--dry-run", action="store_true", help="print the rules and change nothing")
+    parser.add_argument("--announce", action="store_true", help="say it as a notice as well, as at the first start, which enrols by itself")
     parser.add_argument("--forget", action="store_true", help="forget what was allowed before: only what is attached now")
     return parser
 

@@ -248,8 +248,8 @@ class Life(Evidence):
 
     # -- boots ----------------------------------------------------------------------------------------------------
 
-    def hardware(self, *, network: bool = True, medium: Path | None = None, extra: list | None = None) -> Hardware:
-        """The machine as it is plugged together for a boot; MEDIUM goes first, EXTRA disks last."""
+    def hardware(self, *, network: bool = True, medium: Path | None = None, extra: list | None = None, **more) -> Hardware:
+        """The machine as it is plugged together for a boot; MEDIUM goes first, EXTRA disks last. MORE: fields of Hardware."""
         disks = [(medium, "raw", True)] if medium else []
         disks += [(self.disk, "qcow2", False), *(extra or [])]
         registry = self.open_registry() if network else None
@@ -261,6 +261,7 @@ class Life(Evidence):
             registry=registry.port if registry else None,
             registry_name=self.settings.product.registry,
             ca=registry.ca if registry else None,
+            **more,
         )
 
     def power_on(self, hardware: Hardware | None = None) -> Machine:

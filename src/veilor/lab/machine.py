@@ -30,7 +30,10 @@ OVMF_VARS = "usr/share/OVMF/OVMF_VARS_4M.fd"
 
 @dataclass
 class Hardware:
-    """What a boot is given. Disks are (file, format, read-only); REGISTRY is a loopback port, None for no network card."""
+    """What a boot is given. Disks are (file, format, read-only); REGISTRY is a loopback port, None for no network card.
+
+    SHARE is a folder of the host's for the installer's logs (virtio-9p).
+    """
 
     disks: list[tuple[Path, str, bool]]
     firmware: str = "uefi"
@@ -41,6 +44,7 @@ class Hardware:
     registry_name: str = "ghcr.io"
     ca: Path | None = None
     usb: bool = False
+    share: Path | None = None
     kernel_says: dict[str, str] = field(default_factory=dict)
 
 
@@ -82,7 +86,7 @@ class Machine:
     def boot(self) -> Machine:
         """Start QEMU and connect to it. Raises LabFault when QEMU does not come up."""
         argv = self._argv()
-        binds = [self.dir, *{disk.parent for disk, _, _ in self.hardware.disks}]
+        binds = [self.dir, *{disk.parent for disk, _, _ in self.hardware.disks}, *filter(None, [self.hardware.share])]
         if self.hardware.uefi_vars:
             binds.append(self.hardware.uefi_vars.parent)
         self.process = self.tools.start(argv, binds=binds, log=self.dir / "qemu.log")
@@ -111,6 +115,7 @@ class Machine:
         argv += ["-chardev", f"socket,id=agent,path={self.dir}/agent,server=on,wait=off", "-device", "virtio-serial-pci"]
         argv += ["-device", f"virtserialport,chardev=agent,name={PORT_NAME}"]
         argv += ["-device", "qemu-xhci,id=xhci"] if hw.usb else []
+        argv += ["-virtfs", f"local,path={hw.share},mount_tag=veilor-logs,security_model=none"] if hw.share else []
         argv += ["-qmp", f"unix:{self.dir}/qmp,server=on,wait=off", "-S"]
         if hw.registry is None:
             argv += ["-nic", "none"]
