@@ -1,7 +1,8 @@
 """Asks on the console which disk to install to, which keyboard and language, and writes /tmp/veilor-target.ks from it.
 
 Never offered: the installation medium, anything in use, read-only or smaller than MINIMUM. A disk that isn't empty is
-taken only when its name is typed as well. Nothing is written to any disk here. Exit codes: 0 chosen, 1 not.
+taken only when its name is typed as well. Who types `custom` makes the partitions in the installer's own windows
+instead. Nothing is written to any disk here. Exit codes: 0 chosen, 1 not.
 """
 
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 
 TARGET = "/tmp/veilor-target.ks"
+GUIDED = "/tmp/veilor-guided.ks"  # how the chosen disk is laid out, and that the installer asks as text
 GiB = 1 << 30
 MINIMUM = 12 * GiB
 LSBLK = ["lsblk", "--json", "--bytes", "--tree", "--output", "NAME,PATH,TYPE,SIZE,RO,FSTYPE,LABEL,PTTYPE,MOUNTPOINTS,MODEL,SERIAL"]
@@ -73,14 +75,17 @@ def contents(disk, first_bytes):
 
 
 def target(disk, keymap, language):
-    """The text of TARGET: only DISK is used, only it is erased, entry by entry."""
+    """The text of TARGET: only DISK is used, only it is erased, entry by entry; without a DISK nothing is said of any."""
+    asked = [f"keyboard --vckeymap={keymap}", f"lang {language}", ""]
+    if disk is None:
+        return "\n".join(asked)
     parts = [node["name"] for node in whole(disk) if node["type"] == "part"]
     lines = [f"ignoredisk --only-use={disk['name']}"]
     if not disk.get("pttype"):
         lines.append("zerombr")  # the installer leaves a disk without a partition table alone unless told so
     # The disk's own name is in the list so that it gets a new GPT whatever table it had.
     lines.append(f"clearpart --list={','.join([disk['name'], *parts])} --drives={disk['name']} --initlabel --disklabel=gpt")
-    return "\n".join([*lines, f"keyboard --vckeymap={keymap}", f"lang {language}", ""])
+    return "\n".join([*lines, *asked])
 
 
 def use_keymap(name):
@@ -107,7 +112,10 @@ def refuse_mode(cmdline):
 
 
 def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
-    """Ask until a disk is chosen; (disk, keymap, language). ASK(prompt) gives a line, None at its end; raises NoChoice."""
+    """Ask until a disk is chosen; (disk, keymap, language), the disk None for `custom`. ASK(prompt) gives a line, None at its end.
+
+    Raises NoChoice.
+    """
     keymap, language = "us", "en_US.UTF-8"
     refuse_mode(cmdline)
     offered, left_out = sort_disks(blockdevices, cmdline)
@@ -122,12 +130,16 @@ def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
     if not offered:
         raise NoChoice(f"no disk to install to; attach one of at least {MINIMUM // GiB} GiB that isn't in use, and start again")
     say(f"The keyboard layout is {keymap}, also for the passphrase; the language is {language}.")
-    say("Type its number; or first `keyboard NAME` (de, fr, ...) or `language NAME` (de_DE, fr_FR, ...); or `quit`.")
+    say("Type its number; or first `keyboard NAME` (de, fr, ...) or `language NAME` (de_DE, fr_FR, ...); or `quit`;")
+    say("or `custom`, to make partitions yourself, on any disk, in the installer's windows.")
     while True:
         line = ask("Install to which disk? ")
         answer = (line or "quit").strip()
         if answer == "quit":
             raise NoChoice("no disk was chosen, nothing was changed; start again when you like")
+        if answer == "custom":
+            say("The installer's windows open next. Encrypt / there (LUKS2), or what is installed will be refused at the end.")
+            return None, keymap, language
         if answer.startswith("keyboard "):
             name = answer.split(None, 1)[1]
             if set_keymap(name):
@@ -187,9 +199,11 @@ def main():
         listed = json.loads(subprocess.run(LSBLK, capture_output=True, check=True, timeout=60).stdout)
         with open("/proc/cmdline") as cmdline:
             disk, keymap, language = choose(listed["blockdevices"], cmdline.read(), ask, say, read_start)
-        with open(TARGET + ".new", "w") as out:
-            out.write(target(disk, keymap, language))
-        os.rename(TARGET + ".new", TARGET)
+        made = {TARGET: target(disk, keymap, language), **({} if disk else {GUIDED: "graphical\n"})}
+        for path, text in made.items():
+            with open(path + ".new", "w") as out:
+                out.write(text)
+            os.rename(path + ".new", path)
     except NoChoice as why:
         say(f"Not installed: {why}.")
         return 1
@@ -198,7 +212,7 @@ def main():
         return 1
     finally:
         back()
-    say(f"Installing to {disk['name']}.")
+    say(f"Installing to {disk['name']}." if disk else "Partitions are yours to make.")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import choose_disk as choosing
 import pytest
 
@@ -61,7 +63,7 @@ def talk(disks, *typed, start=EMPTY, keymaps=("us", "de"), cmdline=CMDLINE):
         return lines.pop(0) + "\n" if lines else None
 
     found, *chosen = choosing.choose(disks, cmdline, ask, said.append, lambda one: start, keymaps.__contains__)
-    return (found["name"], *chosen), prompts, "\n".join(said)
+    return (found and found["name"], *chosen), prompts, "\n".join(said)
 
 
 def test_an_empty_disk_needs_its_number_only():
@@ -130,6 +132,24 @@ def test_language(typed, locale):
 def test_what_is_no_language_changes_nothing(typed):
     chosen, _, said = talk([disk("sda")], f"language {typed}", "1")
     assert chosen[2] == "en_US.UTF-8" and "typed like de_DE" in said
+
+
+def test_partitions_by_hand_say_nothing_of_any_disk():
+    chosen, prompts, said = talk([FULL[0]], "keyboard de", "custom")
+    assert chosen == (None, "de", "en_US.UTF-8") and len(prompts) == 2 and "Encrypt /" in said
+    assert choosing.target(None, "de", "en_US.UTF-8") == "keyboard --vckeymap=de\nlang en_US.UTF-8\n"
+
+
+@pytest.mark.parametrize(("typed", "layout"), [("1", "text\n"), ("custom", "graphical\n")])
+def test_the_installers_windows_take_the_place_of_our_layout(typed, layout, monkeypatch, tmp_path):
+    monkeypatch.setattr(choosing, "TARGET", str(tmp_path / "target.ks"))
+    monkeypatch.setattr(choosing, "GUIDED", str(tmp_path / "guided.ks"))
+    (tmp_path / "guided.ks").write_text("text\n")
+    answers = io.StringIO(f"{typed}\n")
+    monkeypatch.setattr(choosing, "open_terminal", lambda: (answers, io.StringIO(), lambda: None))
+    monkeypatch.setattr(choosing, "sort_disks", lambda *_: ([disk("sda", path="/dev/zero")], []))
+    assert choosing.main() == 0
+    assert (tmp_path / "guided.ks").read_text() == layout and ("sda" in (tmp_path / "target.ks").read_text()) == (typed == "1")
 
 
 @pytest.mark.parametrize("argument", ["inst.cmdline", "inst.noninteractive"])

@@ -23,7 +23,8 @@ def test_the_shipped_one_is_fine(text):
 
 
 def test_flattened_means_one_file(text):
-    assert [line for line in text.splitlines() if line.startswith("%include")] == [f"%include {kickstart.TARGET}"]
+    assert [line for line in text.splitlines() if line.startswith("%include")] == [
+        f"%include {kickstart.TARGET}", "%include /tmp/veilor-guided.ks"]
     for snippet in sorted((SHIPPED.parent / "snippets").iterdir()):
         assert snippet.is_dir() or snippet.read_text().rstrip("\n") in text
 
@@ -40,6 +41,8 @@ MUTATIONS = [  # (the check that has to notice, what is replaced, by what)
     ("holds_no_secret", "--grow --encrypted", "--grow --encrypted --passphrase=hunter22"),
     ("holds_no_secret", "rootpw --lock", "rootpw --lock --plaintext hunter22"),
     ("encrypts_root", "--grow --encrypted", "--grow"),
+    ("encrypts_root", "%include /tmp/veilor-guided.ks\n", ""),
+    ("encrypts_root", "cat > /tmp/veilor-guided.ks", "cat > /tmp/lost.ks"),
     ("encrypts_root", "--luks-version=luks2", "--luks-version=luks1"),
     ("encrypts_root", "--pbkdf=argon2id --pbkdf-memory=1048576", "--pbkdf=pbkdf2"),
     ("encrypts_root", "--pbkdf-memory=1048576", "--pbkdf-memory=65536"),

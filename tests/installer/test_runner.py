@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pty
+import subprocess
 import threading
 import tty
 from pathlib import Path
@@ -44,7 +45,15 @@ def target(tmp_path):
 
 @pytest.fixture
 def text(target):
-    return SHIPPED.replace("/tmp/veilor-target.ks", str(target))
+    """The kickstart with what its %pre scripts write: the first is run, the second's is TARGET."""
+    text = SHIPPED.replace("/tmp/veilor-target.ks", str(target)).replace("/tmp/veilor-guided.ks", str(target.with_name("guided.ks")))
+    return lay_out(text)
+
+
+def lay_out(text):
+    """TEXT, its first %pre script run."""
+    subprocess.run(["sh", "-c", ks.read_pre(text)[0][0].text], check=True)
+    return text
 
 
 @pytest.fixture
@@ -63,7 +72,7 @@ def test_the_shipped_kickstart_is_understood(asked):
 
 def test_the_first_pass_needs_no_include():
     pre, onerror = ks.read_pre(SHIPPED)
-    assert len(pre) == 1 and pre[0].must_succeed and pre[0].log == "/tmp/veilor-choose-disk.log" and len(onerror) == 1
+    assert [(one.must_succeed, one.log) for one in pre] == [(True, None), (True, "/tmp/veilor-choose-disk.log")] and len(onerror) == 1
 
 
 REFUSED = [
@@ -79,7 +88,13 @@ REFUSED = [
 def test_what_it_cannot_do_is_an_error(old, new, named, text):
     assert old in text
     with pytest.raises(system.Failed, match=f"can't do.*{named}.*nothing was changed"):
-        ks.read_pre(text.replace(old, new, 1))
+        ks.read(lay_out(text.replace(old, new, 1)))
+
+
+def test_partitions_by_hand_are_for_the_installers_windows_alone(target, text):
+    target.with_name("guided.ks").write_text("graphical\n")
+    with pytest.raises(system.Failed, match="can't do.*graphical.*nothing was changed"):
+        ks.read(text)
 
 
 @pytest.mark.parametrize("line", ["autopart", "clearpart --all --drives=vdb", "part /x --onpart=vdb1"])

@@ -22,6 +22,8 @@ TARGET = "/tmp/veilor-target.ks"
 BOOT_MIB = 2048
 KDF_KIB = 1 << 20
 PLACE = "/run/install/repo/container"
+# What the installer includes of what a %pre script has written, when the person leaves the layout of the disk to us.
+GUIDED = re.compile(r"(?ms)^%include (/tmp/veilor-guided\.ks)$(?=.*^%pre [^\n]*\ncat > \1 <<'EOF'\n(.*?)^EOF$)")
 INCLUDE = re.compile(r"^%include\s+(\S+)\s*$")
 
 
@@ -56,7 +58,7 @@ class Parsed:
     """A kickstart as Fedora 44's parser understands it, and the commands that it names, in order."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.text = text = GUIDED.sub(lambda found: found[2].rstrip("\n"), text)
         self.handler = F44Handler()
         parser = KickstartParser(self.handler, missingIncludeIsFatal=False)
         with warnings.catch_warnings():

@@ -135,8 +135,9 @@ def enroll(args) -> Outcome:
         return Outcome(Code.DONE, f"Nothing was changed; {way(own)}", facts={**facts, "state": "dry run"})
     with state.alone():
         install("\n".join(rules) + "\n", known)
-    outcome = Outcome(Code.DONE, f"Only the {len(attached)} USB devices that are attached now are let in, and those allowed before", way(own),
-                      f"`{PROGRAM}` again takes in more; `systemctl disable --now {UNIT}` ends it", {**facts, "state": "enrolled"})
+    what = f"Only the {len(attached)} USB devices that are attached now are let in, and those allowed before"
+    outcome = Outcome(Code.DONE, what, way(own), f"`{PROGRAM}` again takes in more; `systemctl disable --now {UNIT}` ends it",
+                      {**facts, "state": "enrolled"})
     if args.announce:
         tell.announce("usb", outcome)
     return outcome
