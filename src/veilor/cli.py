@@ -40,13 +40,15 @@ def product_tools() -> SimpleNamespace:
 
 def judged(function):
     """FUNCTION with the verdict that a BuildError means in a rehearsal: sources that can't be built are the product's fault."""
-    from veilor.build.errors import BuildError
-    from veilor.lab.verdict import OSFault
+    from veilor.build.errors import BuildError, HostError
+    from veilor.lab.verdict import LabFault, OSFault
 
     @functools.wraps(function)
     def call(*arguments, **options):
         try:
             return function(*arguments, **options)
+        except HostError as error:
+            raise LabFault(str(error)) from None
         except BuildError as error:
             raise OSFault(f"the product cannot be built: {error}") from None
 

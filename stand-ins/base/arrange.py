@@ -32,6 +32,15 @@ subprocess.run(
 for name in ("etc/hostname", "etc/resolv.conf"):
     (tree / name).unlink(missing_ok=True)
 (tree / "etc/hostname").write_text("veilor\n")
-for unit in ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"):
+(tree / "etc/chrony/chrony.conf").unlink()
+(tree / "etc/chrony/chrony.conf").symlink_to("../chrony.conf")  # Fedora's place, where the image has its settings
+for key in (tree / "etc/ssh").glob("ssh_host_*"):
+    key.unlink()  # made by the package for whoever installs it: every machine would have the same
+# Debian starts what it installs; the real base has no sshd to start, and these two only when they are asked for.
+for unit in ("ssh.service", "ssh.socket"):
+    (tree / "etc/systemd/system" / unit).unlink(missing_ok=True)
+    (tree / "etc/systemd/system" / unit).symlink_to("/dev/null")
+for unit in ("hostapd.service", "usbguard-dbus.service", "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer",
+             "e2scrub_all.timer", "fstrim.timer"):
     for wants in (tree / "etc/systemd/system").glob(f"*.wants/{unit}"):
         wants.unlink()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from veilor.build.errors import BuildError
+from veilor.build.errors import BuildError, HostError
 from veilor.build.kickstart import flatten_kickstart
 
 EPOCH = 1767225600  # 2026-01-01T00:00:00Z, unless the caller says otherwise
@@ -106,10 +106,10 @@ def check_layout(layout: Path) -> int:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raise BuildError unless FOLDER has room for NEEDED bytes."""
+    """Raise HostError unless FOLDER has room for NEEDED bytes."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise BuildError(f"{folder} has {free // MiB} MiB free and the ISO needs {needed // MiB} MiB; free some, or write elsewhere")
+        raise HostError(f"{folder} has {free // MiB} MiB free and the ISO needs {needed // MiB} MiB; free some, or write elsewhere")
 
 
 def build_iso(medium: Path, oci_layout: Path, kickstart: Path, out: Path, *, run: Callable, volid: str | None = None,

@@ -20,7 +20,9 @@ EPOCH = 1767225600  # 2026-01-01T00:00:00Z: the time of everything we build, unl
 PACKAGES = tuple(
     """systemd-sysv systemd-cryptsetup linux-image-amd64 dracut dracut-live ostree ostree-boot cryptsetup-bin skopeo
     python3 python3-gi gir1.2-ostree-1.0 udev dbus kmod iproute2 e2fsprogs dosfstools fdisk libpam-systemd zstd
-    ca-certificates grub-common login passwd procps""".split()
+    ca-certificates grub-common login passwd procps
+    network-manager wpasupplicant hostapd iw firewalld usbguard chrony auditd polkitd openssh-server systemd-oomd
+    systemd-zram-generator""".split()  # from here on: what overlay/ has settings for, as the real base brings it
 )
 LINKS = {
     "home": "var/home",

@@ -121,7 +121,7 @@ class Machine:
             argv += ["-nic", "none"]
         else:
             relay = f"socat - TCP4:127.0.0.1:{hw.registry}"
-            argv += ["-netdev", f"user,id=net0,restrict=on,guestfwd=tcp:{REGISTRY_ADDRESS}:443-cmd:{relay}"]
+            argv += ["-netdev", f"user,id=net0,ipv6=off,restrict=on,guestfwd=tcp:{REGISTRY_ADDRESS}:443-cmd:{relay}"]
             argv += ["-device", "virtio-net-pci,netdev=net0,romfile="]
         for number, (name, data) in enumerate(sorted(credentials(hw).items())):
             path = self.dir / f"credential{number}"

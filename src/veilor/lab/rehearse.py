@@ -13,13 +13,13 @@ from types import SimpleNamespace
 from veilor.core.product import load
 from veilor.lab import base as bases
 from veilor.lab import images, sabotage
-from veilor.lab.cache import cache_root, hash_tree
+from veilor.lab.cache import cache_root, hash_tree, locked
 from veilor.lab.checkpoint import Checkpoints
 from veilor.lab.life import Life, Settings, probe_kvm
 from veilor.lab.live import live_medium
 from veilor.lab.phases import About, failed_set_up, run_scenario, stop_on_signals
 from veilor.lab.report import Progress, remove_report, write_report
-from veilor.lab.scenario import load_scenario
+from veilor.lab.scenario import Scenario, load_scenario
 from veilor.lab.tools import Tools, ensure_host_programs, ensure_namespaces, tools_tree
 from veilor.lab.verdict import EXIT, EXIT_INTERRUPTED, EXIT_USAGE, Fault, NotRun, UsageError, Verdict
 
@@ -77,7 +77,6 @@ def fetch_base(tools: Tools, reference: str, dest: Path) -> Path:
 
 def rehearse(args, build: SimpleNamespace, source: Path) -> int:
     """Run one scenario from beginning to end; the exit code of its verdict."""
-    cache = cache_root()
     if args.sabotage == "list":
         for name, what in sorted(sabotage.SABOTAGES.items()):
             print(f"{name:26} {what.title}")
@@ -90,7 +89,6 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
     begins = sabotage.SABOTAGES[args.sabotage].phase if args.sabotage else None
     if args.start and scenario.place(args.start) > (scenario.place(begins) if begins else len(scenario.phases)):
         raise UsageError(f"--from {args.start} is behind {begins}, where --sabotage {args.sabotage} is to be noticed; begin earlier")
-    product = product_facts(source)
     report_dir = Path(args.report or source / "build/report")
     about = About(
         base=args.base or "Debian 13 stand-in",
@@ -100,7 +98,16 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
         set_up=[],
     )
     refuse_early(args)
-    remove_report(report_dir)
+    with locked(report_dir / ".lock", wait=False) as ours:
+        if not ours:
+            raise UsageError(f"another rehearsal is writing its report to {report_dir}; wait for it, or give this one --report DIR")
+        remove_report(report_dir)
+        return live(args, build, source, scenario, about, report_dir)
+
+
+def live(args, build: SimpleNamespace, source: Path, scenario: Scenario, about: About, report_dir: Path) -> int:
+    """Set up what SCENARIO needs, run it and write its report to REPORT_DIR, which is ours alone; the exit code."""
+    cache, product = cache_root(), product_facts(source)
     work = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=cache_work(cache)))
     life = None
     try:

@@ -108,11 +108,13 @@ class Checks:
 
 
 def verdict_of(error: BaseException) -> tuple[Verdict, str]:
-    """A fault's own verdict and words; any other exception is a mistake in the lab."""
+    """A fault's own verdict and words; any other exception is the host's doing or a mistake in the lab."""
     if isinstance(error, Fault):
         return error.verdict, str(error)
     if isinstance(error, KeyboardInterrupt):
         return Verdict.NOT_RUN, "stopped by the person who ran it"
+    if isinstance(error, OSError):  # a full disk, a folder that is gone
+        return Verdict.LAB_FAULT, f"this host refused something the rehearsal needs: {error}"
     return Verdict.LAB_FAULT, f"a mistake in the rehearsal's own code: {type(error).__name__}: {error}"
 
 
