@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from veilor import cli
-from veilor.build.errors import BuildError
+from veilor.build.errors import BuildError, HostError
+from veilor.lab import cache
 from veilor.lab.verdict import LabFault, NotRun, OSFault, UsageError
 
 
@@ -75,24 +74,29 @@ def test_the_lab_gets_every_function_it_is_promised():
     assert (tools.source_root / "product.toml").is_file()
 
 
-def test_clean_leaves_a_cache_in_use_alone_and_never_takes_what_is_not_the_labs(tmp_path):
-    entry = tmp_path / f"tools-{'0a' * 10}"
-    entry.mkdir()
-    (tmp_path / "letter").write_text("dear")
-    pid = tmp_path / "work/rehearsal-x/pid"
-    pid.parent.mkdir(parents=True)
-    pid.write_text(str(os.getpid()))
-    assert cli.clean(tmp_path) == 1 and entry.exists()
-    pid.unlink()
-    assert cli.clean(tmp_path) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["letter"]
-
-
 def test_sources_that_cannot_be_built_are_the_products_fault_in_a_rehearsal(tmp_path):
     (tmp_path / "letter").write_text("dear")
     tools = cli.product_tools()
     with pytest.raises(OSFault, match="the product cannot be built: .*not a staged tree"):
         tools.stage(tools.source_root, tmp_path)
+
+
+def test_a_host_without_room_is_no_fault_of_the_product():
+    def build():
+        raise HostError("no room for the ISO")
+
+    with pytest.raises(LabFault, match="no room for the ISO"):
+        cli.judged(build)()
+
+
+def test_two_rehearsals_do_not_write_one_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VEILOR_CACHE", str(tmp_path / "cache"))
+    report = tmp_path / "report"
+    with cache.locked(report / ".lock"):
+        (report / "report.json").write_text("the other's")
+        assert cli.main(["rehearse", "--report", str(report)]) == 2
+    assert "another rehearsal is writing its report" in capsys.readouterr().err
+    assert (report / "report.json").read_text() == "the other's"
 
 
 def test_what_the_host_refuses_is_one_line(monkeypatch, capsys):

@@ -18,7 +18,7 @@ SHELL_LINES = 40
 BUDGETS = {  # lines of code by part
     "device and core": (3100, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
     "doctor": (900, ("src/veilor/device/doctor",)),
-    "lab": (4000, ("src/veilor/lab",)),
+    "lab": (4400, ("src/veilor/lab",)),  # 4,000 were meant; a second flavour of the base and shared folders came on top
     "pictures": (500, ("src/veilor/pictures",)),
     "bootc front": (600, ("stand-ins/bootc",)),
 }

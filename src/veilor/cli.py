@@ -250,23 +250,12 @@ def do_lab_tools(args) -> int:
 
 
 def do_lab_clean(args) -> int:
-    from veilor.lab.cache import cache_root
+    from veilor.lab.cache import cache_root, clean
 
-    return clean(cache_root())
-
-
-def clean(cache: Path) -> int:
-    """Remove what the lab made in the folder CACHE, and nothing else that lies there, unless a rehearsal is running."""
-    from veilor.lab.cache import remove_tree
-
-    for owner in cache.glob("work/*/pid"):
-        if Path("/proc", owner.read_text().strip() or "none").exists():
-            print(f"veilor lab clean: a rehearsal runs in {owner.parent}; end it first", file=sys.stderr)
-            return FAILED
-    for pattern in ("work", "checkpoints", "cargo", "slots.json", ".locks", ".tmp-*", "*-" + "[0-9a-f]" * 20):
-        for path in cache.glob(pattern):
-            remove_tree(path)
-    print(f"cleaned {cache}")
+    if hindrance := clean(cache_root()):
+        print(f"veilor lab clean: {hindrance}", file=sys.stderr)
+        return FAILED
+    print(f"cleaned {cache_root()}")
     return 0
 
 

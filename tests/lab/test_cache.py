@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from veilor.lab.cache import UNUSED, artefact, hash_tree, key_of, write_atomic
+from veilor.lab.cache import UNUSED, artefact, clean, hash_tree, key_of, locked, write_atomic
 from veilor.lab.verdict import LabFault
 
 
@@ -263,3 +263,18 @@ def test_an_atomic_write_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         write_atomic(file, "new")
     assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_clean_leaves_a_cache_in_use_alone_and_never_takes_what_is_not_the_labs(tmp_path):
+    entry = tmp_path / f"tools-{'0a' * 10}"
+    entry.mkdir()
+    (tmp_path / "letter").write_text("dear")
+    pid = tmp_path / "work/rehearsal-x/pid"
+    pid.parent.mkdir(parents=True)
+    pid.write_text(str(os.getpid()))
+    assert "end it first" in clean(tmp_path) and entry.exists()
+    pid.unlink()
+    with locked(tmp_path / ".locks" / entry.name):
+        assert "end it first" in clean(tmp_path) and entry.exists()
+    assert not clean(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter"]

@@ -3,11 +3,13 @@
 import os
 import pwd
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from veilor.lab import tools
 from veilor.lab.tools import Tools, has_range, lacking_on_host, run_apart
-from veilor.lab.verdict import LabFault
+from veilor.lab.verdict import LabFault, NotRun
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -49,3 +51,10 @@ def test_a_program_that_starts_others_leaves_none_behind(tmp_path):
 def test_a_host_that_does_not_know_debians_keys_is_told(monkeypatch):
     monkeypatch.setattr("veilor.lab.tools.KEYRINGS", ("/nowhere/keyring.gpg",))
     assert lacking_on_host()[-1] == "debian-archive-keyring"
+
+
+def test_a_disk_without_room_is_told_before_anything_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(tools.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
+    monkeypatch.setattr(tools, "run_apart", lambda *_: pytest.fail("it began all the same"))
+    with pytest.raises(NotRun, match="has 1 GiB free and a Debian tree needs 4"):
+        tools.bootstrap(tmp_path / "base.tar", ["systemd"])

@@ -97,6 +97,7 @@ def test_a_phase_without_a_check_shows_nothing():
 @pytest.mark.parametrize("error, verdict", [
     (OSFault("x"), Verdict.OS_FAULT), (LabFault("x"), Verdict.LAB_FAULT), (NotRun("x"), Verdict.NOT_RUN),
     (KeyboardInterrupt(), Verdict.NOT_RUN), (ZeroDivisionError("x"), Verdict.LAB_FAULT),
+    (OSError(28, "No space left on device"), Verdict.LAB_FAULT),
 ])
 def test_each_end_has_its_verdict(error, verdict):
     assert verdict_of(error)[0] is verdict

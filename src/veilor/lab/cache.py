@@ -258,3 +258,20 @@ def _make(cache_dir: Path, entry: Path, name: str, build: Callable[[Path], None]
         remove(temp)
         raise
     say(f"{name}: made in {time.monotonic() - started:.0f} s, {manifest['bytes'] / 1e6:.0f} MB")
+
+
+def clean(root: Path) -> str:
+    """Remove what the lab made in the folder ROOT and nothing else that lies there, unless a rehearsal or a build is running:
+    then what stands in the way and what to do, in a line.
+    """
+    for lock in root.glob(".locks/*"):
+        with locked(lock, wait=False) as free:
+            if not free:
+                return f"{lock.name} is being made by another command; wait for it or end it first"
+    for owner in root.glob("work/*/pid"):
+        if Path("/proc", owner.read_text().strip() or "none").exists():
+            return f"a rehearsal runs in {owner.parent}; end it first"
+    for pattern in ("work", "checkpoints", "cargo", "slots.json", ".locks", ".tmp-*", "*-" + "[0-9a-f]" * KEY_CHARS):
+        for path in root.glob(pattern):
+            remove_tree(path)
+    return ""

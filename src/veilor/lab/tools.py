@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ PACKAGES = tuple(
     libxml2-utils desktop-file-utils secilc""".split()  # from here on: what checks the overlay by its own programs
 )
 KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp")
+ROOM_GIB = 4  # a tree, its tar file and the packages it is made from
 HOST_PACKAGES = {"mmdebstrap": "mmdebstrap", "bwrap": "bubblewrap"}
 SLIM = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
 
@@ -123,8 +125,11 @@ def run_apart(argv: list[str], out: BinaryIO, timeout: float) -> int | None:
 def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), suite: str = MIRROR) -> None:
     """Write a minimal Debian with PACKAGES to the tar file DEST by mmdebstrap.
 
-    Raises LabFault with mmdebstrap's own last words: most often the package mirror could not be reached.
+    Raises NotRun without room for it, LabFault with mmdebstrap's own last words: most often the mirror could not be reached.
     """
+    for place in {dest.parent, Path(tempfile.gettempdir())}:
+        if (free := shutil.disk_usage(place).free / (1 << 30)) < ROOM_GIB:
+            raise NotRun(f"{place} has {free:.0f} GiB free and a Debian tree needs {ROOM_GIB}; make room, or set VEILOR_CACHE and TMPDIR")
     argv = [
         "mmdebstrap",
         # Its own choice for a user who may not map ids is fakechroot, which does not get through.
