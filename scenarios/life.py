@@ -107,6 +107,12 @@ def first_boot(life: Life, checks: Checks) -> None:
     life.write_file(HOME_FILE, "dear diary\n")
     life.write_file(ETC_FILE, "changed before the move\n")
 
+    machine.wait_until(
+        ["systemctl", "is-active", "veilor-firstboot-rebase.service"],
+        lambda r: r.out.strip() in ("active", "activating"),
+        60,
+        "the first-boot unit to wait for a network",
+    )
     machine.set_link(True)
     machine.wait_until(
         ["bootc", "status", "--format=json", "--format-version=1"],
