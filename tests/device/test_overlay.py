@@ -62,7 +62,7 @@ def test_every_unit_with_an_install_section_is_enabled_by_a_link_and_kept_by_the
     assert set(links) == {("multi-user.target.wants", "greenboot-healthcheck.service"),
                           ("boot-complete.target.requires", "greenboot-healthcheck.service")}
     preset = (OVERLAY / "usr/lib/systemd/system-preset/10-veilor.preset").read_text()
-    assert "enable veilor-*.service\nenable veilor-*.timer\nenable greenboot-healthcheck.service\n" in preset
+    assert "enable veilor-*.service\nenable veilor-*.timer\nenable veilor-*.path\nenable greenboot-healthcheck.service\n" in preset
 
 
 def test_competing_updaters_are_masked():

@@ -6,7 +6,8 @@ import sys
 from veilor.core.outcome import Code
 
 PROGRAMS = {"firstboot-rebase": "firstboot", "update": "update", "rollback": "rollback", "status": "status",
-            "usbguard-enroll": "usbguard", "doctor": "doctor.program", "health": "health", "notices": "notices"}
+            "usbguard-enroll": "usbguard", "doctor": "doctor.program", "health": "health", "notices": "notices",
+            "usb-blocked": "blocked"}
 
 
 def main(argv: list[str]) -> int:

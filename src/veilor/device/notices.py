@@ -17,7 +17,8 @@ NOTIFY = ["busctl", "--user", "--timeout=20", "call", "org.freedesktop.Notificat
           "org.freedesktop.Notifications", "Notify", "susssasa{sv}i"]
 STAYS = "0"  # until it is closed
 TITLES = {"update": "System update", "rollback": "System version", "health": "The system went back by itself",
-          "firstboot": "Setting up", "channel": "No news of updates", "usb": "USB devices"}
+          "firstboot": "Setting up", "channel": "No news of updates", "usb": "USB devices",
+          "usb-blocked": "Blocked by USBGuard"}
 
 
 def shown_file() -> Path:

@@ -166,7 +166,7 @@ def session(width: int, height: int, mode: str) -> None:
     time.sleep(12)
 
 
-SHOWN_IN_TERMINAL = "grep -E 'NAME|VERSION|URL' /usr/lib/os-release; ls --color=always -l /usr/share/wallpapers/veilor"
+SHOWN_IN_TERMINAL = "cat /usr/lib/os-release; echo; veilor-update --help"
 
 
 def arrange(name: str, left: float, top: float, width: float, height: float) -> None:
@@ -183,7 +183,7 @@ def arrange(name: str, left: float, top: float, width: float, height: float) -> 
 
 def scene_desktop(width: int, height: int, mode: str = "dark") -> None:
     session(width, height, mode)
-    start(["konsole", "--hide-menubar", "-e", "sh", "-c", f"clear; {SHOWN_IN_TERMINAL}; exec sh"], cwd="/root")
+    start(["konsole", "--hide-menubar", "-e", "sh", "-c", f"clear; {SHOWN_IN_TERMINAL}; PS1='ada@veilor:~$ ' exec sh"], cwd="/root")
     start(["systemsettings", "kcm_colors"])
     time.sleep(14)
     arrange("konsole", 0.05, 0.09, 0.5, 0.6)
@@ -195,13 +195,13 @@ def scene_desktop_light(width: int, height: int) -> None:
 
 
 def scene_notifications(width: int, height: int) -> None:
-    """What the product's own program shows of three notices, on the desktop's own service."""
+    """What the product's own program shows of its notices, on the desktop's own service."""
     session(width, height, "dark")
     Path("/run/veilor").mkdir()
     told = {topic: {"code": code, "line": line} for topic, code, line in NOTICES}
     Path("/run/veilor/notice.json").write_text(json.dumps({"schema": 1, "notices": told}))
     print(run(["python3", "-I", "/usr/lib/veilor/app", "notices"], timeout=60), file=sys.stderr)
-    time.sleep(3)
+    time.sleep(10)
 
 
 NOTICES = (  # topic, code and words as the programs on the machine write them
@@ -210,6 +210,9 @@ NOTICES = (  # topic, code and words as the programs on the machine write them
                      "unverified. Restart when you like."),
     ("health", 1, "veilor-os 44.20260103 was started 3 times and never came to the end of its health check, so the machine went back "
                   "to 44.20260102 by itself. Your files are as they were."),
+    ("usb-blocked", 4, "USB devices that were blocked: “Ultra” (0781:5581), by its own words a drive. Until you allow it such a device can "
+                       "do nothing here; if you did not plug it in, take it out. If you trust it, in a terminal: "
+                       "`run0 usbguard allow-device 7`, then `run0 veilor-usbguard-enroll` to keep it."),
 )
 
 
