@@ -194,7 +194,7 @@ BROKEN = [
     (import_walls, {"src/veilor/lab/a.py": "from ..build import stage\n"}),
     (import_walls, {"src/veilor/cli.py": "from veilor.device import update\n"}),
     (import_walls, {"scenarios/a.py": "from veilor.build import stage\n"}),
-    (line_budgets, {f"src/veilor/device/{n}.py": "pass\n" * 399 for n in range(8)}),
+    (line_budgets, {f"src/veilor/device/{n}.py": "pass\n" * 399 for n in range(9)}),
     (line_budgets, {f"src/veilor/device/doctor/{n}.py": "pass\n" * 399 for n in range(3)}),
     (short_files, {"src/a.py": "pass\n" * 401}),
     (short_files, {"a": "#!/usr/bin/env bash\n" + "true\n" * 40}),
