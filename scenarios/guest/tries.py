@@ -5,6 +5,7 @@ Sent to the guest as text and started there as `python3 -c … TRY [ARGUMENTS]`,
 
 import ctypes
 import errno
+import fcntl
 import json
 import lzma
 import os
@@ -145,28 +146,45 @@ def module():
         return json.dumps(result)
     return json.dumps({"reason": "none of the small modules is signed"})
 
-def scan(address, listen=""):
-    ports = [int(listen)] if listen else list(range(1, 65536))
-    server = socket.create_server(("0.0.0.0", int(listen or 0)))  # of the near side: it stays there
-    if not listen:
-        server.close()
+def vsyscall():  # a page at an address that every program knows
+    if "[vsyscall]" not in open("/proc/self/maps").read():
+        raise OSError(errno.ENOENT, "")
+
+def merged():  # kernel objects of different kinds in one cache: such a cache has a made-up name with a colon
+    if not any(":" in path.name for path in pathlib.Path("/sys/kernel/slab").iterdir()):
+        raise OSError(errno.ENOENT, "")
+
+def terminal():  # TIOCSETD: have the kernel load a line discipline (N_PPP) for a terminal of one's own
+    _, slave = os.openpty()
+    fcntl.ioctl(slave, 0x5423, struct.pack("i", 3))
+
+def fifo():  # as root into a pipe that nobody put into a folder that all may write
+    folder = tempfile.mkdtemp()
+    os.chmod(folder, 0o1777)
+    path = os.path.join(folder, "pipe")
+    os.mkfifo(path)
+    os.chown(path, 65534, 65534)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+def enter_peer():
     namespace = os.open("/run/netns/veilor-lab-peer", os.O_RDONLY)
     if libc.setns(namespace, 0) < 0:
         raise OSError(ctypes.get_errno(), "")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
-    opened = []
-    for first in range(0, len(ports), 2000):
-        waiting = {}
-        poll = select.poll()
-        for port in ports[first:first + 2000]:
-            one = socket.socket()
+
+def connect_all(address, ports):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+    family, opened = socket.AF_INET6 if ":" in address else socket.AF_INET, []
+    for first in range(0, len(ports), 4000):
+        waiting, poll = {}, select.poll()
+        for port in ports[first:first + 4000]:
+            one = socket.socket(family)
             one.setblocking(False)
             if one.connect_ex((address, port)) in (0, errno.EINPROGRESS):
                 waiting[one.fileno()] = (one, port)
                 poll.register(one, select.POLLOUT)
             else:
                 one.close()
-        until = time.monotonic() + 3
+        until = time.monotonic() + 2
         while waiting and time.monotonic() < until:
             for fd, _ in poll.poll(200):
                 one, port = waiting.pop(fd)
@@ -176,8 +194,111 @@ def scan(address, listen=""):
                 one.close()
         for one, _ in waiting.values():
             one.close()
+    return sorted(opened)
+
+def ping(address):
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as one:
+        one.settimeout(3)
+        one.sendto(struct.pack("!BBHHH", 8, 0, 0xF7FF - 1 - 7, 7, 1), (address, 0))  # an echo request, its checksum worked out
+        try:
+            return one.recv(99)[20] == 0
+        except TimeoutError:
+            return False
+
+def scan(v4, v6, listen):
+    """What the neighbour reaches while a program of this machine listens on LISTEN, TCP and UDP, old and new addresses."""
+    listen = int(listen)
+    server = socket.create_server(("::", listen), family=socket.AF_INET6, dualstack_ipv6=True)  # of the near side: it stays there
+    datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    datagrams.bind(("::", listen))
+    datagrams.settimeout(2)
+    enter_peer()
+    found = {"open": connect_all(v4, list(range(1, 65536))), "open6": connect_all(v6, [22, 111, 139, 445, 631, 1716, 5353, 5355, listen])}
+    found["ping"] = ping(v4)
+    for address, family in ((v4, socket.AF_INET), (v6, socket.AF_INET6)):
+        with socket.socket(family, socket.SOCK_DGRAM) as one:
+            one.sendto(address.encode(), (address, listen))
+    heard = []
+    for _ in range(2):
+        try:
+            heard.append(datagrams.recv(99).decode())
+        except TimeoutError:
+            break
     server.close()
-    return json.dumps({"open": sorted(opened)})
+    return json.dumps({**found, "datagrams": sorted(heard)})
+
+def knock(address, port):
+    enter_peer()
+    if not connect_all(address, [int(port)]):
+        raise OSError(errno.ETIMEDOUT, "")
+
+def liar(address, ahead):
+    """Answer whoever asks for the time on the neighbour's side, AHEAD seconds wrong (RFC 5905: mode 4, stratum 1)."""
+    enter_peer()
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((address, 123))
+    while True:
+        asked, who = server.recvfrom(512)
+        now = struct.pack("!Q", int((time.time() + 2208988800 + int(ahead)) * 2**32))
+        head = struct.pack("!BBbbII4s", 0x24, 1, asked[2], -20, 0, 1, b"LAB\0")
+        server.sendto(head + now + asked[40:48] + now + now, who)
+
+def clock():  # how far the clock is from the time since the start, which nothing sets
+    return str(time.time() - time.monotonic())
+
+def set_clock(offset):
+    time.clock_settime(time.CLOCK_REALTIME, float(offset) + time.monotonic())
+
+GADGETS = pathlib.Path("/sys/kernel/config/usb_gadget")
+KEYBOARD = bytes.fromhex(  # a report descriptor as of a keyboard that a BIOS understands (HID 1.11, appendix B)
+    "05010906a101050719e029e715002501750195088102950175088103950575010508190129059102"
+    "95017503910395067508150025650507190029658100c0")
+
+def seen(serial):
+    """What became of the USB device with SERIAL: whether the kernel lets it in, and which drivers took it."""
+    until, last = time.monotonic() + 8, None
+    while time.monotonic() < until:
+        for device in pathlib.Path("/sys/bus/usb/devices").glob("*"):
+            if (device / "serial").exists() and (device / "serial").read_text().strip() == serial:
+                drivers = sorted({(part / "driver").resolve().name for part in device.glob("*:*") if (part / "driver").exists()})
+                last = {"authorized": (device / "authorized").read_text().strip() == "1", "drivers": drivers}
+        time.sleep(0.5)
+    if last is None:
+        raise OSError(errno.ENODEV, "")
+    return json.dumps(last)
+
+def plug(serial, *functions):
+    """Plug in a device with SERIAL that is all of FUNCTIONS (hid, mass_storage, ecm), by the kernel's own dummy controller."""
+    place = GADGETS / serial
+    (place / "strings/0x409").mkdir(parents=True)
+    (place / "configs/c.1").mkdir(parents=True)
+    told = {"idVendor": "0x1d6b", "idProduct": "0x0104", "bcdUSB": "0x0200", "strings/0x409/serialnumber": serial,
+            "strings/0x409/product": "Lab device"}
+    for name, text in told.items():
+        (place / name).write_text(text)
+    for function in functions:
+        part = place / "functions" / f"{function}.lab"
+        part.mkdir(parents=True)
+        if function == "hid":
+            for name, text in (("protocol", b"1"), ("subclass", b"1"), ("report_length", b"8"), ("report_desc", KEYBOARD)):
+                (part / name).write_bytes(text)
+        if function == "mass_storage":
+            backing = pathlib.Path("/run/veilor-lab", f"{serial}.img")
+            backing.write_bytes(b"veilor" * 200000)
+            (part / "lun.0/file").write_text(str(backing))
+        (place / "configs/c.1" / part.name).symlink_to(part)
+    controller = sorted(path.name for path in pathlib.Path("/sys/class/udc").iterdir() if path.name.startswith("dummy"))[0]
+    (place / "UDC").write_text(controller)
+    return seen(serial)
+
+def unplug(serial):
+    place = GADGETS / serial
+    (place / "UDC").write_text("\n")
+    for link in (place / "configs/c.1").iterdir():
+        if link.is_symlink():
+            link.unlink()
+    for folder in (*(place / "functions").iterdir(), place / "configs/c.1", place / "strings/0x409", place):
+        folder.rmdir()
 
 try:
     print(globals()[sys.argv[1].replace("-", "_")](*sys.argv[2:]) or "ok")

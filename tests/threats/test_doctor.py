@@ -99,6 +99,8 @@ class Box:
         self.put("/proc/net/tcp", "head\n 0: 0100007F:0277 00000000:0000 0A\n 1: 00000000:0016 00000000:0000 01\n")
         self.put("/proc/net/udp", "head\n 0: 00000000:0044 00000000:0000 07\n")
         self.put("/etc/chrony.conf", (ROOT / "overlay/etc/chrony.conf").read_text())
+        self.put("/etc/ssh/sshd_config.d/10-veilor.conf", (ROOT / "overlay/etc/ssh/sshd_config.d/10-veilor.conf").read_text())
+        self.put("/etc/ssh/sshd_config.d/50-redhat.conf", "PasswordAuthentication yes\nX11Forwarding yes\n")
         self.put("/usr/bin/sudo", "")
         (self.root / "usr/bin/sudo").chmod(0o4111)
 
@@ -151,6 +153,7 @@ def spoil(box: Box, check: claims.Check, monkeypatch) -> None:
             "listening": ("/proc/net/tcp", "head\n 0: 00000000:0016 00000000:0000 0A\n"),
             "every-source": ("/etc/chrony.conf", "server a nts\nserver b\n"), "policy-intact": ("/etc/containers/policy.json", "{}"),
             "keys-as-shipped": ("/usr/share/pki/containers/veilor-image-a.pub", "key 1"),
+            "first-said": ("/etc/ssh/sshd_config.d/01-other.conf", "PasswordAuthentication yes\n"),
             "statement-remembered": ("/var/lib/veilor/state.json", '{"channel": {"sequence": 1}}'),
         }[check.kind])
     if check.kind == "swap-safe":

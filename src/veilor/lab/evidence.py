@@ -13,6 +13,7 @@ from veilor.lab.verdict import OSFault
 
 BLOB = re.compile(r"/blobs/(sha256:[0-9a-f]{64})")
 PROMPT = rb"[Pp]lease enter passphrase for disk [^\r\n]{0,200}:"
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 SMALL = 64 << 10  # bytes: configurations and signatures are smaller, layers of a rehearsal are larger
 
 
@@ -41,6 +42,16 @@ class Evidence:
     def write_file(self, path: str, text: str) -> None:
         """Write a file on the running machine, through to the disk."""
         self.machine.run(["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat > "$1" && sync', "sh", path], stdin=text.encode())
+
+    def has(self, path: str) -> bool:
+        """Whether the running machine has PATH."""
+        return self.machine.run(["test", "-e", path], check=False).code == 0
+
+    def attempt(self, name: str, *arguments: str, nobody: bool = False, timeout: float = 900) -> str:
+        """What came of the try NAME of scenarios/guest/tries.py: "ok", what it found, or the name of the error that stopped it."""
+        tries = (self.settings.source / "scenarios/guest/tries.py").read_text()
+        argv = ["python3", "-I", "-c", tries, name, *arguments]
+        return self.machine.run([*(NOBODY if nobody else []), *argv], check=False, timeout=timeout).out.strip()
 
     def notice(self) -> str:
         """What the machine tells whoever logs in."""

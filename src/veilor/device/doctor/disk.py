@@ -73,6 +73,22 @@ def swap_safe() -> Finding:
     return judge(not bare, f"swap in the clear: {', '.join(bare)}" if bare else f"{len(lines)} swap areas, none on a bare disk")
 
 
+def first_said(folder: str, want: dict[str, str]) -> Finding:
+    """In the files *.conf of FOLDER, by name, what is said first of each word of WANT is its value: so sshd reads them."""
+    try:
+        names = sorted(name for name in os.listdir(at(folder)) if name.endswith(".conf"))
+    except FileNotFoundError:
+        names = []
+    except OSError as error:
+        raise Unseen(f"{folder} cannot be looked into ({error.strerror})") from None
+    said: dict[str, str] = {}
+    for line in "\n".join(read(f"{folder}/{name}") or "" for name in names).splitlines():
+        word, _, value = line.strip().partition(" ")
+        said.setdefault(word.lower(), value.strip().lower())
+    wrong = [f"{word} is {said.get(word, 'not set')}" for word, value in want.items() if said.get(word) != value]
+    return judge(not wrong, "; ".join(wrong) or f"{folder} says what it should of {len(want)} words")
+
+
 def read_only(path: str) -> Finding:
     """Nobody can write below PATH."""
     try:

@@ -16,7 +16,8 @@ PLAIN: dict[str, Callable[..., Finding]] = {
     "sysctl": kernel.sysctl, "karg": kernel.karg, "no-karg": kernel.no_karg, "lockdown": kernel.lockdown,
     "modules-signed": kernel.modules_signed, "modules-out": kernel.modules_out, "selinux": kernel.selinux, "mapped": kernel.mapped,
     "secure-boot": kernel.secure_boot, "encrypted": disk.encrypted, "swap-safe": disk.swap_safe, "read-only": disk.read_only,
-    "setuid": disk.setuid, "dbus-answer": services.dbus_answer, "listening": network.listening, "every-source": network.every_source,
+    "setuid": disk.setuid, "first-said": disk.first_said,
+    "dbus-answer": services.dbus_answer, "listening": network.listening, "every-source": network.every_source,
     "statement-remembered": trust.statement_remembered,
 }
 OF_THE_PRODUCT = {"image-verified": trust.image_verified, "policy-intact": trust.policy_intact, "keys-as-shipped": trust.keys_as_shipped}

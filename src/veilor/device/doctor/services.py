@@ -37,9 +37,10 @@ class Units:
         """Load state (loaded, masked, not-found) and active state (active, inactive, failed) of the unit NAME."""
         if self.found is None:
             self.found = {}
-            try:  # ListUnitsByNames: name, description, load, active, sub state, … (org.freedesktop.systemd1(5))
+            try:  # ListUnitsByNames: name, description, load, active, sub state, … (org.freedesktop.systemd1(5)), in the asked order
                 rows = call(*MANAGER, "ListUnitsByNames", "as", str(len(self.names)), *self.names)[0]
-                self.found = {row[0]: (row[2], row[3]) for row in rows}
+                asked = self.names if len(rows) == len(self.names) else [row[0] for row in rows]  # an alias is answered by its own name
+                self.found = {name: (row[2], row[3]) for name, row in zip(asked, rows, strict=True)}
             except Unseen as error:
                 self.silence = str(error)
             except (LookupError, TypeError):
