@@ -93,20 +93,13 @@ class Registry:
                 probe.bind(("127.0.0.1", 0))
                 self.port = probe.getsockname()[1]
             config = self.folder / "config.yml"
-            config.write_text(
-                json.dumps(
-                    {
-                        "version": 0.1,
-                        "log": {"formatter": "json", "accesslog": {"disabled": True}, "level": "info"},
-                        "storage": {"filesystem": {"rootdirectory": f"{self.folder}/store"}, "delete": {"enabled": True}},
-                        "http": {
-                            "addr": f"127.0.0.1:{self.port}",
-                            "secret": "lab",
-                            "tls": {"certificate": f"{self.folder}/tls/server.crt", "key": f"{self.folder}/tls/server.key"},
-                        },
-                    }
-                )
-            )
+            tls = {"certificate": f"{self.folder}/tls/server.crt", "key": f"{self.folder}/tls/server.key"}
+            config.write_text(json.dumps({
+                "version": 0.1,
+                "log": {"formatter": "json", "accesslog": {"disabled": True}, "level": "info"},
+                "storage": {"filesystem": {"rootdirectory": f"{self.folder}/store"}, "delete": {"enabled": True}},
+                "http": {"addr": f"127.0.0.1:{self.port}", "secret": "lab", "tls": tls},
+            }))
             self.process = self.tools.start(
                 ["docker-registry", "serve", str(config)], binds=[self.folder], env={"OTEL_TRACES_EXPORTER": "none"}, log=self.log
             )
@@ -142,15 +135,8 @@ class Registry:
                 except ValueError:
                     continue
                 if "http.response.status" in entry and entry.get("http.request.host", "") == self.name:
-                    found.append(
-                        Request(
-                            entry["http.request.method"],
-                            entry["http.request.uri"],
-                            entry["http.response.status"],
-                            int(entry.get("http.response.written", 0)),
-                            entry.get("http.request.useragent", ""),
-                        )
-                    )
+                    found.append(Request(entry["http.request.method"], entry["http.request.uri"], entry["http.response.status"],
+                                         int(entry.get("http.response.written", 0)), entry.get("http.request.useragent", "")))
         return found
 
     def push(self, layout: Path, repository: str, tag: str) -> str:
@@ -166,18 +152,9 @@ class Registry:
 
     def digest(self, repository: str, tag: str) -> str:
         """The manifest digest of REPOSITORY:TAG."""
-        done = self.tools.run(
-            [
-                "skopeo",
-                "inspect",
-                f"--cert-dir={self.folder}/trust",
-                "--format={{.Digest}}",
-                "--no-tags",
-                f"docker://127.0.0.1:{self.port}/{repository}:{tag}",
-            ],
-            binds=[self.folder],
-            timeout=60,
-        )
+        reference = f"docker://127.0.0.1:{self.port}/{repository}:{tag}"
+        argv = ["skopeo", "inspect", f"--cert-dir={self.folder}/trust", "--format={{.Digest}}", "--no-tags", reference]
+        done = self.tools.run(argv, binds=[self.folder], timeout=60)
         return done.stdout.decode().strip()
 
     def stop(self) -> None:

@@ -101,7 +101,7 @@ def check_audit(root: Path, run: Callable | None) -> list[Finding]:
     found = []
     for path in sorted((root / "overlay/etc/audit/rules.d").glob("*.rules")):
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            if not line.strip() or line.startswith("#"):
+            if not line.strip() or line.startswith("#") or line == "-i":  # -i is no rule: go on after one that can't be loaded
                 continue
             with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
                 rule = Path(scratch, "one.rules")
