@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from veilor.build.errors import BuildError
 from veilor.build.readiness import refuse_placeholders
@@ -17,6 +18,7 @@ from veilor.build.stage import stage
 from veilor.core.product import KEYS_DIR, load
 
 PULL = 3600.0
+T = TypeVar("T")
 
 
 def machine_flags(source_root: Path, folder: Path, keys_dir: Path | None = None) -> list[str]:
@@ -42,8 +44,9 @@ def copy_as_machine(source_root: Path, copied: list[str], folder: Path, *, run: 
 
 
 def pass_gate(source_root: Path, ref: str, *, run: Callable, keys_dir: Path | None = None, ca: Path | None = None,
-              registries_conf: Path | None = None, work: Path | None = None) -> None:
-    """Pull REF (the product's repository@sha256:…) as a machine would. It lies below WORK meanwhile, whole.
+              registries_conf: Path | None = None, work: Path | None = None, then: Callable[[Path], T] = lambda image: None) -> T:
+    """Pull REF (the product's repository@sha256:…) as a machine would. It lies below WORK meanwhile, whole; THEN is called with
+    its folder once it has passed, and its answer returned.
 
     KEYS_DIR replaces the committed public keys, REGISTRIES_CONF can lead the registry's name elsewhere (rehearsals do).
     Raises BuildError when a machine would refuse it, when REF names no digest or another repository, and while the keys
@@ -59,6 +62,7 @@ def pass_gate(source_root: Path, ref: str, *, run: Callable, keys_dir: Path | No
         folder = Path(scratch).absolute()
         done = copy_as_machine(source_root, ["--preserve-digests", f"docker://{ref}", f"dir:{folder / 'image'}"], folder, run=run,
                                keys_dir=keys_dir, ca=ca, registries_conf=registries_conf, timeout=PULL)
-    if done.returncode:
-        said = " ".join(done.stderr.decode(errors="replace").split())[-400:]
-        raise BuildError(f"{ref} would be refused by every machine, so the tag must not move: {said}")
+        if done.returncode:
+            said = " ".join(done.stderr.decode(errors="replace").split())[-400:]
+            raise BuildError(f"{ref} would be refused by every machine, so the tag must not move: {said}")
+        return then(folder / "image")

@@ -78,10 +78,10 @@ def sign_image(ref: str, key: Path, *, identity: str, run: Callable, ca: Path | 
     return True
 
 
-def old_format(run: Callable, call: dict) -> list[str]:
-    """The flags by which this cosign writes signatures as cosign 2 does. Asked of its help: distributions' builds
-    call themselves "devel", so the version says nothing."""
-    known = run(["cosign", "sign", "--help"], **call)
+def old_format(run: Callable, call: dict, verb: str = "sign") -> list[str]:
+    """The flags by which this cosign's VERB writes as cosign 2 does. Asked of its help: distributions' builds call
+    themselves "devel", so the version says nothing."""
+    known = run(["cosign", verb, "--help"], **call)
     text = known.stdout + known.stderr
     return [f"{flag}=false" for flag in ("--new-bundle-format", "--use-signing-config") if flag.encode() in text]
 

@@ -6,6 +6,7 @@ umask. So modes are the two that git keeps (0644 and 0755); a program that needs
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -26,7 +27,8 @@ KEYS = KEYS_DIR.lstrip("/")
 APP = "usr/lib/veilor/app/veilor"
 PRODUCT = "usr/lib/veilor/product.toml"
 FLOOR = "usr/lib/veilor/channel-floor.json"
-GENERATED = ("etc/containers/policy.json", "etc/containers/registries.d/veilor.yaml", "usr/lib/os-release", FLOOR,
+TREE = "usr/lib/veilor/tree-digest"
+GENERATED = (TREE, "etc/containers/policy.json", "etc/containers/registries.d/veilor.yaml", "usr/lib/os-release", FLOOR,
              claims.PATH.lstrip("/"))
 LEFT_OUT = {"__pycache__", ".gitkeep"}
 
@@ -94,7 +96,7 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
     shutil.copyfile(package / "__init__.py", tree / APP / "__init__.py")
     shutil.copyfile(source_root / "product.toml", tree / PRODUCT)
     copy_keys(keys_dir, tree / KEYS, [*product.image_keys, *product.channel_keys])
-    for name, text in zip(GENERATED, (
+    for name, text in zip(GENERATED[1:], (
         policy.render(product), policy.render_registries(product), os_release(product),
         json.dumps({"schema": 1, "sequence": floor}) + "\n", threats.shipped(threats.load(source_root)),
     ), strict=True):
@@ -102,6 +104,21 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
         (tree / name).write_text(text)
     manual.write(tree, product.version)
     write_look(tree, source_root, product)
+    (tree / TREE).write_text(tree_digest(tree) + "\n")
+
+
+def tree_digest(tree: Path) -> str:
+    """What the staged TREE is: sha256:… over every path, run bit and content. Public keys and the sequence floor are left out:
+    a rehearsal has its own of both, and is to name the tree that it was made with."""
+    total = hashlib.sha256()
+    for path in sorted(tree.rglob("*")):
+        name = str(path.relative_to(tree))
+        if name in (TREE, FLOOR) or name.startswith(KEYS + "/") or path.is_dir() and not path.is_symlink():
+            continue
+        content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
+        kind = "link" if path.is_symlink() else "program" if path.stat().st_mode & 0o100 else "file"
+        total.update(f"{kind} {len(content)} {name}\n".encode() + content)
+    return f"sha256:{total.hexdigest()}"
 
 
 def copy_tree(source: Path, dest: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 PATH = "/usr/lib/veilor/claims.json"
+PREDICATE = "https://github.com/veilor/veilor-os/claims/v1"  # what an in-toto statement about claims is called; no page
 STATES = ("enforced", "opt-in", "residual", "out-of-scope")
 
 

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from veilor.core import policy, statement
 from veilor.core.image import is_digest
@@ -20,6 +23,7 @@ POLICY = "/etc/containers/policy.json"
 REGISTRIES = "/etc/containers/registries.d"
 TIMEOUT = 60.0  # seconds for a few kilobytes
 LONG_ABSENCE = timedelta(days=180)
+T = TypeVar("T")
 ROTATED = ("this machine has heard no news for so long that both keys it knows may have been replaced; it keeps what it runs",
            "read on the product's web site which keys are in use; when both are new, back up and install from a current medium")
 
@@ -82,7 +86,7 @@ def announced(facts: Product) -> tuple[Statement, tuple[str, ...]]:
     """
     require_trust(facts)
     lowest = floor()
-    said = fetch(facts.channel_ref)
+    said = fetch(facts.channel_ref, lambda folder: statement.parse(read_layer(folder)), "the channel statement")
     try:
         statement.check_target(said, facts.image_repo, facts.tag)
         statement.check_sequence(said, *state.seen(), lowest)
@@ -100,9 +104,12 @@ def stale() -> timedelta | None:
     return now - expires if expires and now > expires else None
 
 
-def fetch(reference: str) -> Statement:
-    """The statement behind REFERENCE; the container policy decides whether it is genuine. Raises DeviceError."""
-    scratch = at(state.RUN)
+def fetch(reference: str, read: Callable[[str], T], what: str) -> T:
+    """What READ makes of the folder with the artefact behind REFERENCE; the container policy decides whether it is genuine.
+
+    WHAT it is, for sentences. READ raises OSError or ValueError when it can't be understood. Raises DeviceError.
+    """
+    scratch = at(state.RUN) if os.geteuid() == 0 else at("/tmp")
     scratch.mkdir(parents=True, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="channel-", dir=scratch)
     try:
@@ -112,16 +119,18 @@ def fetch(reference: str) -> Statement:
         if done.code and kind(done.err) is Code.REFUSED:
             late = stale()
             means, then = ROTATED if late and late > LONG_ABSENCE else ("nothing was changed", "it is looked at again later")
-            raise DeviceError(f"Refused: the channel statement could not be verified ({done.reason})", means, then, Code.REFUSED)
+            raise DeviceError(f"Refused: {what} could not be verified ({done.reason})", means, then, Code.REFUSED)
+        if "manifest unknown" in done.err:
+            raise DeviceError(f"The registry does not have {what}", "nothing was changed", "it is looked for again later", Code.LATER)
         if done.code:
             between = network.probe(reference.split("/")[0])
             why, then = network.EXPLAINED[between]
             raise DeviceError(f"The update channel does not answer ({done.reason})", f"{why}; nothing was changed", then, Code.LATER,
                               {"network": between})
         try:
-            return statement.parse(read_layer(folder))
+            return read(folder)
         except (OSError, ValueError) as error:
-            raise DeviceError(f"Refused: the channel statement cannot be understood ({error})", "nothing was changed",
+            raise DeviceError(f"Refused: {what} cannot be understood ({error})", "nothing was changed",
                               "it is looked at again later", Code.REFUSED) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)

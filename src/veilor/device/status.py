@@ -6,7 +6,7 @@ from veilor.core.host import Entry
 from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome
 from veilor.core.statement import stale_words
-from veilor.device import ask, bootc, channel, state, tell
+from veilor.device import ask, bootc, channel, shown, state, tell
 from veilor.device.firstboot import STAMP
 
 
@@ -89,15 +89,20 @@ def gather() -> Outcome:
 
 def report(args) -> Outcome:
     """The whole program, as asked by ARGS."""
+    claims, args.claims = args.claims, False  # who is not root may have the status asked for, and fetches what is public as themselves
     outcome = gather() if ask.is_root() else ask.ask("veilor-status", args)
+    if outcome.code is Code.DONE and claims:
+        outcome = shown.report(channel.product(), outcome.facts)
     if outcome.code is Code.DONE and not args.json:
-        print(text(outcome.facts, datetime.now(UTC)))
+        print(shown.text(outcome.facts) if claims else text(outcome.facts, datetime.now(UTC)))
     return outcome
 
 
 def make_parser():
     """The command line of veilor-status."""
-    return tell.parser("veilor-status", "Says what runs, what boots next and how each was verified.", Code.UNFIT)
+    parser = tell.parser("veilor-status", "Says what runs, what boots next and how each was verified.", Code.UNFIT, Code.REFUSED)
+    parser.add_argument("--claims", action="store_true", help="say which claims were shown on the image that runs, and which on a stand-in")
+    return parser
 
 
 def main(argv: list[str]) -> int:

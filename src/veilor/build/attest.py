@@ -1,0 +1,150 @@
+"""What was shown of an image travels with it: in-toto statements beside it in the registry, signed as the image is.
+
+Two statements about claims, apart: one whose subject is the image's digest, with the checks that looked at this very image;
+one whose subject is the staged tree's digest, with what rehearsals showed of that tree on stand-ins, which it names. A
+rehearsal's machine has test keys in its image, so nothing that one showed is ever said of a released digest.
+
+cosign signs both and keeps them under the tag `sha256-<hex>.att`; what lies there is then signed as an image is, so that a
+machine can fetch it under its own policy, which knows nothing of attestations.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from veilor.build import threat_proof, threat_results, threats
+from veilor.build.errors import BuildError
+from veilor.build.sign import TIMEOUT, old_format, registry_setting, sign_image
+from veilor.build.stage import stage, tree_digest
+from veilor.build.threat_checks import Subject
+from veilor.core.claims import PREDICATE
+from veilor.core.product import load
+
+CONTENT = 1 << 20  # bytes; no check reads a larger file, but each looks at what is there
+BESIDE = "kickstart"  # what lies in the repository and in no image
+OPAQUE, WHITEOUT = ".wh..wh..opq", ".wh."
+
+
+def unpack(image: Path, dest: Path, run: Callable) -> Path:
+    """Lay the files of the IMAGE (a folder as skopeo's dir: writes it) out in the new folder DEST as a machine has them.
+
+    Files above CONTENT bytes are empty there. Layers of our own say etc/ where the base's say usr/etc/: on a machine both are
+    /etc. Raises BuildError for a layer that cannot be read, or would write outside of DEST.
+    """
+    dest.mkdir()
+    for layer in json.loads((image / "manifest.json").read_text())["layers"]:
+        file = image / layer["digest"].removeprefix("sha256:")
+        if "zstd" in layer["mediaType"]:
+            plain = file.with_suffix(".tar")
+            run(["zstd", "-dqf", str(file), "-o", str(plain)], binds=[image], timeout=1800)
+            file = plain
+        try:
+            with tarfile.open(file, "r|*") as tar:
+                for member in tar:
+                    lay(dest, tar, member)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise BuildError(f"layer {layer['digest']} cannot be read ({error}); nothing was attached") from None
+    if (dest / "usr/etc").is_dir():
+        for path in sorted((dest / "usr/etc").rglob("*")):
+            target = dest / "etc" / path.relative_to(dest / "usr/etc")
+            if not os.path.lexists(target) and (path.is_symlink() or not path.is_dir()):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, target, follow_symlinks=False)
+    return dest
+
+
+def lay(dest: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    """Put one MEMBER of a layer into DEST, or take away what its whiteout names."""
+    path = dest / member.name.lstrip("./")
+    if not path.parent.resolve().is_relative_to(dest.resolve()) or ".." in Path(member.name).parts:
+        raise BuildError(f"the image has a file {member.name}, which would lie outside of it; nothing was attached")
+    name = path.name
+    if name == OPAQUE:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        return
+    gone = path.with_name(name.removeprefix(WHITEOUT)) if name.startswith(WHITEOUT) else None
+    for old in (gone,) if gone else () if member.isdir() and path.is_dir() and not path.is_symlink() else (path,):
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        else:
+            old.unlink(missing_ok=True)
+    if gone or path == dest:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if member.isdir():
+        path.mkdir(exist_ok=True)
+    elif member.issym():
+        path.symlink_to(member.linkname)
+    elif member.islnk():
+        source = dest / member.linkname.lstrip("./")
+        if os.path.lexists(source):
+            os.link(source, path, follow_symlinks=False)
+    elif member.isreg():
+        path.write_bytes(tar.extractfile(member).read() if member.size <= CONTENT else b"")
+        path.chmod(member.mode | 0o600)
+
+
+def of_image(claim: threats.Claim) -> list[threats.ImageCheck]:
+    """The image checks of CLAIM that look at an image's files, and not at what the repository has beside them."""
+    return [check for check in claim.image if not check.kind.startswith(BESIDE) and not check.arguments.get("path", "").startswith(BESIDE)]
+
+
+def on_image(source_root: Path, files: Path, when: str) -> list[dict]:
+    """The results of every image check that looks at FILES, an image's: one for each claim. Raises BuildError when a claim
+    is not kept: such an image is not to be released."""
+    model, found = threats.load(source_root), []
+    subject = Subject(files, source_root)
+    for claim in model.claims:
+        checks = of_image(claim)
+        for check in checks:
+            wrong = threat_proof.complaint(subject, check)
+            if wrong:
+                raise BuildError(f"the image does not keep {claim.id} ({wrong}); nothing was attached")
+        if checks:
+            found.append({"claim": claim.id, "layer": "image", "verdict": "PASS", "when": when, "checks": [check.id for check in checks]})
+    return found
+
+
+def on_tree(source_root: Path) -> tuple[str, list[dict]]:
+    """The staged tree's digest, and what recorded rehearsals of that very tree showed, none of it stale."""
+    with tempfile.TemporaryDirectory(prefix="veilor-attest-") as scratch:
+        tree = tree_digest(stage(source_root, Path(scratch, "tree")))
+    model = threats.load(source_root)
+    rows = [one for one in threat_results.load(source_root) if one.get("tree") == tree and threat_results.fresh(source_root, model, one)]
+    return tree, [{name: one[name] for name in ("claim", "layer", "run", "verdict", "when", "base", "stand_ins")}
+                  | {"seen_to_fail": threat_results.proved(one)} for one in rows]
+
+
+def attach(source_root: Path, ref: str, image: Path, *, key: Path, run: Callable, ca: Path | None = None) -> tuple[int, int]:
+    """Attach to REF (REPOSITORY@sha256:…), whose files lie in the folder IMAGE, what was shown of it and of its tree, signed
+    by KEY; how many results each statement has. What was attached before is replaced. Raises BuildError."""
+    product, when = load(source_root / "product.toml"), datetime.now(UTC).strftime("%Y-%m-%d")
+    env, binds = registry_setting(ca)
+    with tempfile.TemporaryDirectory(prefix="veilor-attest-", dir=image.parent) as scratch:
+        folder, key = Path(scratch), key.absolute()
+        here = on_image(source_root, unpack(image, folder / "files", run), when)
+        tree, elsewhere = on_tree(source_root)
+        call = {"binds": [folder, key.parent, *binds], "env": env, "timeout": TIMEOUT}
+        for name, rows in (("image", here), ("tree", elsewhere)):
+            (folder / name).write_text(json.dumps({"results": rows}, sort_keys=True))
+
+        def signed(verb: str, name: str, *more: str) -> None:
+            given = ["--yes", "--key", str(key), "--type", PREDICATE, "--predicate", str(folder / name), "--tlog-upload=false"]
+            run(["cosign", verb, *given, *old_format(run, call, verb), *more], **call)
+
+        signed("attest", "image", "--replace", ref)
+        if elsewhere:
+            signed("attest-blob", "tree", "--hash", tree[7:], "--output-signature", str(folder / "signed"), "staged-tree")
+            run(["cosign", "attach", "attestation", "--attestation", str(folder / "signed"), ref], **call)
+        repository, digest = ref.split("@")
+        asked = ["skopeo", "inspect", "--no-tags", "--format={{.Digest}}", f"docker://{repository}:{digest.replace(':', '-')}.att"]
+        attached = run(asked, **call).stdout.decode().strip()
+    sign_image(f"{repository}@{attached}", key, identity=product.image_repo, run=run, ca=ca)
+    return len(here), len(elsewhere)
