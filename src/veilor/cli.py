@@ -28,7 +28,7 @@ EXIT_CODES = """exit codes:
 """
 BUILD_FUNCTIONS = {
     "stage": "stage", "build_iso": "iso", "flatten_kickstart": "kickstart", "sign_image": "sign", "generate_keys": "sign",
-    "make_statement": "channel", "publish": "channel", "read_medium": "iso",
+    "make_statement": "channel", "publish": "channel", "read_medium": "iso", "snapshot": "threat_results",
 }
 
 
@@ -147,8 +147,19 @@ def do_channel(args) -> int:
 def do_gate(args) -> int:
     from veilor.build.gate import pass_gate
 
-    pass_gate(SOURCE_ROOT, args.ref, run=runner(args), keys_dir=args.keys, ca=args.ca, work=args.work)
+    run = runner(args)
+
+    def then(image: Path) -> tuple[int, int] | None:
+        if args.key is None:
+            return None
+        from veilor.build.attest import attach
+
+        return attach(SOURCE_ROOT, args.ref, image, key=args.key, run=run, ca=args.ca)
+
+    attached = pass_gate(SOURCE_ROOT, args.ref, run=run, keys_dir=args.keys, ca=args.ca, work=args.work, then=then)
     print(f"{args.ref}: every machine would take it")
+    if attached:
+        print(f"attached: {attached[0]} claims were shown on this very image, {attached[1]} results on its tree with stand-ins")
     return 0
 
 
@@ -307,6 +318,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--keys", type=Path, metavar="DIR", help="the four public keys (default: bluebuild/keys)")
     one.add_argument("--ca", type=Path, help="trust this authority (PEM) instead of the system's")
     one.add_argument("--work", type=Path, metavar="DIR", help="where the image lies meanwhile (default: $TMPDIR)")
+    one.add_argument("--key", type=Path, help="attach what was shown of the image's claims, signed by this private key")
 
     one = verb(verbs, "base", do_base, "the base image that releases stand on, by digest", tools=True)
     one.add_argument("action", choices=("verify", "pin"), help="verify the pinned one and print it, or pin what the tag means now")

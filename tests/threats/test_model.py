@@ -151,48 +151,76 @@ def test_a_file_that_breaks_the_schema_is_named_with_the_place(clone, old, new, 
 
 
 def report(clone: Path, **changes) -> Path:
-    """A rehearsal's report in which the phases processes and doctor have their checks."""
-    def check(title, verdict="PASS"):
-        return {"title": title, "verdict": verdict}
+    """A rehearsal's report in which the phases programs and doctor have their checks."""
+    def check(title, verdict="PASS", detail=""):
+        return {"title": title, "verdict": verdict, "detail": detail}
 
-    data = {"scenario": "attacks", "sabotage": None, "started": "2099-01-01T20:00:00Z", "base": "x", "stand_ins": ["base-system"]}
+    data = {"scenario": "attacks", "sabotage": None, "noticed": None, "started": "2099-01-01T20:00:00Z", "base": "x",
+            "stand_ins": ["base-system"], "source": threat_results.snapshot(clone)}
     data |= {"phases": [
         {"name": "programs", "verdict": "NOT_RUN", "carried": "", "checks": [
-            check("local.ptrace: one"), check("local.links: one"), check("local.links: two", "OS_FAULT"),
-            check("local.userns: one", "NOT_RUN")]},
+            check("local.ptrace: one"), check("local.ptrace without it: one"), check("local.links: one"),
+            check("local.links: two", "OS_FAULT"), check("local.links without it: one"),
+            check("local.userns: one", "NOT_RUN", "no SELinux"), check("local.modules: one"),
+            check("local.modules: two", "NOT_RUN", "no module")]},
         {"name": "doctor", "verdict": "PASS", "carried": "", "checks": [check("local.ptrace: the doctor sees it")]}], **changes}
     path = clone / "report.json"
     path.write_text(json.dumps(data))
     return path
 
 
-def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls(clone):
-    model = threats.load(clone)
-    by_id = {claim.id: claim for claim in model.claims}
-    threat_results.record(clone, model, report(clone))
+@pytest.fixture
+def cell(clone):
+    by_id = {claim.id: claim for claim in MODEL.claims}
+    return lambda name, layer: threat_results.cell(clone, threats.load(clone), threat_results.load(clone), by_id[name], layer)
 
-    def cell(name, layer):
-        return threat_results.cell(clone, threats.load(clone), threat_results.load(clone), by_id[name], layer)
 
-    assert cell("local.ptrace", "attack") == cell("local.ptrace", "boot") == "PASS (stand-in, 2099-01-01)"
+@pytest.fixture
+def clean(clone):
+    (clone / threat_results.RESULTS).unlink(missing_ok=True)
+    return clone
+
+
+def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_checks(clean, cell):
+    threat_results.record(clean, threats.load(clean), report(clean))
+    assert cell("local.ptrace", "attack") == "PASS, fails without (stand-in, 2099-01-01)"
+    assert cell("local.ptrace", "boot") == "PASS, not yet seen to fail (stand-in, 2099-01-01)"
     assert cell("local.links", "attack") == "OS_FAULT (2099-01-01)"
     assert cell("local.userns", "attack") == "NOT_RUN (2099-01-01)"
+    assert cell("local.modules", "attack") == "NOT_RUN in part: 1 of 2 PASS (stand-in, 2099-01-01)"
     assert cell("local.memory-wiped", "attack") == "NOT_RUN (2099-01-01)", "a phase that has no check of a claim shows nothing of it"
     assert cell("laptop.encrypted", "attack") == "NOT_RUN" and cell("laptop.asleep", "attack") == ""
-    threat_results.record(clone, model, report(clone))
-    assert len({json.dumps(one) for one in threat_results.load(clone)}) == len(threat_results.load(clone))
-    with (clone / "overlay/usr/lib/sysctl.d/60-veilor.conf").open("a") as file:
-        file.write("# another word\n")
-    assert cell("local.ptrace", "attack") == "NOT_RUN (stale: PASS on 2099-01-01)"
+    assert "no module" in "".join(threat_page.not_run(clean, MODEL, threat_results.load(clean)))
+    threat_results.record(clean, MODEL, report(clean))
+    assert len({json.dumps(one) for one in threat_results.load(clean)}) == len(threat_results.load(clean))
+    for path, layer in (("overlay/usr/lib/sysctl.d/60-veilor.conf", "attack"), ("scenarios/guest/tries.py", "attack"),
+                        ("src/veilor/device/doctor/kernel.py", "boot")):
+        before = (clean / path).read_text()
+        (clean / path).write_text(before + "# another word\n")
+        assert cell("local.ptrace", layer) == "NOT_RUN (stale: PASS on 2099-01-01)", path
+        (clean / path).write_text(before)
+    assert "no module" not in "".join(threat_page.not_run(clean, changed("local.modules", controls=()), threat_results.load(clean)))
 
 
-def test_a_sabotaged_damaged_or_outlived_report_is_not_taken(clone):
-    for changes in ({"sabotage": "x"}, {"phases": [{}]}, {"started": "yesterday"}, {"started": "2026-01-01T00:00:00Z"}):
+def test_a_sabotaged_run_shows_only_that_a_check_can_fail(clean, cell):
+    phase = {"name": "bad-update", "verdict": "PASS", "carried": "", "checks": []}
+    threat_results.record(clean, MODEL, report(clean, scenario="life", phases=[phase]))
+    assert cell("supply.bad-release", "attack") == "PASS, not yet seen to fail (stand-in, 2099-01-01)"
+    spoilt = {"scenario": "life", "sabotage": "health-check-missing", "noticed": True}
+    threat_results.record(clean, MODEL, report(clean, **spoilt))
+    assert cell("supply.bad-release", "attack") == "PASS, fails without (stand-in, 2099-01-01)"
+    threat_results.record(clean, MODEL, report(clean, **spoilt | {"noticed": False}))
+    assert cell("supply.bad-release", "attack") == "PASS, not yet seen to fail (stand-in, 2099-01-01)"
+    assert cell("local.ptrace", "attack") == "NOT_RUN", "nothing but the claims that name the sabotage"
+
+
+def test_a_damaged_or_unfinished_report_or_one_of_changed_sources_is_not_taken(clean):
+    for changes in ({"phases": [{}]}, {"started": 7}, {"source": {}}, {"source": None}, {"sabotage": "health-check-missing"}):
         with pytest.raises(BuildError):
-            threat_results.record(clone, MODEL, report(clone, **changes))
+            threat_results.record(clean, MODEL, report(clean, **changes))
     with pytest.raises(BuildError):
-        threat_results.record(clone, MODEL, clone / "missing.json")
-    assert not (clone / threat_results.RESULTS).exists() or (ROOT / threat_results.RESULTS).exists()
+        threat_results.record(clean, MODEL, clean / "missing.json")
+    assert not (clean / threat_results.RESULTS).exists()
 
 
 def test_the_page_is_what_its_source_says_and_no_cell_of_the_comparison_is_without_source():

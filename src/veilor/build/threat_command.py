@@ -16,7 +16,9 @@ def run(args: Namespace, source_root: Path) -> int:
     model = threats.load(source_root)
     if args.record:
         for one in threat_results.record(source_root, model, args.record):
-            print(f"{one['verdict']:9} {one['claim']} ({one['layer']}, {one['run']})")
+            gone = one.get("fails", {})
+            print(f"{one.get('verdict', 'NOT_RUN'):9} {one['claim']} ({one['layer']}, {one['run']})"
+                  + (f", seen to fail by {gone['by']}: {gone['verdict']}" if gone else ""))
         print(f"{threat_results.RESULTS}: written; `make docs` puts it into {threat_page.PAGE}")
         return 0
     if args.matrix:

@@ -101,18 +101,30 @@ def matrix(source_root: Path, model: Model) -> list[str]:
     results = threat_results.load(source_root)
     machine_shows = [one for one in model.claims if any(map(one.layer, ("image", "boot", "attack")))]
     cells = [(one, matrix_row(source_root, model, results, one)) for one in machine_shows]
-    names = sorted({run.split(":")[0] for one in model.claims for _, run in threat_results.runs(one)})
+    names = sorted({run.split(":")[0] for one in model.claims for _, run, _ in threat_results.runs(one)})
     commands = ", ".join(f"`veilor rehearse {name} --base {BASE}`" for name in names)
-    shown = sum(cell.startswith("PASS") for _, line in cells for cell in line[1:])
-    open_ = sum("NOT_RUN" in cell for _, line in cells for cell in line[1:])
+    needs = [cell for _, line in cells for cell in line[1:] if cell]
+    shown = sum("PASS" in cell and "NOT_RUN" not in cell and "FAULT" not in cell for cell in needs)
+    wrong, proved = sum("FAULT" in cell for cell in needs), sum("fails without" in cell and "not yet" not in cell for cell in needs)
     head = ("## What was shown, and on what\n\nAn image check is made by every `make test`, on the tree that is stamped on the base, and "
-            f"is shown there to fail when its control is taken away. The other layers need a machine: {shown} of their cells were shown, "
-            f"{open_} were not, or not wholly. `stand-in` is a rehearsal in which the base, its kernel and SELinux are stand-ins "
-            "(docs/VERIFIED.md). NOT_RUN means that nobody has seen it yet, on these very controls and checks; `stale`, that one of them "
-            "has changed since. An empty cell has no check there.\n\n"
+            "is shown there to fail when its control is taken away. The other layers need a machine. Of their "
+            f"{len(needs)} cells {shown} are shown, {wrong} are wrong, and the rest was not run, or not wholly; in {proved} the check was "
+            "also seen to fail once its control was taken away (“fails without”), which is what makes a PASS worth something.\n\n"
+            "`stand-in` is a rehearsal in which the base, its kernel and SELinux are stand-ins (docs/VERIFIED.md): it shows that our "
+            "files do what is said, not that the released image does. NOT_RUN means that nobody has seen it yet, on these very controls "
+            "and checks; `stale`, that one of them has changed since. An empty cell has no check there.\n\n"
             f"What shows the rest, on a machine with KVM and a network: {commands}, "
             "then `veilor threats --record REPORT`.\n")
-    return [head, table("claim", "image", "boot", "attack", "usability"), *(row(f"`{one.id}`", *line) for one, line in cells)]
+    return [head, table("claim", "image", "boot", "attack", "usability"), *(row(f"`{one.id}`", *line) for one, line in cells),
+            *not_run(source_root, model, results)]
+
+
+def not_run(source_root: Path, model: Model, results: list[dict]) -> list[str]:
+    """Each check that a recorded run could not make, with its reason."""
+    rows = [row(f"`{one['claim']}`", one["layer"], title, reason) for one in results if "verdict" in one
+            and threat_results.fresh(source_root, model, one) for title, reason in one["not_run"]]
+    head = "\n### What those runs could not look at\n\nEach stands as NOT_RUN above, whatever else of its claim was shown.\n"
+    return [head, table("claim", "layer", "what", "why not"), *dict.fromkeys(rows)] if rows else []
 
 
 def matrix_row(source_root: Path, model: Model, results: list[dict], claim: Claim) -> list[str]:

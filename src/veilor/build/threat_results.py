@@ -1,7 +1,8 @@
 """What was shown of which claim, where and when: threats/results.json, written from reports of rehearsals.
 
-A result holds for the very controls, checks and phase it was got with: their hash stands beside it, and when one of them
-changes the result is stale and counts as not shown.
+A report says with which controls, checks and phases it was made: their hash stands in it, taken before its first phase.
+When one of them has changed since, what was shown is stale and counts as not shown. Beside what was shown stands whether the
+same check was seen to fail with the control taken away: in the phase itself, or by a sabotage of the rehearsal.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ import ast
 import functools
 import hashlib
 import json
+import tempfile
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 
 from veilor.build.errors import BuildError
+from veilor.build.stage import stage, tree_digest
 from veilor.build.threats import FOLDER, LAYERS, Claim, Model
+from veilor.build.threats import load as load_model
 
 RESULTS = f"{FOLDER}/results.json"
 DOCTOR = "attacks:doctor"  # the phase that runs veilor-doctor on a machine: what it shows is the boot layer's
-SOURCES = (FOLDER, "scenarios", "overlay", "kickstart", "src/veilor/core", "src/veilor/device")  # what a result may stand on
+LOOKS = "src/veilor/device/doctor"
 VERDICTS = ("PASS", "NOT_RUN", "LAB_FAULT", "OS_FAULT")
+WITHOUT = "{} without it: "  # how the title of a check begins that has to see the control gone
 
 
 def phases(source_root: Path) -> dict[str, str]:
@@ -47,13 +51,15 @@ def phases_in(text: str) -> dict[str, str]:
 
 
 def proof(source_root: Path, model: Model, claim: Claim, layer: str, run: str) -> str:
-    """The hash of what a result of RUN for CLAIM at LAYER stands on: its controls, its checks, the phase."""
+    """The hash of what a result of RUN for CLAIM at LAYER stands on: its controls, its checks and their code, the phase."""
     total = hashlib.sha256(f"{claim.id} {layer} {run}".encode())
-    for control in claim.controls:
-        path = source_root / control.split("#")[0]
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path] if path.is_file() else []
+    parts = [source_root / control.split("#")[0] for control in claim.controls if not control.startswith("base:")]
+    parts += [source_root / LOOKS] if layer == "boot" else [source_root / "scenarios/guest"]
+    for path in parts:
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix != ".pyc") if path.is_dir() else [path]
         for file in files:
-            total.update(f"{file.relative_to(source_root)}\n".encode() + file.read_bytes())
+            total.update(f"{file.relative_to(source_root)}\n".encode() + (file.read_bytes() if file.is_file() else b""))
+    for control in claim.controls:
         if control.startswith("base:"):
             total.update(json.dumps(model.base.get(control.removeprefix("base:"), {}), sort_keys=True).encode())
     total.update(json.dumps([asdict(check) for check in claim.layer(layer)], sort_keys=True).encode())
@@ -61,9 +67,19 @@ def proof(source_root: Path, model: Model, claim: Claim, layer: str, run: str) -
     return total.hexdigest()
 
 
-def runs(claim: Claim) -> list[tuple[str, str]]:
-    """(layer, SCENARIO:PHASE) of everything that shows CLAIM on a machine."""
-    return [("boot", DOCTOR)] * bool(claim.boot) + [(layer, trial.run) for layer in ("attack", "usability") for trial in claim.layer(layer)]
+def runs(claim: Claim) -> list[tuple[str, str, str]]:
+    """(layer, SCENARIO:PHASE, counterpart) of everything that shows CLAIM on a machine."""
+    boot = [("boot", DOCTOR, "phase")] * bool(claim.boot)
+    return boot + [(layer, trial.run, trial.counterpart) for layer in ("attack", "usability") for trial in claim.layer(layer)]
+
+
+def snapshot(source_root: Path) -> dict:
+    """What a rehearsal's report says of the sources it is made with: the staged tree's digest, and every result's proof."""
+    model = load_model(source_root)
+    with tempfile.TemporaryDirectory(prefix="veilor-snapshot-") as scratch:
+        tree = tree_digest(stage(source_root, Path(scratch, "tree")))
+    return {"tree": tree, "proofs": {f"{claim.id} {layer} {run}": proof(source_root, model, claim, layer, run)
+                                     for claim in model.claims for layer, run, _ in runs(claim)}}
 
 
 def load(source_root: Path) -> list[dict]:
@@ -76,65 +92,98 @@ def load(source_root: Path) -> list[dict]:
 
 
 def record(source_root: Path, model: Model, report: Path) -> list[dict]:
-    """Take what the rehearsal's REPORT (report.json) shows into threats/results.json; the new results.
+    """Take what the rehearsal's REPORT (report.json) shows into threats/results.json; the results that are new there.
 
     A check whose title begins with a claim's id is that claim's; where a phase has none of these, its verdict stands for
-    every claim that names it. Raises BuildError for a report of a sabotaged run, or one that cannot be used.
+    every claim that names it. A report of a sabotaged run shows of the claims that name the sabotage whether it was noticed,
+    and nothing else. Raises BuildError for a report that cannot be used.
     """
     try:
         data = json.loads(report.read_text())
-        if data["sabotage"]:
-            raise BuildError(f"{report} is of a run with the sabotage {data['sabotage']}, which shows nothing of the product")
         shown = {f"{data['scenario']}:{phase['name']}": phase for phase in data["phases"]}
-        began = datetime.fromisoformat(data["started"]).timestamp()
+        if data["source"] == {}:
+            raise BuildError(f"what lies here changed while the rehearsal of {report} ran; rehearse again")
+        proofs, sabotage, when = data["source"]["proofs"], data["sabotage"], data["started"][:10]
+        about = {"base": data["base"], "stand_ins": sorted(data["stand_ins"]), "tree": data["source"]["tree"]}
+        noticed = data["noticed"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BuildError(f"{report} is no report of a rehearsal that can be used ({error}); nothing was recorded") from None
-    later = [path for folder in SOURCES for path in sorted((source_root / folder).rglob("*"))
-             if path.is_file() and path.suffix != ".pyc" and path.name != Path(RESULTS).name and path.stat().st_mtime > began]
-    if later:
-        raise BuildError(f"{later[0].relative_to(source_root)} was written after the rehearsal of {report} began, so it may show something "
-                         "else than what lies here; rehearse again, and record before anything changes")
-    known, new, ids = phases(source_root), [], {claim.id for claim in model.claims}
+    if sabotage and noticed is None:
+        raise BuildError(f"{report} is of a run with the sabotage {sabotage} that came to no end; nothing was recorded")
+    new, ids = [], {claim.id for claim in model.claims}
+    rows = {(one["claim"], one["layer"], one["run"]): one for one in load(source_root)}
     for claim in model.claims:
-        for layer, run in runs(claim):
-            if run in shown and run in known:
-                new.append({"claim": claim.id, "layer": layer, "run": run, "verdict": verdict(shown[run], claim.id, ids),
-                            "when": (shown[run].get("carried") or data["started"])[:10], "base": data["base"],
-                            "stand_ins": sorted(data["stand_ins"]), "proof": proof(source_root, model, claim, layer, run)})
-    names = {(one["claim"], one["layer"], one["run"]) for one in new}
-    kept = [one for one in load(source_root) if (one["claim"], one["layer"], one["run"]) not in names]
-    rows = sorted(kept + new, key=lambda one: (one["claim"], LAYERS.index(one["layer"]), one["run"]))
+        for layer, run, counterpart in runs(claim):
+            name, stamp = (claim.id, layer, run), proofs.get(f"{claim.id} {layer} {run}")
+            if not stamp or (counterpart != f"sabotage {sabotage}" if sabotage else run not in shown):
+                continue
+            row = rows.setdefault(name, {"claim": claim.id, "layer": layer, "run": run})
+            if sabotage:
+                row["fails"] = {"by": counterpart, "verdict": "PASS" if noticed else "OS_FAULT", "when": when, "proof": stamp}
+            else:
+                row |= {**about, **verdict(shown[run], claim.id, ids), "when": (shown[run].get("carried") or when)[:10], "proof": stamp}
+                gone = worst(shown[run], WITHOUT.format(claim.id))
+                if gone:
+                    row["fails"] = {"by": "phase", "verdict": gone, "when": row["when"], "proof": stamp}
+            new.append(row)
+    kept = sorted(rows.values(), key=lambda one: (one["claim"], LAYERS.index(one["layer"]), one["run"]))
     scratch = source_root / f"{RESULTS}.tmp"
-    scratch.write_text(json.dumps({"schema": 1, "results": rows}, indent=1, sort_keys=True) + "\n")
+    scratch.write_text(json.dumps({"schema": 1, "results": kept}, indent=1, sort_keys=True) + "\n")
     scratch.replace(source_root / RESULTS)
     return new
 
 
-def verdict(phase: dict, claim_id: str, ids: set[str]) -> str:
-    """What PHASE of a report shows of the claim: the worst of its own checks, or the phase's verdict where it has none.
+def worst(phase: dict, beginning: str) -> str:
+    """The worst verdict of PHASE's checks whose title has this BEGINNING; empty without any."""
+    return max((check["verdict"] for check in phase["checks"] if check["title"].startswith(beginning)), key=VERDICTS.index, default="")
 
-    A phase that never ended shows nothing of a claim whose checks it did not reach.
+
+def verdict(phase: dict, claim_id: str, ids: set[str]) -> dict:
+    """What PHASE of a report shows of the claim: the worst of its own checks, how many passed, and which were not run and why.
+
+    Where it has none, the phase's verdict stands for it, unless the phase has checks of other claims: a phase that never
+    ended shows nothing of a claim whose checks it did not reach.
     """
-    own = [check["verdict"] for check in phase["checks"] if check["title"].startswith(f"{claim_id}: ")]
-    marked = any(check["title"].split(": ")[0] in ids for check in phase["checks"])
-    if own:
-        return max(own, key=VERDICTS.index)
-    return "NOT_RUN" if marked else phase["verdict"]
+    own = [check for check in phase["checks"] if check["title"].startswith(f"{claim_id}: ")]
+    if not own:
+        marked = any(check["title"].split(": ")[0] in ids for check in phase["checks"])
+        return {"verdict": "NOT_RUN" if marked else phase["verdict"], "passed": [0, 0], "not_run": []}
+    return {"verdict": worst(phase, f"{claim_id}: "), "passed": [sum(check["verdict"] == "PASS" for check in own), len(own)],
+            "not_run": [[check["title"].split(": ", 1)[1], check["detail"]] for check in own if check["verdict"] == "NOT_RUN"]}
+
+
+def fresh(source_root: Path, model: Model, row: dict) -> bool:
+    """Whether what ROW was got with is what lies here: its controls, checks and phase."""
+    claim = next((one for one in model.claims if one.id == row["claim"]), None)
+    return claim is not None and row.get("proof") == proof(source_root, model, claim, row["layer"], row["run"])
+
+
+def proved(row: dict) -> bool:
+    """Whether the check of ROW was seen to fail with its control taken away, on the same sources as it was seen to hold."""
+    return row.get("fails", {}).get("verdict") == "PASS" and row["fails"]["proof"] == row["proof"]
+
+
+def said(source_root: Path, model: Model, claim: Claim, row: dict | None, counterpart: str) -> str:
+    """What a cell of the matrix says of one run."""
+    if row is None or "verdict" not in row:
+        return "NOT_RUN"
+    stamp = proof(source_root, model, claim, row["layer"], row["run"])
+    if row["proof"] != stamp:
+        return f"NOT_RUN (stale: {row['verdict']} on {row['when']})"
+    where = f"{'stand-in' if 'base-system' in row['stand_ins'] else row['base']}, {row['when']}"
+    passed = row["passed"]
+    if row["verdict"] == "NOT_RUN":
+        return f"NOT_RUN in part: {passed[0]} of {passed[1]} PASS ({where})" if passed[0] else f"NOT_RUN ({row['when']})"
+    if row["verdict"] != "PASS":
+        return f"{row['verdict']} ({row['when']})"
+    if counterpart.startswith("none"):
+        return f"PASS ({where})"
+    return f"PASS, {'fails without' if proved(row) else 'not yet seen to fail'} ({where})"
 
 
 def cell(source_root: Path, model: Model, results: list[dict], claim: Claim, layer: str) -> str:
     """What stands in the matrix for CLAIM at LAYER, of the layers that need a machine: empty where it has no check there."""
-    wanted = [run for name, run in runs(claim) if name == layer]
-    if not wanted:
-        return ""
-    said = []
-    for run in wanted:
-        found = next((one for one in results if (one["claim"], one["layer"], one["run"]) == (claim.id, layer, run)), None)
-        if found is None:
-            said.append("NOT_RUN")
-        elif found["proof"] != proof(source_root, model, claim, layer, run):
-            said.append(f"NOT_RUN (stale: {found['verdict']} on {found['when']})")
-        else:
-            said.append(found["verdict"] + (f" ({'stand-in' if 'base-system' in found['stand_ins'] else found['base']}, {found['when']})"
-                                            if found["verdict"] == "PASS" else f" ({found['when']})"))
-    return ", ".join(dict.fromkeys(said))
+    rows = {(one["claim"], one["layer"], one["run"]): one for one in results}
+    found = [said(source_root, model, claim, rows.get((claim.id, layer, run)), counterpart)
+             for name, run, counterpart in runs(claim) if name == layer]
+    return ", ".join(dict.fromkeys(found))

@@ -95,7 +95,7 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
         host={"accel": "?", "qemu": "?", "cores": os.cpu_count()},
         stand_ins=ALWAYS + ([] if args.medium else OF_THE_MEDIUM),
         sabotage=args.sabotage,
-        set_up=[],
+        source=build.snapshot(source),
     )
     refuse_early(args)
     with locked(report_dir / ".lock", wait=False) as ours:
@@ -142,11 +142,14 @@ def live(args, build: SimpleNamespace, source: Path, scenario: Scenario, about: 
             progress=progress,
         )
         print(f"{run.verdict}: report in {report_dir}/index.html", file=sys.stderr)
-        if args.sabotage:
-            noticed, line = sabotage.judge(args.sabotage, run)
+        if about.source != build.snapshot(source):
+            about.source = {}
+        if args.sabotage and not run.interrupted:
+            about.noticed, line = sabotage.judge(args.sabotage, run)
             print(line, file=sys.stderr)
-            if args.prove:
-                return 0 if noticed else EXIT[Verdict.OS_FAULT]
+        write_report(run, report_dir)
+        if args.prove:
+            return 0 if about.noticed else run.exit_code or EXIT[Verdict.OS_FAULT]
         return run.exit_code
     finally:
         if life:

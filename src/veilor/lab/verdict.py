@@ -167,13 +167,19 @@ class PhaseResult:
 
 @dataclass
 class About:
-    """What a rehearsal ran on. `host` holds accel, qemu (version) and cores; `set_up` steps before the first phase."""
+    """What a rehearsal ran on. `host` holds accel, qemu (version) and cores; `set_up` steps before the first phase.
+
+    `source`: the staged tree's digest and what each result stands on, as the product's makers say it; empty when the sources
+    changed meanwhile. `noticed`: whether the sabotage was noticed as it should be.
+    """
 
     base: str
     host: dict[str, Any]
     stand_ins: list[str]
     sabotage: str | None = None
     set_up: list[tuple[str, float]] = field(default_factory=list)
+    source: dict[str, Any] = field(default_factory=dict)
+    noticed: bool | None = None
 
 
 @dataclass
@@ -224,6 +230,7 @@ class Run:
             "exit_code": self.exit_code, "interrupted": self.interrupted, "reason": self.reason, "log": self.log,
             "seconds": round(self.seconds, 1), "started": self.started, "host": dict(self.about.host),
             "base": self.about.base, "sabotage": self.about.sabotage, "stand_ins": list(self.about.stand_ins),
+            "source": self.about.source, "noticed": self.about.noticed,
             "phases": [{**asdict(p), "seconds": round(p.seconds, 1), "retried": bool(p.retried), "first_try": p.retried}
                        for p in self.phases],
             "where_time_goes": self.where_time_goes(),
