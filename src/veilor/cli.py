@@ -145,21 +145,14 @@ def do_channel(args) -> int:
 
 
 def do_gate(args) -> int:
+    from veilor.build.attest import attach
     from veilor.build.gate import pass_gate
 
-    run = runner(args)
-
-    def then(image: Path) -> tuple[int, int] | None:
-        if args.key is None:
-            return None
-        from veilor.build.attest import attach
-
-        return attach(SOURCE_ROOT, args.ref, image, key=args.key, run=run, ca=args.ca)
-
-    attached = pass_gate(SOURCE_ROOT, args.ref, run=run, keys_dir=args.keys, ca=args.ca, work=args.work, then=then)
-    print(f"{args.ref}: every machine would take it")
-    if attached:
-        print(f"attached: {attached[0]} claims were shown on this very image, {attached[1]} results on its tree with stand-ins")
+    run, also = runner(args), {}
+    if args.key:
+        also["then"] = lambda image: attach(SOURCE_ROOT, args.ref, image, key=args.key, run=run, ca=args.ca)
+    attached = pass_gate(SOURCE_ROOT, args.ref, run=run, keys_dir=args.keys, ca=args.ca, work=args.work, **also)
+    print(f"{args.ref}: every machine would take it{attached or ''}")
     return 0
 
 

@@ -202,6 +202,16 @@ def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_che
     assert "no module" not in "".join(threat_page.not_run(clean, changed("local.modules", controls=()), threat_results.load(clean)))
 
 
+def test_a_phase_stands_on_the_helpers_that_it_uses_and_on_no_others():
+    text = ('A = 1\nB = 2\ndef near():\n    return far()\ndef far():\n    return A\n\n'
+            '@phase("one", "t")\ndef one(life, checks):\n    near()\n\n@phase("two", "t")\ndef two(life, checks):\n    B\n')
+    before = threat_results.phases_in(text)
+    assert set(before) == {"one", "two"}
+    for old, new, moved in (("A = 1", "A = 3", {"one"}), ("B = 2", "B = 3", {"two"}), ("return far()", "return  far()", {"one"})):
+        after = threat_results.phases_in(text.replace(old, new))
+        assert {name for name in before if before[name] != after[name]} == moved
+
+
 def test_a_sabotaged_run_shows_only_that_a_check_can_fail(clean, cell):
     phase = {"name": "bad-update", "verdict": "PASS", "carried": "", "checks": []}
     threat_results.record(clean, MODEL, report(clean, scenario="life", phases=[phase]))

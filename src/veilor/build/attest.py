@@ -122,9 +122,9 @@ def on_tree(source_root: Path) -> tuple[str, list[dict]]:
                   | {"seen_to_fail": threat_results.proved(one)} for one in rows]
 
 
-def attach(source_root: Path, ref: str, image: Path, *, key: Path, run: Callable, ca: Path | None = None) -> tuple[int, int]:
+def attach(source_root: Path, ref: str, image: Path, *, key: Path, run: Callable, ca: Path | None = None) -> str:
     """Attach to REF (REPOSITORY@sha256:…), whose files lie in the folder IMAGE, what was shown of it and of its tree, signed
-    by KEY; how many results each statement has. What was attached before is replaced. Raises BuildError."""
+    by KEY; what that is, in words. What was attached before is replaced. Raises BuildError."""
     product, when = load(source_root / "product.toml"), datetime.now(UTC).strftime("%Y-%m-%d")
     env, binds = registry_setting(ca)
     with tempfile.TemporaryDirectory(prefix="veilor-attest-", dir=image.parent) as scratch:
@@ -147,4 +147,4 @@ def attach(source_root: Path, ref: str, image: Path, *, key: Path, run: Callable
         asked = ["skopeo", "inspect", "--no-tags", "--format={{.Digest}}", f"docker://{repository}:{digest.replace(':', '-')}.att"]
         attached = run(asked, **call).stdout.decode().strip()
     sign_image(f"{repository}@{attached}", key, identity=product.image_repo, run=run, ca=ca)
-    return len(here), len(elsewhere)
+    return f"; attached: {len(here)} claims shown on this very image, {len(elsewhere)} results of rehearsals of its tree"

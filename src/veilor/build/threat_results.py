@@ -28,7 +28,7 @@ WITHOUT = "{} without it: "  # how the title of a check begins that has to see t
 
 
 def phases(source_root: Path) -> dict[str, str]:
-    """SCENARIO:PHASE of every scenario, with the phase's code and that of the helpers beside it."""
+    """SCENARIO:PHASE of every scenario, with the phase's code and that of the helpers that it uses."""
     found = {}
     for path in sorted((source_root / "scenarios").glob("[!_]*.py")):
         found |= {f"{path.stem}:{name}": code for name, code in phases_in(path.read_text()).items()}
@@ -37,17 +37,29 @@ def phases(source_root: Path) -> dict[str, str]:
 
 @functools.cache
 def phases_in(text: str) -> dict[str, str]:
-    """The phases in a scenario's TEXT, each with its code and all that is no phase."""
-    lines, found, spans = text.splitlines(), {}, {}
+    """The phases in a scenario's TEXT, each with its code and all of the module that it uses, near or far."""
+    lines, parts, found = text.splitlines(), {}, {}
     for node in ast.parse(text).body:
-        for mark in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+        first = min([node.lineno, *(mark.lineno for mark in getattr(node, "decorator_list", ()))])
+        code = "\n".join(lines[first - 1:node.end_lineno])
+        targets = [name for part in getattr(node, "targets", ()) for name in ast.walk(part)]
+        named = [node.name] if hasattr(node, "name") else [one.id for one in targets if isinstance(one, ast.Name)]
+        parts |= {name: (code, {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}) for name in named}
+        for mark in getattr(node, "decorator_list", ()):
             if isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith("phase") and mark.args:
-                spans[ast.literal_eval(mark.args[0])] = range(mark.lineno - 1, node.end_lineno)
-    taken = {number for span in spans.values() for number in span}
-    shared = "\n".join(line for number, line in enumerate(lines) if number not in taken)
-    for name, span in spans.items():
-        found[name] = "\n".join(lines[number] for number in span) + shared
-    return found
+                found[ast.literal_eval(mark.args[0])] = node.name
+    return {phase: "\n".join(parts[name][0] for name in sorted(reached(parts, name))) for phase, name in found.items()}
+
+
+def reached(parts: dict[str, tuple[str, set[str]]], first: str) -> set[str]:
+    """FIRST and every name of PARTS that it uses, directly or through others."""
+    seen, waiting = set(), [first]
+    while waiting:
+        name = waiting.pop()
+        if name in parts and name not in seen:
+            seen.add(name)
+            waiting += parts[name][1]
+    return seen
 
 
 def proof(source_root: Path, model: Model, claim: Claim, layer: str, run: str) -> str:
