@@ -245,7 +245,7 @@ def do_pictures(args) -> int:
 def do_lab_base(args) -> int:
     from veilor.lab.rehearse import write_base
 
-    return write_base(args.dir, SOURCE_ROOT)
+    return write_base(args.dir, SOURCE_ROOT, args.bootc)
 
 
 def do_lab_tools(args) -> int:
@@ -344,7 +344,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--out", type=Path, default=SOURCE_ROOT / "docs/pictures", metavar="DIR", help="default: docs/pictures")
 
     lab = verbs.add_parser("lab", help="what the rehearsal stands on").add_subparsers(required=True, metavar="VERB")
-    verb(lab, "base", do_lab_base, "write the stand-in base as an OCI layout").add_argument("dir", type=Path, metavar="DIR")
+    one = verb(lab, "base", do_lab_base, "write the stand-in base as an OCI layout")
+    one.add_argument("dir", type=Path, metavar="DIR")
+    one.add_argument("--bootc", type=Path, metavar="PROGRAM", help="the real bootc, compiled on Debian 13, in the place of the front")
     one = verb(lab, "slot", do_lab_slot, "rehearse what is taken by turns, one slot for each commit")
     one.add_argument("names", nargs="*", metavar="SLOT", help="from scenarios/slots.toml, or all; the commit's own without a name")
     verb(lab, "tools", do_lab_tools, "make the cached tree of tools, which some tests need as well")

@@ -9,6 +9,7 @@ from storage import SYSROOT
 from system import Failed, log
 
 TIMEOUT = 3600  # a %pre script may wait for a person
+ENVIRONMENT = {**os.environ, "ANA_INSTALL_PATH": SYSROOT}  # by which `bootc install ensure-completion` knows Anaconda
 
 
 def run_scripts(scripts: tuple[Script, ...], kind: str, *, strict: bool = True) -> None:
@@ -32,7 +33,7 @@ def run_script(script: Script) -> tuple[int, str]:
     argv = [*(["chroot", root] if root else []), script.interpreter, inside]
     with open(messages, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as out:
         try:
-            code = subprocess.run(argv, stdout=out, stderr=out, timeout=TIMEOUT).returncode
+            code = subprocess.run(argv, stdout=out, stderr=out, timeout=TIMEOUT, env=ENVIRONMENT).returncode
         except subprocess.TimeoutExpired:
             code = 124
         except OSError as error:

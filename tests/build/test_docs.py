@@ -31,6 +31,18 @@ def test_a_new_stand_in_makes_the_page_stale_until_it_is_written_anew(tmp_path):
     assert (tmp_path / docs.VERIFIED).read_text().endswith("| A\\|B | s | w | r |\n")
 
 
+def test_what_was_seen_on_a_real_part_is_said_in_its_row_and_nowhere_else(tmp_path):
+    data = tmp_path / docs.STAND_INS
+    data.parent.mkdir(parents=True)
+    row = '[[stand_in]]\nid="x"\ntitle="t"\nstands_for="s"\nwhy="w"\nreplaced_by="r"\ncommand=""\n'
+    data.write_text(row)
+    assert docs.NONE in docs.verified_page(tmp_path) and docs.SOME not in docs.verified_page(tmp_path)
+    data.write_text(row + 'seen="1 May: all of it"\n' + row.replace("x", "y"))
+    page = docs.verified_page(tmp_path)
+    assert docs.SOME in page and docs.NONE not in page
+    assert page.endswith("| t | s | w | r. **Seen: 1 May: all of it** |\n| t | s | w | r |\n")
+
+
 def test_a_table_of_findings_that_says_something_else_is_noticed(tmp_path):
     for name in (docs.STAND_INS, docs.VERIFIED, docs.PROGRAMS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

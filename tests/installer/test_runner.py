@@ -260,6 +260,7 @@ def test_scripts(tmp_path):
     with pytest.raises(system.Failed, match="%post script of line 7 ended with 3: why"):
         scripts.run_scripts((script("echo why; exit 3", log=str(log)),), "%post")
     scripts.run_scripts((script("exit 3", log=str(log), must_succeed=False),), "%post")
+    scripts.run_scripts((script('test "$ANA_INSTALL_PATH" = /mnt/sysroot', log=str(log)),), "%post")  # bootc asks for it
     with pytest.raises(system.Failed, match="ended with 127"):
         scripts.run_scripts((script("", log=str(log), interpreter="/no/such"),), "%post")
 

@@ -11,6 +11,11 @@ from veilor.core.preflight import rows
 
 STAND_INS = "src/veilor/lab/stand_ins.toml"
 VERIFIED = "docs/VERIFIED.md"
+NONE = "No rehearsal with a part of the right-hand column is on record here. None was made on real hardware."
+SOME = (
+    "What of the right-hand column was seen stands there in bold, with its date. No other rehearsal with a part of it is on\n"
+    "record here. None was made on real hardware."
+)
 HEAD = f"""# What a rehearsal shows, and on what
 
 <!-- Generated from {STAND_INS} by `make docs`. -->
@@ -19,7 +24,7 @@ HEAD = f"""# What a rehearsal shows, and on what
 the programs on the machine. Around them, the parts below are stand-ins. What was shown on a stand-in is not said of the
 real part; each row says what shows that. A report names the stand-ins of its own run.
 
-No rehearsal with a part of the right-hand column is on record here. None was made on real hardware.
+{{seen}}
 
 | stand-in | in the place of | why | what takes its place |
 |---|---|---|---|
@@ -28,12 +33,13 @@ No rehearsal with a part of the right-hand column is on record here. None was ma
 
 def verified_page(source_root: Path) -> str:
     """The text of docs/VERIFIED.md: one row for each declared stand-in."""
-    rows = []
-    for entry in tomllib.loads((source_root / STAND_INS).read_text())["stand_in"]:
+    rows, entries = [], tomllib.loads((source_root / STAND_INS).read_text())["stand_in"]
+    for entry in entries:
         shown_by = entry["replaced_by"] + (f": `{entry['command']}`" if entry["command"] else "")
+        shown_by += f". **Seen: {entry['seen']}**" if entry.get("seen") else ""
         cells = (entry["title"], entry["stands_for"], entry["why"], shown_by)
         rows.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |\n")
-    return HEAD + "".join(rows)
+    return HEAD.format(seen=SOME if any(entry.get("seen") for entry in entries) else NONE) + "".join(rows)
 
 
 PROGRAMS = "docs/PROGRAMS.md"

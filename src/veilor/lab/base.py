@@ -34,7 +34,10 @@ LINKS = {
     "usr/local": "../var/usrlocal",
     "ostree": "sysroot/ostree",
 }
-STAND_IN = "org.veilor.stand-in"  # the label by which a report knows this base, by whatever way it came
+FOR_BOOTC = ("podman",)  # what the real bootc calls besides, when it removes old images
+STAND_IN = "org.veilor.stand-in"  # the label by which a report knows what of a base stands in for something else
+PARTS = ("base-system", "kernel", "boot-loader", "no-selinux", "no-desktop")
+FRONT = "bootc-front"
 EMPTY = ("boot", "dev", "proc", "run", "sys", "tmp", "var", "sysroot")
 GRUB_EFI = "usr/lib/bootupd/updates/EFI/BOOT/BOOTX64.EFI"
 GRUB_BIOS = "usr/lib/bootupd/updates/bios"
@@ -45,13 +48,14 @@ def epoch() -> int:
     return int(os.environ.get("SOURCE_DATE_EPOCH", EPOCH))
 
 
-def base_rootfs(cache: Path, source: Path) -> Path:
-    """The plain Debian tree as a tar file (about 500 MB; 80 s by mmdebstrap), cached by packages and arrangement."""
+def base_rootfs(cache: Path, source: Path, more: tuple[str, ...] = ()) -> Path:
+    """The plain Debian tree with MORE packages as a tar file (about 500 MB; 80 s by mmdebstrap), cached by packages and arrangement."""
     arrange = source / "stand-ins/base/arrange.py"
     conf = source / "stand-ins/base/rootfs/usr/lib/ostree/prepare-root.conf"
-    inputs = {"packages": " ".join(PACKAGES), "arrange": arrange, "prepare-root": conf}
+    packages = (*PACKAGES, *more)
+    inputs = {"packages": " ".join(packages), "arrange": arrange, "prepare-root": conf}
     hook = f'python3 {shlex.quote(str(arrange))} "$1"'
-    return artefact(cache, "base-rootfs.tar", inputs, lambda dest: bootstrap(dest, PACKAGES, [hook]))
+    return artefact(cache, "base-rootfs.tar", inputs, lambda dest: bootstrap(dest, packages, [hook]))
 
 
 def rust_programs(cache: Path, tools: Tools, source: Path) -> Path:
@@ -108,8 +112,8 @@ def grub_images(cache: Path, tools: Tools) -> Path:
     return artefact(cache, "grub", {"modules": " ".join(modules), "early": embedded, "grub": grub}, build)
 
 
-def extras(source: Path, programs: Path, grub: Path) -> Iterator[tuple[str, Path | str, int]]:
-    """What the stand-in base adds to Debian: (path, file or link target, mode)."""
+def extras(source: Path, programs: Path, grub: Path, bootc: Path | None = None) -> Iterator[tuple[str, Path | str, int]]:
+    """What the stand-in base adds to Debian: (path, file or link target, mode). BOOTC: the real one in the place of the front."""
     stand_ins = source / "stand-ins"
     rootfs = stand_ins / "base/rootfs"
     for path in sorted(rootfs.rglob("*")):
@@ -117,9 +121,9 @@ def extras(source: Path, programs: Path, grub: Path) -> Iterator[tuple[str, Path
             yield str(path.relative_to(rootfs)), os.readlink(path), 0o777
         elif path.is_file():
             yield str(path.relative_to(rootfs)), path, 0o644
-    for path in sorted((stand_ins / "bootc").glob("*.py")):
+    for path in () if bootc else sorted((stand_ins / "bootc").glob("*.py")):
         yield f"usr/lib/bootc-front/{path.name}", path, 0o644
-    yield "usr/bin/bootc", stand_ins / "bootc/bootc", 0o755
+    yield "usr/bin/bootc", bootc or stand_ins / "bootc/bootc", 0o755
     yield "usr/bin/bootupctl", stand_ins / "bootupctl/bootupctl", 0o755
     yield "usr/lib/bootupd/grub.cfg", stand_ins / "bootupctl/grub.cfg", 0o644
     yield "usr/libexec/libostree/ext/ostree-container", programs / "ostree-ext-cli", 0o755
@@ -199,12 +203,13 @@ def write_tree(rootfs: Path, dest: Path, added: list[tuple[str, Path | str | byt
             out.add(place(name), content, mode)
 
 
-def base_layout(cache: Path, tools: Tools, source: Path, say=print) -> Path:
-    """The stand-in base as an OCI layout folder, cached by everything that goes into it."""
-    rootfs = base_rootfs(cache, source)
+def base_layout(cache: Path, tools: Tools, source: Path, bootc: Path | None = None) -> Path:
+    """The stand-in base as an OCI layout folder, cached by everything that goes into it. BOOTC: the real one, compiled on Debian 13."""
+    rootfs = base_rootfs(cache, source, FOR_BOOTC if bootc else ())
+    stands = (*PARTS, *([] if bootc else [FRONT]))
     programs = rust_programs(cache, tools, source)
     grub = grub_images(cache, tools)
-    added = list(extras(source, programs, grub))
+    added = list(extras(source, programs, grub, bootc))
     inputs = {
         "rootfs": rootfs.parent.name + rootfs.name,
         "programs": hash_tree(programs),
@@ -214,6 +219,7 @@ def base_layout(cache: Path, tools: Tools, source: Path, say=print) -> Path:
         + hash_tree(source / "stand-ins/bootupctl"),
         "epoch": str(epoch()),
         "writer": Path(__file__),
+        "bootc": bootc or FRONT,
     }
 
     def build(dest: Path) -> None:
@@ -246,7 +252,7 @@ def base_layout(cache: Path, tools: Tools, source: Path, say=print) -> Path:
                     repo,
                     "--label=containers.bootc=1",
                     "--label=ostree.bootable=true",
-                    f"--label={STAND_IN}=debian-13",
+                    f"--label={STAND_IN}={' '.join(stands)}",
                     "base",
                     f"oci:{dest}",
                 ],

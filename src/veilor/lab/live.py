@@ -50,6 +50,7 @@ def live_medium(cache: Path, tools: Tools, source: Path) -> Path:
         ("etc/systemd/system/serial-getty@ttyS0.service", "/dev/null", 0o777),
         ("etc/containers/policy.json", PERMISSIVE, 0o644),
         *((f"etc/systemd/system/{name}.service", "/dev/null", 0o777) for name in ASLEEP),
+        ("etc/resolv.conf", b"", 0o644),  # `bootc install ensure-completion` copies it, as Fedora's medium always has one
     ]
     inputs = {
         "rootfs": rootfs.parent.name,

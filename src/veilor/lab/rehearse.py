@@ -25,7 +25,6 @@ from veilor.lab.verdict import EXIT, EXIT_INTERRUPTED, EXIT_USAGE, Fault, NotRun
 
 NEEDED_GIB = 16
 ALWAYS = ["test-keys", "lab-registry", "credentials"]
-OF_THE_BASE = ["base-system", "kernel", "bootc-front", "boot-loader", "no-selinux", "no-desktop"]
 OF_THE_MEDIUM = ["installer-engine", "live-medium", "cheaper-kdf"]
 BASE_HAS = {"bootc (/usr/bin/bootc)": "usr/bin/bootc", "kernel (/usr/lib/modules/*/vmlinuz)": "usr/lib/modules/*/vmlinuz"}
 
@@ -73,6 +72,12 @@ def fetch_base(tools: Tools, reference: str, dest: Path) -> Path:
         lacking = " and no ".join(missing)
         raise UsageError(f"--base {reference}: the image has no {lacking}, so no machine can live on it; take a bootc base image")
     return layout
+
+
+def stand_ins_of(config: dict) -> list[str]:
+    """What the base with the OCI configuration CONFIG says it stands in for: of PARTS and FRONT those that its label names."""
+    labels = config.get("config", {}).get("Labels") or {}
+    return [part for part in (*bases.PARTS, bases.FRONT) if part in labels.get(bases.STAND_IN, "").split()]
 
 
 def rehearse(args, build: SimpleNamespace, source: Path) -> int:
@@ -228,8 +233,7 @@ def prepare(args, build, source: Path, cache: Path, work: Path, product, about: 
         layout = todo.step("base", lambda: fetch_base(tools, args.base, work / "base"))
     else:
         layout = todo.step("stand-in base image", lambda: bases.base_layout(cache, tools, source))
-    if bases.STAND_IN in (images.read_manifest(layout)[1].get("config", {}).get("Labels") or {}):
-        about.stand_ins += OF_THE_BASE
+    about.stand_ins += stand_ins_of(images.read_manifest(layout)[1])
     if args.medium:
         medium = Path(args.medium).absolute()
         try:
@@ -268,8 +272,8 @@ def main(args, build: SimpleNamespace) -> int:
         return EXIT[Verdict.LAB_FAULT]
 
 
-def write_base(dest: Path, source: Path) -> int:
-    """Run `veilor lab base DIR`: write the stand-in base as an OCI layout to DEST."""
+def write_base(dest: Path, source: Path, bootc: Path | None = None) -> int:
+    """Run `veilor lab base DIR`: write the stand-in base as an OCI layout to DEST, with the program BOOTC in the place of the front."""
     if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())) or not dest.absolute().parent.is_dir():
         print(f"veilor lab base: {dest} is no new or empty folder in one that is there; name another", file=sys.stderr)
         return EXIT_USAGE
@@ -277,7 +281,14 @@ def write_base(dest: Path, source: Path) -> int:
         cache = cache_root()
         with stop_on_signals():
             check_host(cache)
-            layout = bases.base_layout(cache, tools_tree(cache), source)
+            tools = tools_tree(cache)
+            if bootc:
+                bootc = bootc.absolute()
+                said = tools.run([str(bootc), "--version"], binds=[bootc.parent], timeout=60, check=False)
+                if said.returncode or not said.stdout.startswith(b"bootc"):
+                    print(f"veilor lab base: {bootc} is no bootc that runs on Debian 13; give one that was compiled there", file=sys.stderr)
+                    return EXIT_USAGE
+            layout = bases.base_layout(cache, tools, source, bootc)
         with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.absolute().parent) as scratch:
             shutil.copytree(layout, Path(scratch, "layout"))
             Path(scratch, "layout").rename(dest)

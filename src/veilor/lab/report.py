@@ -41,6 +41,7 @@ class StandIn:
     why: str
     replaced_by: str
     command: str
+    seen: str = ""
 
 
 def load_stand_ins(path: Path = STAND_INS) -> dict[str, StandIn]:
