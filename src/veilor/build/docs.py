@@ -13,8 +13,8 @@ STAND_INS = "src/veilor/lab/stand_ins.toml"
 VERIFIED = "docs/VERIFIED.md"
 NONE = "No rehearsal with a part of the right-hand column is on record here. None was made on real hardware."
 SOME = (
-    "What of the right-hand column was seen stands there in bold, with its date. No other rehearsal with a part of it is on\n"
-    "record here. None was made on real hardware."
+    "What of the right-hand column was seen stands there in bold, with its date and how. Nothing else of it is on record here,\n"
+    "and nothing was seen on real hardware."
 )
 HEAD = f"""# What a rehearsal shows, and on what
 
