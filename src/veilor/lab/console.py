@@ -9,7 +9,10 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+from veilor.lab.clock import LOOK
 
 # What no boot of ours may ever say. A phase that expects one of them names it in `allowed`.
 FORBIDDEN = {
@@ -26,9 +29,13 @@ ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b\][^\x07]
 
 
 class Console:
-    """Reads a QEMU serial socket in a thread, appending to LOG; `position` marks are byte offsets into this boot."""
+    """Reads a QEMU serial socket in a thread, appending to LOG; `position` marks are byte offsets into this boot.
 
-    def __init__(self, path: Path, log: Path) -> None:
+    Limits are seconds of CLOCK.
+    """
+
+    def __init__(self, path: Path, log: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         self.buffer = bytearray()
         self.closed = False
         self._lock = threading.Condition()
@@ -63,17 +70,17 @@ class Console:
 
     def wait_for(self, pattern: bytes, timeout: float, start: int = 0) -> int | None:
         """The offset just behind the first match of PATTERN at or after START, or None after TIMEOUT seconds or at the end."""
-        deadline = time.monotonic() + timeout
+        deadline = self.clock() + timeout
         matcher = re.compile(pattern)
         with self._lock:
             while True:
                 found = matcher.search(self.buffer, start)
                 if found:
                     return found.end()
-                left = deadline - time.monotonic()
+                left = deadline - self.clock()
                 if left <= 0 or self.closed:
                     return None
-                self._lock.wait(min(left, 1.0))
+                self._lock.wait(min(left, LOOK))
 
     def count(self, pattern: bytes, start: int = 0) -> int:
         """How often PATTERN has appeared since START."""

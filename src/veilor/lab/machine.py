@@ -1,7 +1,7 @@
 """One virtual machine: QEMU with a serial console, QMP, the lab's agent, a disk and, if wanted, the product's registry.
 
-Every wait has a limit. What a silent guest means depends on QEMU: as long as it lives, the guest is to blame
-(OSFault); when it died without being asked, the rehearsal is (LabFault).
+Every wait has a limit, in seconds that the host gave to QEMU. What a silent guest means depends on QEMU: as long as it
+lives, the guest is to blame (OSFault); when it died without being asked, the rehearsal is (LabFault).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from veilor.lab.agent import GUEST_PROGRAM, GUEST_UNIT, PORT_NAME, Agent, AgentGone, Reply
+from veilor.lab.clock import Clock
 from veilor.lab.console import Console
 from veilor.lab.tools import Tools
 from veilor.lab.verdict import LabFault, OSFault
@@ -76,7 +77,6 @@ class Machine:
         self._dir = tempfile.TemporaryDirectory(prefix=f"veilor-vm-{os.getpid()}-")
         self.dir = Path(self._dir.name)
         self.log = log
-        self.started = time.monotonic()
         self.process: subprocess.Popen[bytes] | None = None
         self.console: Console | None = None
         self.agent: Agent | None = None
@@ -92,8 +92,9 @@ class Machine:
         self.process = self.tools.start(argv, binds=binds, log=self.dir / "qemu.log")
         for name in ("qmp", "serial", "agent"):
             self._await_socket(self.dir / name)
-        self.console = Console(self.dir / "serial", self.log)
-        self.agent = Agent(self.dir / "agent")
+        self.clock = Clock(self.process.pid)
+        self.console = Console(self.dir / "serial", self.log, self.clock)
+        self.agent = Agent(self.dir / "agent", self.clock)
         self.qmp = QEMUMonitorProtocol(str(self.dir / "qmp"))
         self.qmp.connect()
         self.qmp.settimeout(30)
@@ -182,12 +183,12 @@ class Machine:
 
     def wait_until(self, argv: list[str], good, timeout: float, what: str) -> Reply:
         """Repeat ARGV in the guest until GOOD(reply); the reply. Raises OSFault after TIMEOUT seconds."""
-        deadline = time.monotonic() + timeout
+        deadline = self.clock() + timeout
         while True:
             reply = self.run(argv, timeout=60, check=False)
             if good(reply):
                 return reply
-            if time.monotonic() > deadline:
+            if self.clock() > deadline:
                 raise OSFault(f"waited {timeout:.0f} s for {what}; last answer: {reply.code} {(reply.out or reply.err).strip()[-300:]}")
             time.sleep(1)
 
@@ -215,11 +216,12 @@ class Machine:
     def wait_end(self, timeout: float, what: str) -> None:
         """Wait until QEMU has ended by itself; OSFault when it does not."""
         self._ended = True
-        try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self._ended = False
-            raise self.judge_silence(what) from None
+        deadline = self.clock() + timeout
+        while self.process.poll() is None:
+            if self.clock() > deadline:
+                self._ended = False
+                raise self.judge_silence(what)
+            time.sleep(0.1)
 
     def cut_power(self) -> None:
         """Kill QEMU as a power cut does: nothing the guest had not written reaches the disk."""
