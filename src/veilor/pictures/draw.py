@@ -64,7 +64,7 @@ def make_pictures(staged: Path, out: Path, only: list[str]) -> list[Path]:
             file = Path(scratch, f"{picture.name}.png")
             tree.as_person = picture.scene in SESSIONS
             tree.run(["python3", "-I", str(SCENES), picture.scene, str(file), str(picture.width),
-                      str(picture.height)], binds=[Path(scratch), SCENES.parent], env=picture.env, timeout=240)
+                      str(picture.height)], binds=[Path(scratch), SCENES.parent], env=picture.env, timeout=600)
             if not file.exists():
                 raise LabFault(f"the scene {picture.scene} ended well and left no picture")
             os.replace(file, out / file.name)

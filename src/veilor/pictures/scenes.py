@@ -162,11 +162,11 @@ def session(width: int, height: int, mode: str) -> None:
     start(["/usr/lib/x86_64-linux-gnu/libexec/kactivitymanagerd"], stderr=subprocess.DEVNULL)
     start(["kded6"], stderr=subprocess.DEVNULL)
     start(["plasmashell", "--no-respawn"])
-    wait("the panel", lambda: answers(["xdotool", "search", "--class", "plasmashell"]), 60)
+    wait("the panel", lambda: answers(["xdotool", "search", "--class", "plasmashell"]), 120)
     time.sleep(12)
 
 
-SHOWN_IN_TERMINAL = "cat /usr/lib/os-release; echo; veilor-update --help"
+SHOWN_IN_TERMINAL = "cat /usr/lib/os-release; echo; veilor-status --help | sed '/exit codes/,$d'"
 
 
 def arrange(name: str, left: float, top: float, width: float, height: float) -> None:
@@ -185,7 +185,9 @@ def scene_desktop(width: int, height: int, mode: str = "dark") -> None:
     session(width, height, mode)
     start(["konsole", "--hide-menubar", "-e", "sh", "-c", f"clear; {SHOWN_IN_TERMINAL}; PS1='ada@veilor:~$ ' exec sh"], cwd="/root")
     start(["systemsettings", "kcm_colors"])
-    time.sleep(14)
+    for name in ("konsole", "systemsettings"):
+        wait(f"{name}'s window", lambda name=name: answers(["xdotool", "search", "--onlyvisible", "--class", name]), 120)
+    time.sleep(8)
     arrange("konsole", 0.05, 0.09, 0.5, 0.6)
     arrange("systemsettings", 0.42, 0.3, 0.53, 0.58)
 
@@ -205,14 +207,13 @@ def scene_notifications(width: int, height: int) -> None:
 
 
 NOTICES = (  # topic, code and words as the programs on the machine write them
-    ("update", 0, "veilor-os 44.20260103 is ready. What runs now is kept as the way back. Restart when you like."),
+    ("usb-blocked", 4, "USB devices that were blocked: “Ultra” (0781:5581), by its own words a drive. Until you allow it such a device can "
+                       "do nothing here; if you did not plug it in, take it out. If you trust it, in a terminal: "
+                       "`run0 usbguard allow-device 7`, then `run0 veilor-usbguard-enroll` to keep it."),
     ("firstboot", 0, "veilor-os 44.20260102 was verified and is ready. Until the restart this machine runs what the installer wrote, "
                      "unverified. Restart when you like."),
     ("health", 1, "veilor-os 44.20260103 was started 3 times and never came to the end of its health check, so the machine went back "
                   "to 44.20260102 by itself. Your files are as they were."),
-    ("usb-blocked", 4, "USB devices that were blocked: “Ultra” (0781:5581), by its own words a drive. Until you allow it such a device can "
-                       "do nothing here; if you did not plug it in, take it out. If you trust it, in a terminal: "
-                       "`run0 usbguard allow-device 7`, then `run0 veilor-usbguard-enroll` to keep it."),
 )
 
 
