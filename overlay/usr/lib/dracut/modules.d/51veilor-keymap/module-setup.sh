@@ -1,5 +1,6 @@
 #!/usr/bin/bash
-# Into the initramfs: what tells the boot screen which keyboard layout the passphrase is typed on.
+# Into the initramfs: what tells the boot screen which keyboard layout the passphrase is typed on, and the font of its texts,
+# since Plymouth takes one file there whatever the theme asks for.
 
 check() {
     require_binaries plymouth || return 1
@@ -18,4 +19,10 @@ install() {
     inst_script "$moddir/veilor-keymap.sh" /usr/lib/veilor-keymap.sh
     # shellcheck disable=SC2154
     $SYSTEMCTL -q --root "$initdir" add-wants sysinit.target veilor-keymap.service
+    local font
+    font=$(fc-match --format='%{file}' Inter 2>/dev/null) || return 0
+    if [[ -e $font ]]; then
+        inst_simple "$font" /usr/share/fonts/veilor.ttf
+        ln -sf veilor.ttf "$initdir/usr/share/fonts/Plymouth.ttf"
+    fi
 }
