@@ -127,6 +127,7 @@ def test_the_rendered_policy_is_intact_also_beside_rules_of_the_owner():
 @pytest.mark.parametrize("text", [
     change(default=OPEN), change(default=[]), change(veilor_os=OPEN), change(veilor_os_channel=OPEN), change(veilor_os=[]),
     change(veilor_os=[{"type": "sigstoreSigned", "keyPath": "/tmp/mine.pub", "signedIdentity": {"type": "matchRepository"}}]),
+    json.dumps({"default": [{"type": "reject"}], "transports": {"docker": [[None, None]]}}),
     change(veilor_os=policy.requirement(["/tmp/mine.pub"])), change(**{"veilor-os:44": OPEN}), change(**{"veilor-os@sha256:00": OPEN}),
     "", "[]", "{}", '{"default": [{"type": "reject"}], "transports": {"docker": []}}', "[" * 50000,
 ])

@@ -108,7 +108,7 @@ def test_without_a_network_it_waits_says_so_once_and_leaves_the_rest_to_systemd(
     fresh.change("channel", error="pinging container registry ghcr.io: dial tcp: lookup ghcr.io: no such host")
     done = fresh.program("firstboot-rebase")
     assert done.code == 3 and tuple(waited) == firstboot.DELAYS and waited[0] <= 5
-    assert fresh.text("dev/console").count("Waiting for a network") == 1 and not fresh.calls("bootc", "switch")
+    assert fresh.text("dev/console").count("Waiting to be moved to the signed image") == 1 and not fresh.calls("bootc", "switch")
     assert not done_with_it(fresh)
 
 
@@ -259,7 +259,8 @@ def test_killed_at_any_call_it_goes_on_and_nothing_unannounced_can_boot(tmp_path
 
 @pytest.mark.parametrize(("between", "words"), [
     ("portal", "login page"), ("clock", "clock is most likely wrong"), ("intercepted", "registry's place"),
-    *((other, "Waiting for a network") for other in ("nothing", "offline", "unknown", "answers"))])
+    ("offline", "not connected to a network"), ("nothing", "cannot be reached from this network"), ("unknown", "cannot be reached"),
+    ("answers", "did not give what was asked for")])
 def test_what_it_waits_for_is_told_everywhere(fresh, monkeypatch, between, words):
     from veilor.device import network
 

@@ -254,7 +254,7 @@ def test_routes(root, lines):
     (root / "proc/net").mkdir(parents=True, exist_ok=True)
     for name in ("route", "ipv6_route"):
         (root / "proc/net" / name).write_text("\n".join(lines))
-    assert network.online() in (True, False) and network.connected() in (True, False)
+    assert network.connected() in (True, False)
 
 
 @fuzz

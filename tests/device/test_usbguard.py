@@ -10,12 +10,14 @@ import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from veilor.device import usbguard
 
 ROOT = Path(__file__).resolve().parents[2]
 LETTERS = "fffffffe"
+SCHEMA = json.loads((ROOT / "overlay/usr/share/veilor/schema/usbguard-enroll.schema.json").read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +110,18 @@ def judge(rules, device, allowed=()):
 
 
 def enroll(machine, *argv):
-    return machine.program("usbguard-enroll", "--json", *argv)
+    """What it answers is what its schema says, and nothing besides."""
+    done = machine.program("usbguard-enroll", "--json", *argv)
+    jsonschema.Draft202012Validator({**SCHEMA, "additionalProperties": False}).validate(done.data)
+    return done
+
+
+@pytest.mark.parametrize("field", ["rules", "later_keyboard", "own_keyboard", "keyboards", "state", "code"])
+def test_an_answer_without_a_field_is_noticed(laptop, field):
+    data = enroll(laptop, "--dry-run").data
+    del data[field]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, SCHEMA)
 
 
 LAPTOP = {"chassis": 10, "inside": 0x11}

@@ -36,6 +36,11 @@ def exit_codes(*codes: Code) -> str:
     return "exit codes:\n" + "".join(f"  {code.value:<4} {MEANINGS[code]}\n" for code in codes)
 
 
+def plain(text: str) -> str:
+    """TEXT for a line: some of its words come from a registry or another program, and none may move a terminal's cursor."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What happened, what it means, what to do next: sentences without a full stop, the last two may be empty.
@@ -51,11 +56,8 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
     def line(self) -> str:
-        """What happened, what it means and what to do next as one line of sentences.
-
-        Some words come from a registry: nothing in them may move a terminal's cursor.
-        """
-        parts = ["".join(char if char.isprintable() else " " for char in part) for part in (self.what, self.means, self.next) if part]
+        """What happened, what it means and what to do next as one line of sentences."""
+        parts = [plain(part) for part in (self.what, self.means, self.next) if part]
         parts[1:] = [part[:1].upper() + part[1:] for part in parts[1:]]  # the first may begin with a name
         return " ".join(part + ("" if part.endswith((".", "?", "!")) else ".") for part in parts)
 

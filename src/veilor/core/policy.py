@@ -37,7 +37,9 @@ def problems(text: str, product: Product) -> list[str]:
     """
     try:
         policy = json.loads(text)
-        default, docker = policy["default"], dict(policy["transports"]["docker"])
+        default, docker = policy["default"], policy["transports"]["docker"]
+        if not isinstance(docker, dict):
+            raise TypeError("not an object")
     except (ValueError, RecursionError, LookupError, TypeError):
         return ["the container policy does not name our repositories, or cannot be read"]
     found = []

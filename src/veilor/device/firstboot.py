@@ -84,14 +84,8 @@ class Walk:
         return "held" if self.said.digest in state.held_back() else "announced"
 
     def wait(self) -> str:
-        between = self.error.outcome.facts.get("network")
-        if between in ("portal", "intercepted", "clock"):
-            why, then = network.EXPLAINED[between]
-            outcome = Outcome(Code.LATER, f"This machine cannot be moved to the signed image yet: {why}", UNTIL_THEN, then)
-        else:
-            outcome = Outcome(Code.LATER, "Waiting for a network to move this machine to the signed image", UNTIL_THEN,
-                              "connect it to a network")
-        tell.announce("firstboot", outcome)
+        why, then = network.EXPLAINED[self.error.outcome.facts.get("network", "unknown")]
+        tell.announce("firstboot", Outcome(Code.LATER, f"Waiting to be moved to the signed image: {why}", UNTIL_THEN, then))
         if not self.delays:
             raise self.error
         self.lock.close()  # a person who cannot wait may go ahead
@@ -168,10 +162,10 @@ class Walk:
 
 def wait_for_change(seconds: float) -> None:
     """Wait SECONDS, or until a network comes up that was not there."""
-    before, deadline = network.online(), time.monotonic() + seconds
+    before, deadline = network.connected(), time.monotonic() + seconds
     while time.monotonic() < deadline:
         time.sleep(min(1, seconds))
-        if not before and network.online():
+        if not before and network.connected():
             return
 
 

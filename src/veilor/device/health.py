@@ -168,7 +168,7 @@ def go_back() -> Outcome:
     outcome = explain_return(target, source, back)
     runs_source = booted_deployment() == (source.get("checksum"), source.get("serial"))
     with state.alone(60):
-        if back.get("unlocked") and target.get("digest"):
+        if back.get("unlocked") and isinstance(target.get("digest"), str):
             state.hold_back(target["digest"], str(target.get("version")), "health", outcome.what)
         if runs_source and bootc.status().rollback_queued:
             bootc.rollback()
@@ -188,7 +188,7 @@ def explain_return(target: dict, source: dict, back: dict) -> Outcome:
     if not back.get("unlocked"):
         return Outcome(Code.DONE, f"{new} was started {TRIES} times and nobody unlocked the disk, so {old} was started again",
                        "that says nothing against the new version", "it will be offered again")
-    failures = "; ".join(str(one) for one in back.get("failures") or [])
+    failures = "; ".join(map(str, state.many(back, "failures")))
     why = f"failed its health check ({failures})" if failures else "never came to the end of its health check"
     return Outcome(Code.DONE, f"{new} was started {TRIES} times and {why}, so the machine went back to {old} by itself",
                    "your files are as they were", "it is not installed again until something newer is announced")
@@ -196,13 +196,12 @@ def explain_return(target: dict, source: dict, back: dict) -> Outcome:
 
 def failed() -> Outcome:
     """greenboot has called this boot bad. While there are tries left it restarts by itself; after the last one we do."""
-    listed = state.read(FAILURES).get("failures")
-    reasons = [str(one) for one in listed] if isinstance(listed, list) else []
+    reasons = [str(one) for one in state.many(state.read(FAILURES), "failures")]
     with state.edit(state.HEALTH) as data:
         armed = data.get("armed")
         counts = isinstance(armed, dict) and runs_target(armed)
         if counts:
-            armed["failures"] = list(dict.fromkeys([*(armed.get("failures") or []), *reasons]))[:20]
+            armed["failures"] = list(dict.fromkeys([*map(str, state.many(armed, "failures")), *reasons]))[:20]
     said = f"The health check failed ({'; '.join(reasons) or 'see journalctl -u ' + CHECKER})"
     if not counts:
         outcome = Outcome(Code.DONE, said, "this version has worked before, so it is kept", "`veilor-rollback` leads to the one before it")
@@ -220,7 +219,7 @@ def healthy() -> Outcome:
     greenboot means to take the counter away itself, but has made /boot read-only just before and doesn't notice.
     """
     with state.edit(state.HEALTH) as data:
-        armed, known = data.get("armed"), [one for one in data.get("healthy") or [] if isinstance(one, dict)]
+        armed, known = data.get("armed"), [one for one in state.many(data, "healthy") if isinstance(one, dict)]
         if isinstance(armed, dict):
             digest = state.part(armed, "target").get("digest")
             if runs_target(armed) and digest not in [one.get("digest") for one in known]:

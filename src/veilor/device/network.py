@@ -24,37 +24,17 @@ EXPLAINED = {
 }
 
 
-def routes() -> list[tuple[bool, str]]:
-    """Each IPv4 and IPv6 route to somewhere: whether it is a default route, and its interface. Raises OSError, LookupError."""
-    found = []
-    for line in at("/proc/net/route").read_text().splitlines()[1:]:
-        words = line.split()
-        if words[0] != "lo":
-            found.append((words[1] == "00000000", words[0]))
-    for line in at("/proc/net/ipv6_route").read_text().splitlines():
-        words = line.split()
-        local = words[0].startswith(("fe80", "ff"))  # every interface has these, also one with nobody at the other end
-        if words[9] != "lo" and not local:
-            found.append((words[0] == "0" * 32 and words[1] == "00", words[9]))
-    return found
-
-
-def online() -> bool:
-    """Whether the kernel has any default route; when that cannot be told, yes."""
-    try:
-        return any(default for default, _ in routes())
-    except (OSError, LookupError):
-        return True
-
-
 def connected() -> bool:
     """Whether there is any route at all beyond this machine and its links; when that cannot be told, yes.
 
     A registry may be in the local network, so a missing default route alone says nothing.
     """
     try:
-        return bool(routes())
-    except (OSError, LookupError):
+        ipv4 = [line.split()[0] for line in at("/proc/net/route").read_text().splitlines()[1:]]
+        ipv6 = [line.split() for line in at("/proc/net/ipv6_route").read_text().splitlines()]
+        # fe80, ff: every interface has these, also one with nobody at the other end.
+        return any(name != "lo" for name in ipv4) or any(words[9] != "lo" and not words[0].startswith(("fe80", "ff")) for words in ipv6)
+    except (OSError, ValueError, LookupError):
         return True
 
 

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from veilor.core.outcome import Code, Outcome
+from veilor.core.outcome import Code, Outcome, plain
 from veilor.device import state, tell
 from veilor.device.run import DeviceError, run
 
@@ -35,7 +35,7 @@ def remember(shown: dict[str, str]) -> None:
 def argv(topic: str, notice: dict) -> list[str]:
     """The call that shows NOTICE about TOPIC. Its text is no markup, though a notification's may be."""
     icon = "system-software-update" if notice.get("code") == int(Code.DONE) else "dialog-warning"
-    return [*NOTIFY, "veilor-os", "0", icon, TITLES.get(topic, "veilor-os"), html.escape(notice["line"]), "0", "0", STAYS]
+    return [*NOTIFY, "veilor-os", "0", icon, TITLES.get(topic, "veilor-os"), html.escape(plain(notice["line"])), "0", "0", STAYS]
 
 
 def show(args) -> Outcome:

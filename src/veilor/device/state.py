@@ -70,6 +70,11 @@ def part(data: dict, key: str) -> dict:
     return data[key]
 
 
+def many(data: dict, key: str) -> list:
+    """The list under KEY of DATA; an empty one when there is none."""
+    return data[key] if isinstance(data.get(key), list) else []
+
+
 @contextlib.contextmanager
 def edit(path: str) -> Iterator[dict]:
     """The record at PATH to change: written when the block ends well. Two programs never edit at the same time."""
@@ -82,14 +87,19 @@ def edit(path: str) -> Iterator[dict]:
 
 
 def write(path: str, data: dict) -> None:
-    """Replace the file at PATH. Raises DeviceError when the disk does not take it."""
+    """Replace the record at PATH. Raises DeviceError when the disk does not take it."""
+    replace(path, json.dumps(data, indent=1, sort_keys=True).encode() + b"\n", 0o644)
+
+
+def replace(path: str, data: bytes, mode: int) -> None:
+    """Replace the file at PATH by one of MODE, on the disk before this returns. Raises DeviceError."""
     file = at(path)
     scratch = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("w") as out:
-            json.dump(data, out, indent=1, sort_keys=True)
-            out.write("\n")
+        scratch.unlink(missing_ok=True)
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
+            out.write(data)
             out.flush()
             os.fsync(out.fileno())
         scratch.replace(file)
@@ -101,7 +111,7 @@ def write(path: str, data: dict) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             scratch.unlink()
-        raise DeviceError(f"{file} cannot be written ({error.strerror})", "without it the machine would forget what it has seen",
+        raise DeviceError(f"{file} cannot be written ({error.strerror})", "it is as it was before",
                           "make room on the disk, then try again") from None
 
 

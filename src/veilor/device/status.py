@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from veilor.core.host import Entry
 from veilor.core.image import short
-from veilor.core.outcome import Code, Outcome
+from veilor.core.outcome import Code, Outcome, plain
 from veilor.core.statement import stale_words
 from veilor.device import ask, bootc, channel, shown, state, tell
 from veilor.device.firstboot import STAMP
@@ -61,7 +61,7 @@ def text(facts: dict, now: datetime) -> str:
     said += ["first boot: not done yet"] * (not facts["first_boot_done"])
     said += [f"beware:     {stale_words(timedelta(days=late))}"] if late is not None else []
     said += [f"problem:    {problem}" for problem in facts["problems"]]
-    return "\n".join("".join(char if char.isprintable() else " " for char in one) for one in said)
+    return "\n".join(map(plain, said))
 
 
 def gather() -> Outcome:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from veilor.core.outcome import Code, Outcome, exit_codes
+from veilor.core.outcome import Code, Outcome, exit_codes, plain
 from veilor.device import state
 from veilor.device.run import DeviceError, at, run
 
@@ -78,7 +78,7 @@ def notify(topic: str, outcome: Outcome | None) -> None:
         motd = at(MOTD)
         motd.parent.mkdir(parents=True, exist_ok=True)
         scratch = motd.with_name(f".{motd.name}.{os.getpid()}.tmp")
-        scratch.write_text("".join(f"veilor-os: {line}\n" for line in lines))
+        scratch.write_text("".join(f"veilor-os: {plain(line)}\n" for line in lines))
         scratch.replace(motd)
 
 
@@ -92,6 +92,7 @@ def announce(topic: str, outcome: Outcome) -> None:
 
 def on_screen(text: str) -> None:
     """TEXT as a line on the console and on the boot screen. Best effort."""
+    text = plain(text)
     with contextlib.suppress(OSError):
         console = os.open(at("/dev/console"), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
         try:

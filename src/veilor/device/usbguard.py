@@ -22,6 +22,7 @@ PROGRAM = "veilor-usbguard-enroll"
 UNIT = "usbguard.service"
 RULES = "/etc/usbguard/rules.conf"
 BEFORE = "/etc/usbguard/rules.conf.before-veilor"
+PRIVATE = 0o600  # usbguard reads no rules that others may read
 CONFIG = "/etc/usbguard/usbguard-daemon.conf"
 GENERATE = ["usbguard", "generate-policy", "--no-hashes", "--no-ports-sn"]
 # SMBIOS chassis types that have a keyboard built in: portable, laptop, notebook, sub-notebook, convertible. Not: tablets and
@@ -145,16 +146,16 @@ def enroll(args) -> Outcome:
 
 def install(text: str, known: list[Keyboard]) -> None:
     """Put the rules in TEXT to work, and take them back if one of the keyboards KNOWN is shut out. Raises DeviceError."""
-    rules, before = at(RULES), at(BEFORE)
+    rules = at(RULES)
     old = rules.read_bytes() if rules.exists() else None
     was_active = run(["systemctl", "is-active", UNIT], timeout=30).out.strip() == "active"
     if old is not None:
-        write(before, old)
-    write(rules, text.encode())
+        state.replace(BEFORE, old, PRIVATE)
+    state.replace(RULES, text.encode(), PRIVATE)
     trouble = put_to_work(known)
     if not trouble:
         return
-    write(rules, old) if old is not None else rules.unlink()
+    state.replace(RULES, old, PRIVATE) if old is not None else rules.unlink()
     run(["systemctl", "restart" if was_active else "stop", UNIT], timeout=60)
     if not was_active:
         run(["systemctl", "disable", UNIT], timeout=60)
@@ -183,21 +184,6 @@ def put_to_work(known: list[Keyboard]) -> str | None:
         time.sleep(0.2)
     active = run(["systemctl", "is-active", UNIT], timeout=30).out.strip()
     return None if active == "active" else f"{UNIT} is {active or 'in an unknown state'} after it was started"
-
-
-def write(path: Path, data: bytes) -> None:
-    """Replace the file at PATH, readable for root alone as usbguard demands. Raises DeviceError."""
-    scratch = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.unlink(missing_ok=True)
-        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except OSError as error:
-        raise DeviceError(f"{path} cannot be written ({error.strerror})", "nothing was changed", "") from None
 
 
 def make_parser():

@@ -224,16 +224,17 @@ class Life(Evidence):
             ca=registry.ca,
         )
 
-    def announce(self, version: str, digest: str, *, sequence: int | None = None, key: str | None = None, days: int = 14) -> int:
-        """Publish a statement for DIGEST as the next in SEQUENCE (or that one); the sequence number."""
+    def announce(
+        self, version: str, digest: str, *, sequence: int | None = None, key: str | None = None, age: int = 0, **more
+    ) -> int:
+        """Publish a statement for DIGEST as the next in SEQUENCE (or that one), issued AGE days ago and good for two weeks;
+        the sequence number. MORE: what `make_statement` takes as well."""
         registry, product = self.open_registry(), self.settings.product
         if sequence is None:
             self.notes["sequence"] += 1
             sequence = self.notes["sequence"]
-        now = int(time.time())
-        statement = self.settings.build.make_statement(
-            product, digest=digest, version=version, sequence=sequence, issued=now - 60, expires=now + days * 86400
-        )
+        issued = int(time.time()) - 60 - age * 86400
+        statement = self.settings.build.make_statement(product, digest=digest, version=version, sequence=sequence, issued=issued, **more)
         self.settings.build.publish(
             statement,
             f"127.0.0.1:{registry.port}/{product.channel_repository}",
