@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from veilor.core.host import Host
 from veilor.core.host import parse as parse_host
 from veilor.device import firstboot
 
+ROOT = Path(__file__).resolve().parents[2]
 UNIT = "veilor-firstboot-rebase.service"
 
 
@@ -170,13 +172,28 @@ def test_ending_well_without_having_switched_is_not_believed(fresh):
     assert done.code != 0 and not done_with_it(fresh)
 
 
-def test_a_unit_that_cannot_be_disabled_is_an_error_and_tried_again(fresh):
+def test_a_unit_that_cannot_be_disabled_is_a_warning_since_the_stamp_keeps_it_from_starting(fresh):
     fresh.change("fail", **{"systemctl disable": "Failed"})
-    assert fresh.program("firstboot-rebase").code == 1 and not (fresh.root / "var/lib/veilor/firstboot-done").exists()
-    fresh.world["fail"].clear()
-    fresh.save()
-    fresh.deployments(fresh.status["booted"], staged=fresh.status["staged"])
-    assert fresh.program("firstboot-rebase").code == 0 and done_with_it(fresh)
+    done = fresh.program("firstboot-rebase", "--json")
+    assert done.code == 0 and "does not start again" in done.data["warnings"][0]
+    assert (fresh.root / "var/lib/veilor/firstboot-done").exists()
+    unit = (ROOT / f"overlay/usr/lib/systemd/system/{UNIT}").read_text()
+    assert f"ConditionPathExists=!{firstboot.STAMP}\n" in unit
+
+
+def test_whoever_is_cut_off_after_the_unit_was_disabled_is_moved_by_the_updates(fresh):
+    """The stamp is there before: their unit waits for it."""
+    asked = []
+    real = firstboot.run
+    firstboot.run = lambda argv, **more: asked.append((fresh.root / "var/lib/veilor/firstboot-done").exists()) or real(argv, **more)
+    try:
+        assert fresh.program("firstboot-rebase").code == 0 and asked == [True]
+    finally:
+        firstboot.run = real
+    fresh.deployments(fresh.status["booted"])  # the power cut: what was staged is gone
+    assert fresh.program("update").code == 0 and staged(fresh) == "44.1"
+    [first, second] = fresh.calls("bootc", "switch")
+    assert first[4:] == second[4:]
 
 
 def test_what_failed_here_before_is_not_tried_again(fresh):

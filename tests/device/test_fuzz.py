@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from veilor.core import host, policy, preflight, product, rollout, statement
@@ -150,6 +150,7 @@ def test_progress_that_is_any_bytes(capfd_factory, raw):
 
 @fuzz
 @given(damaged(json.loads(policy.render(PRODUCT))))
+@example(data={"default": [{"type": "reject"}], "transports": {"docker": [[None, None]]}})
 def test_policy(data):
     """Intact means: rejects by default, and asks for both of our keys in both of our repositories."""
     if policy.problems(text_of(data), PRODUCT):
@@ -207,6 +208,7 @@ def test_memory(root, data, said):
 
 @fuzz
 @given(damaged(HEALTH), st.sampled_from(["unlocked", "settle", "failed", "healthy", "deadline", "return"]))
+@example(data=HEALTH | {"healthy": True}, moment="healthy")
 def test_health_record(root, data, moment):
     """No program is there, so nothing can be changed: each moment ends, or says what is missing."""
     (root / "var/lib/veilor/health.json").write_text(text_of(data))
@@ -225,6 +227,7 @@ def test_settings(root, text):
 
 @fuzz
 @given(damaged(NOTICE))
+@example(data={"schema": 1, "notices": {"update": {"code": 0, "line": "\ud800\x00"}}})
 def test_notices(root, data):
     (root / "run/veilor/notice.json").write_text(text_of(data))
     try:
@@ -236,6 +239,7 @@ def test_notices(root, data):
 
 @fuzz
 @given(damaged({"schema": 1, "code": 0, "what": "w", "means": "", "next": "", "warnings": ["x"], "booted": {}}))
+@example(data={"schema": 1, "code": 0, "what": "", "means": "", "next": "", "warnings": []})
 def test_answers_of_units(root, data):
     (root / "run/veilor/answer-status.json").write_text(text_of(data))
     real, ask.run = ask.run, lambda *args, **more: run.Done(0, "", "")

@@ -34,8 +34,8 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """Version, or the digest where there is none, for a sentence."""
-        return self.version or short(self.digest)
+        """Version, or the digest or ostree's checksum where there is none, for a sentence."""
+        return self.version or short(self.digest or self.checksum)
 
     def follows(self, reference: str) -> bool:
         """Whether this is REFERENCE from its registry, fetched under the container policy."""

@@ -42,6 +42,8 @@ def ask(program: str, args) -> Outcome:
         data = json.loads(at(ANSWERS.format(name)).read_bytes())
         code, texts = Code(data.pop("code")), [data.pop(key) for key in ("what", "means", "next")]
         warnings = tuple(map(str, data.pop("warnings")))
+        if not texts[0]:
+            raise ValueError("it says nothing")
     except (OSError, ValueError, RecursionError, LookupError, AttributeError, TypeError):
         raise DeviceError("It was done as root, but left no answer", "what boots next is as `veilor-status` says", "") from None
     return Outcome(code, *map(str, texts), facts=data, warnings=warnings)
