@@ -16,7 +16,8 @@ FAKES = {
     "dnf5": 'while [ "$1" != --destdir ]; do shift; done; for n in $PACKAGES; do : >"$2/mullvad-browser-$n.rpm"; done; [ "$PACKAGES" ]',
     "rpmkeys": 'case "$*" in *checksig*) exit "$SIGNED" ;; esac',
     "rpm2cpio": "echo archive",
-    "cpio": 'mkdir -p usr/lib/mullvad-browser && echo x >usr/lib/mullvad-browser/start-mullvad-browser'
+    # It reads its input, as the real one does: else the other end of the pipe may be ended by SIGPIPE, and with it the program.
+    "cpio": 'cat >/dev/null; mkdir -p usr/lib/mullvad-browser && echo x >usr/lib/mullvad-browser/start-mullvad-browser'
             ' && chmod "$MODE" usr/lib/mullvad-browser/start-mullvad-browser',
 }
 

@@ -20,7 +20,7 @@ mount --bind /tmp/default /usr/lib/firewalld; mount --bind /tmp/system /etc/fire
 mount -t tmpfs none /run; mkdir -p /run/dbus /run/firewalld /var/log
 dbus-daemon --system --fork --nopidfile
 unshare --net sleep 300 & peer=$!
-sleep 0.5
+until [ "$(readlink /proc/$peer/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.1; done
 peer() { nsenter --net=/proc/$peer/ns/net "$@"; }
 link() {
   ip link add name "$1" type veth peer name "$2"; ip link set "$2" netns $peer
@@ -31,7 +31,7 @@ link tailscale0 ts HERE THERE; link lan0 lan LAN_H LAN_T
 firewalld --nofork --nopid >/tmp/log 2>&1 & daemon=$!
 for try in $(seq 150); do firewall-cmd --state >/dev/null 2>&1 && break; kill -0 $daemon || { cat /tmp/log; exit 9; }; sleep 0.2; done
 socat TCP-LISTEN:2222,fork,reuseaddr SYSTEM:'echo open' &
-sleep 0.5
+until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':08AE 0*:0000 0A'; do sleep 0.1; done
 set +e
 {then}
 kill $daemon $peer
