@@ -1,0 +1,63 @@
+"""What the install guide has people type says yes to what a release publishes, and no to anything else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE, BUILD, PUBLISH = ((ROOT / name).read_text() for name in ("docs/INSTALL.md", "scripts/build-iso", "scripts/publish-iso"))
+PASSWORD = {"COSIGN_PASSWORD": ""}
+
+
+def typed(text: str, word: str) -> str:
+    """The one command in TEXT that begins with WORD."""
+    (found,) = re.findall(rf"^ *({word} .*)$", text, re.M)
+    return found
+
+
+@pytest.fixture
+def release(tools, tmp_path):
+    """A folder with what scripts/build-iso leaves, and the public key; runs a command of the guide there."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+
+    def run(command: str, check: bool = False):
+        return tools.run(["sh", "-c", f"cd {folder} && {command}"], binds=[folder], env=PASSWORD, timeout=120, check=check)
+
+    run("cosign generate-key-pair --output-key-prefix=key && cp key.pub veilor-image-a.pub", check=True)
+    run("head -c 5000 /dev/zero >veilor-os-44.iso && sha256sum veilor-os-44.iso >SHA256SUMS", check=True)
+    run(typed(BUILD, "cosign sign-blob").replace("build/iso/", "").replace('"$key"', "key.key"), check=True)
+    run(typed(BUILD, "split").replace("build/iso/", "").replace("1900M", "1900"), check=True)
+    run.folder = folder
+    return run
+
+
+def ways() -> list[str]:
+    return [typed(GUIDE, "cosign verify-blob"), f"{typed(GUIDE, 'base64')} && {typed(GUIDE, 'openssl')}"]
+
+
+def test_the_guide_and_the_script_verify_the_same_way():
+    assert typed(PUBLISH, "cosign verify-blob").replace("../../bluebuild/keys/", "") == typed(GUIDE, "cosign verify-blob")
+    assert typed(PUBLISH, "sha256sum") == typed(GUIDE, "sha256sum")
+    published = PUBLISH.rpartition("gh release create")[2]
+    assert all(name in published and name in GUIDE for name in ("veilor-os-44.iso.part-", "SHA256SUMS", "SHA256SUMS.sig"))
+
+
+def test_what_is_published_is_verified(release):
+    (release.folder / "veilor-os-44.iso").unlink()
+    release(re.search(r"`(cat veilor-os[^`]*)`", GUIDE)[1], check=True)
+    for command in ways():
+        done = release(command)
+        assert done.returncode == 0 and b"Verified OK" in done.stdout + done.stderr
+    assert b"veilor-os-44.iso: OK" in release(typed(GUIDE, "sha256sum")).stdout
+
+
+@pytest.mark.parametrize("harm", ["echo >>veilor-os-44.iso", "echo >>SHA256SUMS",
+                                  "cosign generate-key-pair --output-key-prefix=other && cp other.pub veilor-image-a.pub"])
+def test_anything_else_is_not(release, harm):
+    release(harm, check=True)
+    signed, summed = [release(command).returncode for command in ways()], release(typed(GUIDE, "sha256sum")).returncode
+    assert summed != 0 if "iso" in harm else 0 not in signed
