@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from veilor.lab import base
+from veilor.lab.report import load_not_applied
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = tomllib.loads((ROOT / "src/veilor/lab/not_applied.toml").read_text())["setting"]
@@ -27,3 +28,7 @@ def test_what_the_base_reads_is_not_listed():
     listed = {entry["path"] for entry in LIST}
     for name in ("usr/lib/sysctl.d/60-veilor.conf", "usr/lib/modprobe.d/veilor.conf", "usr/lib/tmpfiles.d/veilor-usbguard.conf"):
         assert (ROOT / "overlay" / name).is_file() and name not in listed
+
+
+def test_the_report_is_given_all_of_it():
+    assert [one["path"] for one in load_not_applied()] == [entry["path"] for entry in LIST]

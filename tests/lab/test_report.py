@@ -57,7 +57,8 @@ def a_run(picture, text="fine", verdict=PASS):
                         screenshots=[Screenshot(str(picture), f"A prompt {text}")], console=clean_console(text.encode()))
     second = PhaseResult("update", "Update", verdict, 50.0, 2, reason="" if verdict is PASS else text, log=text,
                          checks=[Check("bytes", ok, text, PASS if ok else verdict)])
-    about = About("Debian 13", {"accel": "tcg", "qemu": "10.0.2", "cores": 2}, ["base-system", "tcg"], None, [("tools", 3.0)])
+    about = About("Debian 13", {"accel": "tcg", "qemu": "10.0.2", "cores": 2}, ["base-system", "tcg"], None, [("tools", 3.0)],
+                  not_applied=[{"path": "etc/xdg/<one>", "why": "no desktop"}])
     return Run("life", "A life", "A machine was installed and updated", "2026-01-01T00:00:00Z", about, [first, second], 151.0,
                timings=[("boots", 40.0)])
 
@@ -102,6 +103,15 @@ def test_the_page_says_what_stood_in_and_only_that(tmp_path, picture):
     for one in ("base-system", "tcg"):
         assert declared[one].title in text and declared[one].stands_for in text
     assert declared["no-selinux"].title not in text
+
+
+def test_what_had_no_effect_is_named_with_its_reason(tmp_path, picture):
+    run = a_run(picture)
+    page = Page(write_report(run, tmp_path / "report").read_text())
+    section = page.text.rpartition("What had no effect here")[2].split("Where the time went")[0]
+    assert "etc/xdg/<one>" in section and "no desktop" in section and "not-applied" in page.ids
+    run.about.not_applied.clear()
+    assert "no effect" not in Page(write_report(run, tmp_path / "report").read_text()).text
 
 
 def test_a_stand_in_that_is_not_declared_is_refused(tmp_path, picture):

@@ -170,13 +170,9 @@ class Life(Evidence):
         if mutate:
             mutate(tree)
         release = images.release_layer(version)
-        digest = images.extend(
-            self.settings.base,
-            layout,
-            [("veilor-os", images.tree_layer(tree)), ("release", release)],
-            version,
-            {"org.opencontainers.image.title": self.settings.product.name},
-        )
+        layers = [("veilor-os", images.tree_layer(tree)), ("release", release)]
+        title = {"org.opencontainers.image.title": self.settings.product.name}
+        digest = images.extend(self.settings.base, layout, layers, version, title)
         last = images.read_manifest(layout)[0]["layers"][-1]["size"]
         self.timings.append(("images", time.monotonic() - started))
         return Release(version, digest, last, layout)
@@ -184,16 +180,9 @@ class Life(Evidence):
     def make_iso(self, release: Release) -> Path:
         """The bootstrap ISO: RELEASE and the kickstart in the lab's (or the given) boot medium."""
         started = time.monotonic()
-        iso = self.dir / "veilor-os.iso"
-        self.settings.build.build_iso(
-            self.settings.medium,
-            release.layout,
-            self.settings.source / "kickstart/install.ks",
-            iso,
-            volid=None,
-            run=self.settings.tools.run,
-            epoch=epoch(),
-        )
+        iso, kickstart = self.dir / "veilor-os.iso", self.settings.source / "kickstart/install.ks"
+        self.settings.build.build_iso(self.settings.medium, release.layout, kickstart, iso, volid=None, run=self.settings.tools.run,
+                                      epoch=epoch())
         self.timings.append(("iso", time.monotonic() - started))
         return iso
 
@@ -217,12 +206,8 @@ class Life(Evidence):
         """Sign REPOSITORY@DIGEST in the lab's registry under the product's own name."""
         registry = self.open_registry()
         self.settings.build.sign_image(
-            f"127.0.0.1:{registry.port}/{repository}@{digest}",
-            key,
-            identity=f"{self.settings.product.registry}/{repository}",
-            run=self.settings.tools.run,
-            ca=registry.ca,
-        )
+            f"127.0.0.1:{registry.port}/{repository}@{digest}", key, identity=f"{self.settings.product.registry}/{repository}",
+            run=self.settings.tools.run, ca=registry.ca)
 
     def announce(
         self, version: str, digest: str, *, sequence: int | None = None, key: str | None = None, age: int = 0, **more
@@ -236,15 +221,9 @@ class Life(Evidence):
         issued = int(time.time()) - 60 - age * 86400
         statement = self.settings.build.make_statement(product, digest=digest, version=version, sequence=sequence, issued=issued, **more)
         self.settings.build.publish(
-            statement,
-            f"127.0.0.1:{registry.port}/{product.channel_repository}",
-            product.tag,
-            self.private_key(key or product.channel_keys[0]),
-            identity=f"{product.registry}/{product.channel_repository}",
-            run=self.settings.tools.run,
-            ca=registry.ca,
-            work=self.dir,
-        )
+            statement, f"127.0.0.1:{registry.port}/{product.channel_repository}", product.tag,
+            self.private_key(key or product.channel_keys[0]), identity=f"{product.registry}/{product.channel_repository}",
+            run=self.settings.tools.run, ca=registry.ca, work=self.dir)
         return sequence
 
     # -- boots ----------------------------------------------------------------------------------------------------
@@ -254,16 +233,8 @@ class Life(Evidence):
         disks = [(medium, "raw", True)] if medium else []
         disks += [(self.disk, "qcow2", False), *(extra or [])]
         registry = self.open_registry() if network else None
-        return Hardware(
-            disks,
-            self.settings.firmware,
-            self.uefi_vars,
-            self.settings.accel,
-            registry=registry.port if registry else None,
-            registry_name=self.settings.product.registry,
-            ca=registry.ca if registry else None,
-            **more,
-        )
+        online = {"registry": registry.port, "registry_name": self.settings.product.registry, "ca": registry.ca} if registry else {}
+        return Hardware(disks, self.settings.firmware, self.uefi_vars, self.settings.accel, **online, **more)
 
     def power_on(self, hardware: Hardware | None = None) -> Machine:
         """Start the machine; counts as a boot."""

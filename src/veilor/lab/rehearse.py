@@ -18,13 +18,13 @@ from veilor.lab.checkpoint import Checkpoints
 from veilor.lab.life import Life, Settings, probe_kvm
 from veilor.lab.live import live_medium
 from veilor.lab.phases import About, failed_set_up, run_scenario, stop_on_signals
-from veilor.lab.report import Progress, remove_report, write_report
+from veilor.lab.report import Progress, load_not_applied, remove_report, write_report
 from veilor.lab.scenario import Scenario, load_scenario
 from veilor.lab.tools import Tools, ensure_host_programs, ensure_namespaces, tools_tree
 from veilor.lab.verdict import EXIT, EXIT_INTERRUPTED, EXIT_USAGE, Fault, NotRun, UsageError, Verdict
 
 NEEDED_GIB = 16
-ALWAYS = ["test-keys", "lab-registry", "credentials"]
+ALWAYS = ["test-keys", "lab-registry", "credentials", "virtual-devices"]
 OF_THE_MEDIUM = ["installer-engine", "live-medium", "cheaper-kdf"]
 BASE_HAS = {"bootc (/usr/bin/bootc)": "usr/bin/bootc", "kernel (/usr/lib/modules/*/vmlinuz)": "usr/lib/modules/*/vmlinuz"}
 
@@ -95,13 +95,8 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
     if args.start and scenario.place(args.start) > (scenario.place(begins) if begins else len(scenario.phases)):
         raise UsageError(f"--from {args.start} is behind {begins}, where --sabotage {args.sabotage} is to be noticed; begin earlier")
     report_dir = Path(args.report or source / "build/report")
-    about = About(
-        base=args.base or "Debian 13 stand-in",
-        host={"accel": "?", "qemu": "?", "cores": os.cpu_count()},
-        stand_ins=ALWAYS + ([] if args.medium else OF_THE_MEDIUM),
-        sabotage=args.sabotage,
-        source=build.snapshot(source),
-    )
+    host, stand_ins = {"accel": "?", "qemu": "?", "cores": os.cpu_count()}, ALWAYS + ([] if args.medium else OF_THE_MEDIUM)
+    about = About(args.base or "Debian 13 stand-in", host, stand_ins, args.sabotage, source=build.snapshot(source))
     refuse_early(args)
     with locked(report_dir / ".lock", wait=False) as ours:
         if not ours:
@@ -198,10 +193,9 @@ def cache_work(cache: Path) -> Path:
 
 def tracked(source: Path) -> str:
     """One hash over what of this repository goes into a machine."""
-    guest = [source / "scenarios/guest"] if (source / "scenarios/guest").exists() else []
     code = (f"src/veilor/{part}" for part in ("core", "device", "build", "lab"))
     names = ["overlay", "artwork", "threats", "kickstart", "product.toml", *code]
-    return "".join(hash_tree(path) for path in [*(source / name for name in names), *guest])
+    return "".join(hash_tree(source / name) for name in names)
 
 
 def product_facts(source: Path) -> SimpleNamespace:
@@ -234,6 +228,7 @@ def prepare(args, build, source: Path, cache: Path, work: Path, product, about: 
     else:
         layout = todo.step("stand-in base image", lambda: bases.base_layout(cache, tools, source))
     about.stand_ins += stand_ins_of(images.read_manifest(layout)[1])
+    about.not_applied = load_not_applied() if "base-system" in about.stand_ins else []
     if args.medium:
         medium = Path(args.medium).absolute()
         try:

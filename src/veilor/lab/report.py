@@ -21,7 +21,7 @@ from veilor.lab.cache import write_atomic
 from veilor.lab.verdict import PhaseResult, Run, Verdict
 
 HERE = Path(__file__).parent
-STAND_INS = HERE / "stand_ins.toml"
+STAND_INS, NOT_APPLIED = HERE / "stand_ins.toml", HERE / "not_applied.toml"
 KiB = 1 << 10
 CONSOLE_HEAD, CONSOLE_TAIL = 64 * KiB, 192 * KiB  # of a phase's console, what goes into the report
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()*+][0-9A-Za-z]|[=>78cDEHMZ])")
@@ -51,6 +51,11 @@ def load_stand_ins(path: Path = STAND_INS) -> dict[str, StandIn]:
     if len(found) != len(entries):
         raise ValueError(f"{path.name}: an id is there twice")
     return found
+
+
+def load_not_applied(path: Path = NOT_APPLIED) -> list[dict[str, str]]:
+    """What of overlay/ has no effect on the stand-in base: `path`, and `why`."""
+    return [{"path": one["path"], "why": one["why"]} for one in tomllib.loads(path.read_text())["setting"]]
 
 
 def clean_text(text: str) -> str:

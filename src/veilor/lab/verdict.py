@@ -171,6 +171,7 @@ class About:
 
     `source`: the staged tree's digest and what each result stands on, as the product's makers say it; empty when the sources
     changed meanwhile. `noticed`: whether the sabotage was noticed as it should be.
+    `not_applied`: what of overlay/ has no effect on this base, each with `path` and `why`.
     """
 
     base: str
@@ -180,6 +181,7 @@ class About:
     set_up: list[tuple[str, float]] = field(default_factory=list)
     source: dict[str, Any] = field(default_factory=dict)
     noticed: bool | None = None
+    not_applied: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -231,6 +233,7 @@ class Run:
             "seconds": round(self.seconds, 1), "started": self.started, "host": dict(self.about.host),
             "base": self.about.base, "sabotage": self.about.sabotage, "stand_ins": list(self.about.stand_ins),
             "source": self.about.source, "noticed": self.about.noticed,
+            "not_applied": list(self.about.not_applied),
             "phases": [{**asdict(p), "seconds": round(p.seconds, 1), "retried": bool(p.retried), "first_try": p.retried}
                        for p in self.phases],
             "where_time_goes": self.where_time_goes(),
