@@ -1,55 +1,302 @@
-"""The fixes of what was wrong before, seen on a booted machine, and missed where they are taken away."""
+"""The fixes of what was wrong in 0.5.32, seen on a booted machine, and missed where they are taken away.
+
+What the base lacks (USBGuard, firewalld, hostapd, dracut) is NOT_RUN there, with the reason.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
+from typing import Any
 
-from veilor.lab.life import Life
+from veilor.lab.life import UNLOCK_TIMEOUT, Life
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks, OSFault
 
 AFTER = "life:second-boot"
-STORY = "On the machine that runs the signed image, the settings hold, unsigned drivers stay out, and Wi-Fi comes back after suspend"
-DRIVER = "mac80211_hwsim"  # a Wi-Fi driver for a radio that the kernel makes up
+STORY = "Wi-Fi outlives suspend, the first boot its login, the keyboard its dock; firewall, graphics, look and the installer's logs hold"
+SEEN = (Path(__file__).parent / "guest/seen.py").read_text()
+DRIVER = "mac80211_hwsim"  # a Wi-Fi driver for radios that the kernel makes up
+NEAR, FAR = "198.51.100.1", "198.51.100.2"  # TEST-NET-2 (RFC 5737): never routed
+PEER, WIFI_KEY = "veilor-lab-peer", "correct horse 44 wireless"
 
-# Every `name = value` of the image's sysctl file that the running kernel doesn't have, as JSON.
-SYSCTL = """
-import json
-wrong = {}
-for line in open("/usr/lib/sysctl.d/60-veilor.conf"):
-    name, equals, value = line.partition("=")
-    if not equals or line.startswith("#"):
-        continue
-    try:
-        has = open("/proc/sys/" + name.strip().replace(".", "/")).read().split()
-    except OSError as error:
-        has = [error.strerror]
-    if has != value.split():
-        wrong[name.strip()] = " ".join(has)
-print(json.dumps(wrong))
-"""
-# Every argument of the image's kargs.d that the kernel was not started with, as JSON.
-KARGS = """
-import json, tomllib
-wanted = tomllib.load(open("/usr/lib/bootc/kargs.d/10-veilor.toml", "rb"))["kargs"]
-print(json.dumps([one for one in wanted if one not in open("/proc/cmdline").read().split()]))
-"""
-# Copies the driver without its signature to /run/unsigned.ko.
-UNSIGN = f"""
-import glob, lzma, os
-(path,) = glob.glob(f"/usr/lib/modules/{{os.uname().release}}/kernel/**/{DRIVER}.ko*", recursive=True)
-data = lzma.open(path).read() if path.endswith(".xz") else open(path, "rb").read()
-assert data.endswith(b"~Module signature appended~\\n")
-signature = int.from_bytes(data[-32:-28], "big")  # struct module_signature: its last four bytes are the length
-open("/run/unsigned.ko", "wb").write(data[:-40 - signature])
-"""
+# What of a new person's home would stand before the settings in /etc/xdg.
+OWN = "useradd --create-home veilor-lab && cd ~veilor-lab && find . -name 'kde*' -o -name 'plasma*' -o -name 'konsolerc' -o -name 'gtk-*'"
+# Fedora's login units in their shape: what sets the first account up, then the login screen.
+STAYS = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/bin/true\n"
+LOGIN = {
+    "systemd.extra-unit.plasma-setup.service": "[Unit]\nBefore=display-manager.service\n" + STAYS,
+    "systemd.extra-unit.display-manager.service": "[Unit]\nAfter=systemd-user-sessions.service\n" + STAYS,
+    "systemd.unit-dropin.graphical.target~veilor-lab": "[Unit]\nWants=plasma-setup.service display-manager.service\n",
+}
+FIRST_BOOT, STAMP = "veilor-firstboot-rebase.service", "/var/lib/veilor/firstboot-done"
+ENROL, RULES, ADDED = "veilor-usbguard-enroll.service", "/etc/usbguard/rules.conf", "/etc/usbguard/rules.d/90-added.conf"
+SETTINGS = "/etc/usbguard/usbguard-daemon.conf"
 
 
-def sysctl_missed(life: Life) -> dict[str, str]:
-    """The image's sysctl settings that don't hold on the running machine, with what it has instead."""
-    return json.loads(life.machine.run(["python3", "-c", SYSCTL]).out)
+def see(life: Life, what: str, *arguments: str, peer: bool = False) -> Any:
+    """The answer of WHAT of guest/seen.py on the machine, or on its neighbour."""
+    there = ["ip", "netns", "exec", PEER] if peer else []
+    said = life.machine.run([*there, "python3", "-I", "-c", SEEN, what, *arguments], timeout=600).out.strip()
+    return json.loads(said) if said[:1] in "[{" else said
 
+
+def has(life: Life, program: str) -> bool:
+    """Whether the machine has PROGRAM."""
+    return life.machine.run(["sh", "-c", 'command -v "$1"', "sh", program], check=False).code == 0
+
+
+def shown(life: Life, unit: str, name: str) -> str:
+    """The property NAME of UNIT."""
+    return life.machine.run(["systemctl", "show", "-P", name, unit]).out.strip()
+
+
+# -- settings, the firewall, graphics, the look: one boot ------------------------------------------------------------------
+
+
+def tailscale(life: Life, checks: Checks) -> None:
+    """A neighbour on the overlay network gets answers and pings, and nothing else; without the zone not even those."""
+    machine = life.machine
+    if not has(life, "firewall-cmd"):
+        checks.not_run("what the overlay network lets through", "this base has no firewalld")
+        return
+    machine.wait_unit("firewalld.service")
+    for line in (f"netns add {PEER}", f"link add tailscale0 type veth peer name far0 netns {PEER}", f"address add {NEAR}/24 dev tailscale0",
+                 "link set tailscale0 up", f"-n {PEER} address add {FAR}/24 dev far0", f"-n {PEER} link set far0 up"):
+        machine.run(["ip", *line.split()])
+    serve = "import socket, time\nserver = socket.create_server(('', 8022))\ntime.sleep(3600)"
+    machine.run(["systemd-run", "--unit=veilor-lab-server", "python3", "-c", serve])
+    machine.wait_until(["ss", "-ltn", "sport = :8022"], lambda r: "8022" in r.out, 30, "a program that listens")
+    machine.run(["systemd-run", "--unit=veilor-lab-far", "ip", "netns", "exec", PEER, "python3", "-c", serve])
+
+    def knocks() -> list[str]:
+        return [see(life, "knock", "ping", NEAR, peer=True), see(life, "knock", "tcp", NEAR, peer=True), see(life, "knock", "tcp", FAR)]
+
+    zone = machine.run(["firewall-cmd", "--get-zone-of-interface=tailscale0"]).out.strip()
+    checks.equal("tailscale0 lies in a zone of its own", zone, "tailscale")
+    want = "a ping is answered, a program that listens is refused at once, and answers to this machine come in"
+    checks.equal(want, knocks(), ["answer", "refused", "open"])
+    machine.run(["firewall-cmd", "--zone=tailscale", "--add-port=8022/tcp"])
+    checks.equal("a port that the person opens for it is open", knocks()[1], "open")
+    machine.run(["firewall-cmd", "--zone=tailscale", "--remove-port=8022/tcp"])
+    machine.run(["firewall-cmd", "--zone=tailscale", "--remove-interface=tailscale0"])
+    checks.equal("without the zone the network is silent, as in 0.5.32", knocks()[:2], ["silence", "silence"])
+    machine.run(["firewall-cmd", "--zone=trusted", "--change-interface=tailscale0"])
+    checks.equal("in “trusted” everything would be open", knocks()[1], "open")
+
+
+def graphics(life: Life, checks: Checks) -> None:
+    """dracut takes the graphics drivers into an initramfs by the image's settings, and without them it doesn't."""
+    if not has(life, "dracut"):
+        checks.not_run("graphics drivers are in the initramfs", "this base has no dracut")
+        return
+    checks.equal("dracut takes the graphics drivers into the initramfs", see(life, "graphics", "yes"), ["amdgpu", "i915", "nouveau", "xe"])
+    checks.equal("without our settings it takes none", see(life, "graphics", "no"), [])
+
+
+def look(life: Life, checks: Checks) -> None:
+    """Everything that the look's settings name is there, and nothing in a new home stands before them."""
+    checks.equal("everything that the look's settings name is there", see(life, "look"), [])
+    own = life.machine.run(["sh", "-c", OWN]).out.split()
+    checks.equal("nothing in a new person's home stands before the settings for all", own, [])
+    life.machine.run(["mount", "-t", "tmpfs", "none", "/usr/share/plasma/look-and-feel"])
+    checks.true("a look-and-feel package that is gone is missed", "org.veilor.dark.desktop" in str(missed := see(life, "look")), missed)
+    life.machine.run(["umount", "/usr/share/plasma/look-and-feel"])
+
+
+@phase("settings", "Settings hold, the overlay network has its zone, graphics and look are in place", starts_from="second-boot",
+       independent=True)
+def settings(life: Life, checks: Checks) -> None:
+    machine = life.boot()
+    checks.equal("every sysctl setting of the image is in effect", see(life, "sysctl"), {})
+    checks.equal("every kernel argument of the image was given", see(life, "kargs"), [])
+    checks.true("the kernel is locked down", "[confidentiality]" in life.read_file("/sys/kernel/security/lockdown"))
+    tried = machine.run(["modprobe", "thunderbolt"], check=False)
+    checks.true("a blocked driver does not load", tried.code != 0 and "thunderbolt" not in life.read_file("/proc/modules"), tried.err)
+    tailscale(life, checks)
+    graphics(life, checks)
+    look(life, checks)
+    machine.run(["sysctl", "-w", "kernel.kptr_restrict=0"])
+    checks.equal("a setting that was taken back is missed", see(life, "sysctl"), {"kernel.kptr_restrict": "0"})
+    life.shut_down()
+
+
+# -- the first boot -------------------------------------------------------------------------------------------------------
+
+
+@phase("first-boot-order", "The first-boot unit runs before the login and holds nobody up", starts_from="install", independent=True)
+def first_boot_order(life: Life, checks: Checks) -> None:
+    machine = life.boot(life.hardware(network=False, kernel_says=LOGIN))
+    machine.wait_unit("display-manager.service")
+    units = (FIRST_BOOT, "plasma-setup.service", "display-manager.service")
+    began = [int(shown(life, unit, "InactiveExitTimestampMonotonic") or 0) for unit in units]
+    checks.true("it starts before the first account is made and the login screen comes up", 0 < began[0] < began[1] < began[2], began)
+    checks.equal("the login screen does not wait for it", [shown(life, unit, "ActiveState") for unit in units], ["active"] * 3)
+    cycle = ["journalctl", "-b", "--grep", "ordering cycle", "--output", "cat"]
+    checks.equal("systemd finds no ordering cycle", machine.run(cycle, check=False).out, "")
+
+    def started_again() -> str:
+        for verb in ("stop", "reset-failed", "start"):
+            machine.run(["systemctl", verb, FIRST_BOOT], check=verb != "reset-failed")
+        return shown(life, FIRST_BOOT, "ActiveState")
+
+    checks.equal("started again, it goes on", started_again(), "active")
+    life.write_file(STAMP, "{}\n")
+    checks.equal("once it is done, it does not start", started_again(), "inactive")
+    machine.run(["rm", STAMP])
+    machine.run(["systemctl", "disable", FIRST_BOOT])
+    life.shut_down()
+
+    machine = life.boot(life.hardware(network=False, kernel_says=LOGIN))
+    machine.wait_unit("display-manager.service")
+    never = shown(life, FIRST_BOOT, "InactiveExitTimestampMonotonic")
+    checks.equal("without its WantedBy the login comes, and it never runs", never, "0")
+    machine.run(["systemctl", "enable", FIRST_BOOT])
+    machine.run(["sync"])
+    life.cut_power()
+
+    late = {f"systemd.unit-dropin.{FIRST_BOOT}~veilor-lab": "[Unit]\nAfter=graphical.target\n"}
+    said = life.boot(life.hardware(network=False, kernel_says=LOGIN | late)).run(cycle, check=False).out
+    checks.true("behind the graphical target, as in 0.5.32, it has no place: systemd breaks a cycle", "ordering cycle" in said, said[-400:])
+    life.cut_power()
+
+
+# -- USB ------------------------------------------------------------------------------------------------------------------
+
+
+def plug(life: Life, serial: str, port: str, driver: str = "usb-kbd") -> None:
+    """Plug a device, a keyboard unless DRIVER says otherwise, with SERIAL into PORT."""
+    life.machine.qmp.cmd("device_add", driver=driver, id=serial, serial=serial, bus="xhci.0", port=port)
+
+
+def comes_to(life: Life, serial: str, what: str, timeout: float = 20) -> str:
+    """What became of the device SERIAL: waits a while for WHAT, and a little longer when that is what it is to stay."""
+    deadline = time.monotonic() + timeout
+    while (seen := see(life, "usb").get(serial, "gone")) != what and time.monotonic() < deadline:
+        time.sleep(0.5)
+    if what == "blocked":
+        time.sleep(3)
+        seen = see(life, "usb").get(serial, "gone")
+    return seen
+
+
+def unplug(life: Life, serial: str) -> None:
+    """Pull the device SERIAL."""
+    life.machine.qmp.cmd("device_del", id=serial)
+    comes_to(life, serial, "gone")
+
+
+def restart_guard(life: Life, rules: str | None = None) -> None:
+    """Start usbguard anew, with RULES as the enrolled ones if given."""
+    if rules is not None:
+        life.write_file(RULES, rules)
+    life.machine.run(["systemctl", "restart", "usbguard.service"], check=False)
+    time.sleep(3)
+
+
+def start_with_keyboard(life: Life, port: str) -> None:
+    """Boot with the person's keyboard in PORT, plugged in before the firmware looks."""
+    life.power_on(life.hardware(usb=True))
+    plug(life, "MINE", port)
+    life.type_passphrase()
+    life.machine.wait_agent(UNLOCK_TIMEOUT)
+    life.settle()
+    life.judge_console()
+
+
+def from_the_first_start(life: Life, checks: Checks) -> str:
+    """The machine has enrolled by itself; the rules that it made."""
+    life.machine.wait_unit(ENROL, "inactive", 120)
+    rules = life.read_file(RULES)
+    checks.true("the first start has let in the keyboard that was there, by itself", 'serial "MINE"' in rules, rules)
+    checks.equal("by what it is, not by hash or port", [word for word in ("hash", "via-port") if word in rules], [])
+    checks.equal("usbguard runs", shown(life, "usbguard.service", "ActiveState"), "active")
+    checks.equal("the keyboard works", see(life, "usb").get("MINE"), "works")
+    checks.true("the person is told", "USB devices" in life.notice(), life.notice())
+    return rules
+
+
+def others(life: Life, checks: Checks) -> None:
+    """What else is plugged in beside the person's keyboard, on its dock or in its place."""
+    plug(life, "SECOND", "2")
+    checks.equal("a second keyboard of the same make is blocked", comes_to(life, "SECOND", "blocked"), "blocked")
+    unplug(life, "MINE")
+    plug(life, "DOCK", "3", "usb-hub")
+    plug(life, "MINE", "3.1")
+    checks.equal("the keyboard moves to a dock and works", comes_to(life, "MINE", "works"), "works")
+    see(life, "gadget", "STICK")
+    checks.equal("a keyboard that is a drive as well is blocked", comes_to(life, "STICK", "blocked"), "blocked")
+    life.machine.run(["sh", "-c", "echo >/sys/kernel/config/usb_gadget/lab/UDC"])
+    unplug(life, "SECOND")
+    unplug(life, "MINE")
+    life.machine.run(["sh", "-c", "ls /sys/class/udc | head -1 >/sys/kernel/config/usb_gadget/lab/UDC"])
+    checks.equal("also when no other keyboard is there", comes_to(life, "STICK", "blocked"), "blocked")
+    plug(life, "NEW", "4")
+    checks.equal("in the place of a broken keyboard a new one works", comes_to(life, "NEW", "works"), "works")
+    unplug(life, "NEW")
+    plug(life, "MINE", "3.1")
+    checks.equal("the old one comes back", comes_to(life, "MINE", "works"), "works")
+
+
+def without_the_fix(life: Life, checks: Checks, rules: str) -> None:
+    """The same with what 0.5.32 shipped, and with the image's settings taken away."""
+    machine = life.machine
+    restart_guard(life, machine.run(["usbguard", "generate-policy"]).out)
+    checks.equal("with the rules of 0.5.32 the keyboard works where it is", see(life, "usb").get("MINE"), "works")
+    unplug(life, "MINE")
+    plug(life, "MINE", "1")
+    checks.equal("and is lost when it is plugged in elsewhere", comes_to(life, "MINE", "blocked"), "blocked")
+    restart_guard(life, rules)
+    checks.equal("with ours it is back", comes_to(life, "MINE", "works"), "works")
+
+    restart_guard(life, "")
+    checks.equal("before any enrolment usbguard does not start", shown(life, "usbguard.service", "ActiveState"), "inactive")
+    checks.equal("and the keyboard works", see(life, "usb").get("MINE"), "works")
+    life.write_file("/run/systemd/system/usbguard.service.d/99-lab.conf", "[Unit]\nConditionFileNotEmpty=\n")
+    machine.run(["systemctl", "daemon-reload"])
+    restart_guard(life)
+    checks.equal("without that condition the only keyboard would be locked out", comes_to(life, "MINE", "blocked"), "blocked")
+    machine.run(["rm", "/run/systemd/system/usbguard.service.d/99-lab.conf"])
+    machine.run(["systemctl", "daemon-reload"])
+    restart_guard(life, rules)
+
+    machine.run(["sed", "-i", "s/^ImplicitPolicyTarget=.*/ImplicitPolicyTarget=allow/", SETTINGS])
+    restart_guard(life)
+    checks.equal("with another default the keyboard with a drive gets in", comes_to(life, "STICK", "works"), "works")
+
+
+@phase("usb", "A keyboard moves with its dock, a second one and one with a drive stay out, nobody is locked out", starts_from="second-boot",
+       independent=True)
+def usb(life: Life, checks: Checks) -> None:
+    start_with_keyboard(life, "1")
+    machine = life.machine
+    listed = machine.run(["stat", "-c", "%a", SETTINGS, RULES, "/etc/usbguard/rules.d/50-veilor.conf", ADDED]).out.split()
+    checks.equal("root alone reads USBGuard's settings and rules", listed, ["600"] * 4)
+    if not has(life, "usbguard"):
+        checks.not_run("keyboards, docks and drives", "this base has no USBGuard")
+        life.shut_down()
+        return
+    rules = from_the_first_start(life, checks)
+    if machine.run(["modprobe", "--all", "dummy_hcd", "libcomposite"], check=False).code:
+        checks.not_run("a keyboard that is a drive as well", "the kernel has no dummy_hcd to plug it into")
+        life.shut_down()
+        return
+    others(life, checks)
+    without_the_fix(life, checks, rules)
+    life.write_file(ADDED, "allow id 1234:0001\n")
+    life.shut_down()
+
+    start_with_keyboard(life, "4")
+    checks.equal("after a restart the keyboard works in another port", comes_to(life, "MINE", "works"), "works")
+    checks.equal("and usbguard runs", shown(life, "usbguard.service", "ActiveState"), "active")
+    checks.equal("nothing was enrolled again", life.read_file(RULES), rules)
+    checks.true("a start brings the image's own settings back", "\nImplicitPolicyTarget=block" in life.read_file(SETTINGS))
+    checks.equal("and keeps the person's rules", life.read_file(ADDED), "allow id 1234:0001\n")
+    life.shut_down()
+
+
+# -- Wi-Fi ----------------------------------------------------------------------------------------------------------------
 
 def radios(life: Life) -> int:
     """How many Wi-Fi radios the kernel drives."""
@@ -69,53 +316,85 @@ def suspend(life: Life) -> None:
     machine.wait_unit("systemd-suspend.service", "inactive", 120)
 
 
-@phase("settings", "The settings that claims rest on hold on the running machine")
-def settings(life: Life, checks: Checks) -> None:
-    machine = life.boot()
-    checks.equal("every sysctl setting of the image is in effect", sysctl_missed(life), {})
-    checks.equal("every kernel argument of the image was given", json.loads(machine.run(["python3", "-c", KARGS]).out), [])
-    checks.true("the kernel is locked down", "[confidentiality]" in life.read_file("/sys/kernel/security/lockdown"))
-    tried = machine.run(["modprobe", "thunderbolt"], check=False)
-    checks.true("a blocked driver does not load", tried.code != 0 and "thunderbolt" not in life.read_file("/proc/modules"), tried.err)
-    machine.run(["sysctl", "-w", "kernel.kptr_restrict=0"])
-    checks.equal("a setting that was taken back is missed", sysctl_missed(life), {"kernel.kptr_restrict": "0"})
-    life.shut_down()
+def connected(life: Life, timeout: float = 90) -> bool:
+    """Whether NetworkManager is on the access point's network within TIMEOUT, and a packet gets there and back."""
+    state = ["nmcli", "-g", "GENERAL.STATE", "connection", "show", "veilor-lab"]
+    deadline = time.monotonic() + timeout
+    while life.machine.run(state, check=False).out.strip() != "activated":
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1)
+    return see(life, "knock", "tcp", FAR) == "refused"  # nothing listens there, and it says so
 
 
-@phase("usb-rules", "USBGuard's settings lie ready, and it waits for the enrolment")
-def usb_rules(life: Life, checks: Checks) -> None:
-    machine = life.boot()
-    listed = machine.run(["stat", "-c", "%a %n", "/etc/usbguard/usbguard-daemon.conf", "/etc/usbguard/rules.d/50-veilor.conf",
-                          "/etc/usbguard/rules.d/90-added.conf", "/etc/usbguard/rules.conf"]).out
-    checks.true("root alone reads them", all(line.startswith("600 ") for line in listed.splitlines()), listed)
-    checks.equal("nobody has enrolled yet", life.read_file("/etc/usbguard/rules.conf"), "")
-    life.write_file("/etc/usbguard/rules.d/90-added.conf", "allow id 1234:0001\n")
-    life.write_file("/etc/usbguard/usbguard-daemon.conf", "ImplicitPolicyTarget=allow\n")
-    life.shut_down()
-    life.boot()
-    checks.true("a start brings the image's own settings back",
-                "ImplicitPolicyTarget=block" in life.read_file("/etc/usbguard/usbguard-daemon.conf"))
-    checks.equal("and keeps the person's rules", life.read_file("/etc/usbguard/rules.d/90-added.conf"), "allow id 1234:0001\n")
-    life.shut_down()
-
-
-@phase("wifi-after-suspend", "A Wi-Fi driver loads after suspend, an unsigned one never")
+@phase("wifi-after-suspend", "Wi-Fi comes back after suspend; a module that nobody signed stays out", starts_from="second-boot",
+       independent=True)
 def wifi_after_suspend(life: Life, checks: Checks) -> None:
     machine = life.boot()
     machine.run(["modprobe", DRIVER, "radios=1"])
     checks.equal("a signed driver loads", radios(life), 1)
     machine.run(["modprobe", "--remove", DRIVER])
-    suspend(life)
-    checks.equal("the driver is gone", radios(life), 0)
-    machine.run(["modprobe", DRIVER, "radios=1"])
-    checks.equal("after the suspend it loads again", radios(life), 1)
-    machine.run(["modprobe", "--remove", DRIVER])
-
-    machine.run(["python3", "-c", UNSIGN])
+    see(life, "unsign", DRIVER)
     refused = machine.run(["insmod", "/run/unsigned.ko"], check=False)
     checks.true("the same driver without its signature is refused", refused.code != 0 and radios(life) == 0, refused.err)
 
+    missing = [name for name in ("nmcli", "hostapd", "iw") if not has(life, name)]
+    if missing:
+        checks.not_run("Wi-Fi by a real access point", f"this base has no {' and no '.join(missing)}")
+        life.shut_down()
+        return
+    see(life, "access_point", PEER, FAR, WIFI_KEY)
+    machine.run(["nmcli", "connection", "add", "type", "wifi", "con-name", "veilor-lab", "ifname", "*", "ssid", "veilor-lab",
+                 "wifi-sec.key-mgmt", "wpa-psk", "wifi-sec.psk", WIFI_KEY, "ipv4.method", "manual", "ipv4.addresses", f"{NEAR}/24",
+                 "ipv6.method", "disabled", "connection.autoconnect-retries", "0"])
+    checks.true("NetworkManager finds the network and is on it", connected(life))
+    see(life, "no_access_point", PEER)
+    suspend(life)
+    slept = life.read_file("/sys/power/suspend_stats/success").strip()
+    checks.equal("the machine slept, with the driver gone", (slept, radios(life)), ("1", 0))
+    see(life, "access_point", PEER, FAR, WIFI_KEY)
+    checks.true("the driver loads after the suspend, and Wi-Fi comes back by itself", connected(life))
+    see(life, "no_access_point", PEER)
+
     machine.run(["sysctl", "-w", "kernel.modules_disabled=1"])
-    latched = machine.run(["modprobe", DRIVER, "radios=1"], check=False)
-    checks.true("with the latch of 0.5.32 the driver would stay away", latched.code != 0 and radios(life) == 0, latched.err)
+    latched = machine.run(["modprobe", DRIVER, "radios=2"], check=False)
+    checks.true("with the latch of 0.5.32 the driver stays away", latched.code != 0 and radios(life) == 0, latched.err)
+    checks.true("and Wi-Fi stays dead", not connected(life, 20))
     life.shut_down()
+
+
+# -- the installer's logs ---------------------------------------------------------------------------------------------------
+
+WITHOUT_LOGS = """
+sed '/^%onerror/,/^%end/d' /run/install/repo/ks.cfg >/run/veilor-lab/ks.cfg
+mount --bind /run/veilor-lab/ks.cfg /run/install/repo/ks.cfg
+systemctl restart veilor-lab-anaconda.service
+"""
+
+
+@phase("install-logs", "An installation that fails leaves its logs on the host", starts_from="second-boot", independent=True)
+def install_logs(life: Life, checks: Checks) -> None:
+    if not life.settings.stand_in_medium:
+        checks.not_run("its logs are on the host", "only the stand-in for Anaconda is told to give up here")
+        return
+    share = life.dir / "failed-logs"
+    share.mkdir(exist_ok=True)
+    iso = life.make_iso(life.make_image("44.0"))
+    machine = life.power_on(life.hardware(network=False, medium=iso, share=share))
+
+    def give_up(start: int) -> tuple[int, list[str]]:
+        """Type quit at the question behind START; the console's offset behind the end, and the names of the logs."""
+        at = machine.wait_console(rb"Install to which disk\? ", 240, "the installer's question for a disk", start)
+        machine.console.send(b"quit\n")
+        at = machine.wait_console(rb"VEILOR-INSTALL: FAILED[^\r\n]*", 120, "the end of the installation", at)
+        return at, sorted(path.name for path in share.iterdir())
+
+    at, names = give_up(0)
+    checks.true("its logs are on the host", {"program.log", "veilor-choose-disk.log"} <= set(names), names)
+    said = (share / "veilor-choose-disk.log").read_text()
+    checks.true("and say why it ended", "no disk was chosen" in said, said[-300:])
+    for path in share.iterdir():
+        path.unlink()
+    machine.run(["sh", "-ec", WITHOUT_LOGS])
+    checks.equal("without the kickstart's last script nothing is left", give_up(at)[1], [])
+    life.cut_power()

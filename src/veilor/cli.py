@@ -214,7 +214,7 @@ def do_rehearse(args) -> int:
 
 def do_lab_slot(args) -> int:
     from veilor.lab import slots
-    from veilor.lab.cache import cache_root
+    from veilor.lab.cache import cache_root, hash_tree
     from veilor.lab.rehearse import tracked
 
     every = slots.load_slots(SOURCE_ROOT / "scenarios/slots.toml")
@@ -223,7 +223,7 @@ def do_lab_slot(args) -> int:
     counted = ["git", "-C", str(SOURCE_ROOT), "rev-list", "--count", "HEAD"]
     turn = int(host_run(counted, timeout=60).stdout) if not args.names else 0
     chosen = slots.choose(every, args.names, turn)
-    inputs = hashlib.sha256(tracked(SOURCE_ROOT).encode()).hexdigest()
+    inputs = hashlib.sha256((tracked(SOURCE_ROOT) + hash_tree(SOURCE_ROOT / "scenarios")).encode()).hexdigest()
     number = itertools.count(1)
 
     def run(argv: list[str]) -> int:

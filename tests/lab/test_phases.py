@@ -248,6 +248,17 @@ def test_other_inputs_have_no_checkpoint(load, go):
         go(scenario, FakeLife(store), start="two", inputs={"base": "y"})
 
 
+def test_keys_move_with_the_guest_programs_that_a_scenario_names(load, folder):
+    (folder / "guest").mkdir()
+    (folder / "guest/mine.py").write_text("1\n")
+    source = body("one") + '\nTRIES = "guest/mine.py"\n'
+    before = checkpoint_keys(load(source), {})
+    (folder / "guest/other.py").write_text("2\n")
+    assert checkpoint_keys(load(source), {}) == before
+    (folder / "guest/mine.py").write_text("2\n")
+    assert checkpoint_keys(load(source), {})["one"] != before["one"]
+
+
 def test_keys_move_with_what_comes_before_and_with_helpers_only(load):
     source = body("one", "two", "three")
     before = checkpoint_keys(load(source), {})

@@ -98,7 +98,7 @@ def load_scenario(name: str, folder: Path) -> Scenario:
     spec = importlib.util.spec_from_file_location(f"scenarios.{name.replace('-', '_')}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    common = _common_code(path.read_text())
+    common = _common_code(path.read_text(), folder)
     own = [replace(value.phase, scenario=name, common=common) for value in vars(module).values()
            if isinstance(getattr(value, "phase", None), Phase)]
     if not own:
@@ -122,13 +122,15 @@ def _borrowed(after: str, folder: Path) -> list[Phase]:
     return load_scenario(name, folder).up_to(last).phases
 
 
-def _common_code(source: str) -> str:
-    """A hash of a module's code without its phase functions: helpers and constants that any phase may use."""
+def _common_code(source: str, folder: Path) -> str:
+    """A hash of a module's code without its phase functions: helpers, constants and FOLDER's guest programs that it names."""
     tree = ast.parse(source)
     tree.body = [node for node in tree.body if not (
         isinstance(node, ast.FunctionDef)
         and any(isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith("phase") for mark in node.decorator_list))]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    named = source.replace(".attempt(", "guest/tries.py")  # that is what it runs
+    guest = [path.read_text() for path in sorted((folder / "guest").glob("*.py")) if f"guest/{path.name}" in named]
+    return hashlib.sha256("\0".join([ast.dump(tree), *guest]).encode()).hexdigest()
 
 
 def origin_of(scenario: Scenario, index: int) -> Phase | None:
