@@ -14,12 +14,16 @@ HEAD = """# What veilor-os protects, from whom, and how you can tell
 
 veilor-os is for one person's laptop: the only one, with a life on it. This page says against whom it stands, what it
 promises, and where it ends. Read it with doubt. Each promise has a name, such as `laptop.encrypted`; `veilor-doctor --claim NAME`
-looks on your machine whether it holds, and the tables at the end say what was tried, where, and what was not.
+looks on your machine whether it holds. The tables at the end say what was tried and on what, whether the same try went through
+once the control was taken away, and what nobody has seen yet.
 
-Three words carry weight below. **Promised** is what is on in every installation, and has a check in the image, one on
-the running machine, and somebody who tries. **Your choice** is there and off. **Not kept** is what you might expect, and we don't
-promise. Nothing here was shown on real hardware yet, and much only on a stand-in for the system it is built on: the last
-table says which. A claim that was shown on the stand-in is not thereby shown of a released image.
+Three words carry weight below. **Promised** is on in every installation, and has a check of the image, one on the running
+machine, and somebody who tries to break it. **Your choice** is there, and off until you turn it on. **Not kept** is what you
+might expect and we don't promise: read these first.
+
+No release was made yet, nothing here was shown on real hardware, and what was shown on a machine was shown on a stand-in for
+the system it is built on. That tells you that our settings and programs do what is said of them. It does not tell you that a
+released image does: `veilor-status --claims` will say that on your machine, of the very image that runs there.
 
 """
 BASE = "docker://ghcr.io/secureblue/kinoite-main-hardened:44"
