@@ -22,7 +22,7 @@ from veilor.build.threats import load as load_model
 
 RESULTS = f"{FOLDER}/results.json"
 DOCTOR = "attacks:doctor"  # the phase that runs veilor-doctor on a machine: what it shows is the boot layer's
-LOOKS = "src/veilor/device/doctor"
+LOOKS, TRIES = "src/veilor/device/doctor", "scenarios/guest"  # the code of checks that is no phase's
 VERDICTS = ("PASS", "NOT_RUN", "LAB_FAULT", "OS_FAULT")
 WITHOUT = "{} without it: "  # how the title of a check begins that has to see the control gone
 
@@ -66,7 +66,7 @@ def proof(source_root: Path, model: Model, claim: Claim, layer: str, run: str) -
     """The hash of what a result of RUN for CLAIM at LAYER stands on: its controls, its checks and their code, the phase."""
     total = hashlib.sha256(f"{claim.id} {layer} {run}".encode())
     parts = [source_root / control.split("#")[0] for control in claim.controls if not control.startswith("base:")]
-    parts += [source_root / LOOKS] if layer == "boot" else [source_root / "scenarios/guest"]
+    parts += [source_root / LOOKS] if layer == "boot" else [source_root / TRIES] if run.startswith(("attacks:", "strangers:")) else []
     for path in parts:
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix != ".pyc") if path.is_dir() else [path]
         for file in files:

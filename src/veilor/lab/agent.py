@@ -18,7 +18,7 @@ from veilor.lab.clock import LOOK
 
 PORT_NAME = "org.veilor.lab.0"
 GUEST_PROGRAM = f"""
-import base64, json, os, subprocess
+import base64, json, os, subprocess, tempfile
 port = os.open("/dev/virtio-ports/{PORT_NAME}", os.O_RDWR)
 pending = b""
 def answer(**fields):
@@ -37,14 +37,16 @@ while True:
             ask = json.loads(line)
         except ValueError:
             continue
+        outputs = [tempfile.TemporaryFile("w+b", dir="/run") for _ in range(2)]  # no pipes: what the command leaves behind may hold them
         try:
-            done = subprocess.run(ask["argv"], input=base64.b64decode(ask["stdin"]), capture_output=True,
-                                  timeout=ask["timeout"], cwd="/")
-            code, out, err = done.returncode, done.stdout, done.stderr
-        except subprocess.TimeoutExpired as late:
-            code, out, err = 124, late.stdout or b"", (late.stderr or b"") + b"lab agent: timed out"
+            code, said = subprocess.run(ask["argv"], input=base64.b64decode(ask["stdin"]), stdout=outputs[0], stderr=outputs[1],
+                                        timeout=ask["timeout"], cwd="/").returncode, b""
+        except subprocess.TimeoutExpired:
+            code, said = 124, b"lab agent: timed out"
         except OSError as error:
-            code, out, err = 127, b"", str(error).encode()
+            code, said = 127, str(error).encode()
+        out, err = (output.seek(0) or output.read() for output in outputs)
+        err += said
         answer(id=ask["id"], code=code, out=base64.b64encode(out).decode(), err=base64.b64encode(err).decode())
 """
 GUEST_UNIT = f"""[Unit]
