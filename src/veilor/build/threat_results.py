@@ -22,7 +22,7 @@ from veilor.build.threats import load as load_model
 
 RESULTS = f"{FOLDER}/results.json"
 DOCTOR = "attacks:doctor"  # the phase that runs veilor-doctor on a machine: what it shows is the boot layer's
-LOOKS, TRIES = "src/veilor/device/doctor", "scenarios/guest"  # the code of checks that is no phase's
+LOOKS, TRIES = "src/veilor/device/doctor", "scenarios/guest/tries.py"  # the code of checks that is no phase's
 VERDICTS = ("PASS", "NOT_RUN", "LAB_FAULT", "OS_FAULT")
 WITHOUT = "{} without it: "  # how the title of a check begins that has to see the control gone
 
@@ -181,7 +181,7 @@ def said(source_root: Path, model: Model, claim: Claim, row: dict | None, counte
         return "NOT_RUN"
     stamp = proof(source_root, model, claim, row["layer"], row["run"])
     if row["proof"] != stamp:
-        return f"NOT_RUN (stale: {row['verdict']} on {row['when']})"
+        return "NOT_RUN" if row["verdict"] == "NOT_RUN" else f"NOT_RUN (stale: {row['verdict']} on {row['when']})"
     where = f"{'stand-in' if 'base-system' in row['stand_ins'] else row['base']}, {row['when']}"
     passed = row["passed"]
     if row["verdict"] == "NOT_RUN":
