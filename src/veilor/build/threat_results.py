@@ -62,16 +62,24 @@ def reached(parts: dict[str, tuple[str, set[str]]], first: str) -> set[str]:
     return seen
 
 
+def read(path: Path) -> list[str]:
+    """The lines of the file at PATH; none where there is no such file."""
+    return path.read_text().splitlines() if path.is_file() else []
+
+
 def proof(source_root: Path, model: Model, claim: Claim, layer: str, run: str) -> str:
     """The hash of what a result of RUN for CLAIM at LAYER stands on: its controls, its checks and their code, the phase."""
     total = hashlib.sha256(f"{claim.id} {layer} {run}".encode())
-    parts = [source_root / control.split("#")[0] for control in claim.controls if not control.startswith("base:")]
+    parts = [source_root / control for control in claim.controls if not control.startswith("base:") and "#" not in control]
     parts += [source_root / LOOKS] if layer == "boot" else [source_root / TRIES] if run.startswith(("attacks:", "strangers:")) else []
     for path in parts:
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix != ".pyc") if path.is_dir() else [path]
         for file in files:
             total.update(f"{file.relative_to(source_root)}\n".encode() + (file.read_bytes() if file.is_file() else b""))
     for control in claim.controls:
+        path, _, word = control.partition("#")  # of a file that holds much else, the lines with that word
+        if word:
+            total.update(control.encode() + "\n".join(line for line in read(source_root / path) if word in line).encode())
         if control.startswith("base:"):
             total.update(json.dumps(model.base.get(control.removeprefix("base:"), {}), sort_keys=True).encode())
     total.update(json.dumps([asdict(check) for check in claim.layer(layer)], sort_keys=True).encode())
