@@ -38,6 +38,12 @@ def phases(source_root: Path) -> dict[str, str]:
 @functools.cache
 def phases_in(text: str) -> dict[str, str]:
     """The phases in a scenario's TEXT, each with its code and all of the module that it uses, near or far."""
+    parts, found = parts_of(text)
+    return {phase: "\n".join(parts[name][0] for name in sorted(reached(parts, name))) for phase, name in found.items()}
+
+
+def parts_of(text: str) -> tuple[dict[str, tuple[str, set[str]]], dict[str, str]]:
+    """What a module's TEXT defines: name to code and the names used in it; and the function of each phase."""
     lines, parts, found = text.splitlines(), {}, {}
     for node in ast.parse(text).body:
         first = min([node.lineno, *(mark.lineno for mark in getattr(node, "decorator_list", ()))])
@@ -48,7 +54,7 @@ def phases_in(text: str) -> dict[str, str]:
         for mark in getattr(node, "decorator_list", ()):
             if isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith("phase") and mark.args:
                 found[ast.literal_eval(mark.args[0])] = node.name
-    return {phase: "\n".join(parts[name][0] for name in sorted(reached(parts, name))) for phase, name in found.items()}
+    return parts, found
 
 
 def reached(parts: dict[str, tuple[str, set[str]]], first: str) -> set[str]:
@@ -62,6 +68,17 @@ def reached(parts: dict[str, tuple[str, set[str]]], first: str) -> set[str]:
     return seen
 
 
+def looks(source_root: Path, kinds: list[str]) -> str:
+    """The doctor's code for looks of these KINDS: the function of that name (or its class) and what it uses in its module."""
+    said = []
+    for file in sorted((source_root / LOOKS).glob("*.py")):
+        parts = parts_of(file.read_text())[0]
+        for kind in kinds:
+            name = {"unit": "Units"}.get(kind, kind.replace("-", "_"))
+            said += [f"{kind} {one}\n{parts[one][0]}" for one in sorted(reached(parts, name))]
+    return "\n".join(said)
+
+
 def read(path: Path) -> list[str]:
     """The lines of the file at PATH; none where there is no such file."""
     return path.read_text().splitlines() if path.is_file() else []
@@ -71,7 +88,9 @@ def proof(source_root: Path, model: Model, claim: Claim, layer: str, run: str) -
     """The hash of what a result of RUN for CLAIM at LAYER stands on: its controls, its checks and their code, the phase."""
     total = hashlib.sha256(f"{claim.id} {layer} {run}".encode())
     parts = [source_root / control for control in claim.controls if not control.startswith("base:") and "#" not in control]
-    parts += [source_root / LOOKS] if layer == "boot" else [source_root / TRIES] if run.startswith(("attacks:", "strangers:")) else []
+    if layer == "boot":
+        total.update(looks(source_root, sorted({check.kind for check in claim.boot})).encode())
+    parts += [source_root / TRIES] if layer != "boot" and run.startswith(("attacks:", "strangers:")) else []
     for path in parts:
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix != ".pyc") if path.is_dir() else [path]
         for file in files:
