@@ -54,11 +54,22 @@ def flatten_lines(path: Path) -> list[tuple[Path, int, str]]:
     return lines
 
 
+def as_read(text: str) -> list[int]:
+    """The numbers (from 0) of TEXT's lines in the order in which the installer reads them: the guided layout of the disk, which
+    a script writes, in the place of its include."""
+    order = list(range(len(text.splitlines())))
+    if found := GUIDED.search(text):
+        include, body = (text[:at].count("\n") for at in (found.start(), found.start(2)))
+        order[include:include + 1] = range(body, body + found[2].rstrip("\n").count("\n") + 1)
+    return order
+
+
 class Parsed:
     """A kickstart as Fedora 44's parser understands it, and the commands that it names, in order."""
 
     def __init__(self, text: str) -> None:
-        self.text = text = GUIDED.sub(lambda found: found[2].rstrip("\n"), text)
+        lines = text.splitlines()
+        self.text = text = "".join(f"{lines[number]}\n" for number in as_read(text))
         self.handler = F44Handler()
         parser = KickstartParser(self.handler, missingIncludeIsFatal=False)
         with warnings.catch_warnings():

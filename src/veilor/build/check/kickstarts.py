@@ -10,7 +10,7 @@ from pathlib import Path
 from veilor.build import image_builder
 from veilor.build.check.finding import Finding
 from veilor.build.errors import BuildError
-from veilor.build.kickstart import CHECKS, FALLBACK, check, flatten_lines
+from veilor.build.kickstart import CHECKS, FALLBACK, as_read, check, flatten_lines
 
 INSTALL, MUTABLE = "kickstart/install.ks", "kickstart/veilor-os.ks"
 
@@ -29,8 +29,9 @@ def judge(root: Path, name: str, checks: tuple[Callable, ...]) -> list[Finding]:
         lines = flatten_lines(root / name)
     except BuildError as error:
         return [Finding(name, 0, str(error).replace(f"{root}/", ""))]
-    found = []
-    for problem in check("".join(f"{line}\n" for _, _, line in lines), checks):
+    text, found = "".join(f"{line}\n" for _, _, line in lines), []
+    lines = [lines[number] for number in as_read(text)]
+    for problem in check(text, checks):
         at = re.search(r"line (\d+)", problem) if problem.startswith("parser:") else None
         place = lines[int(at[1]) - 1] if at and 1 <= int(at[1]) <= len(lines) else None
         found.append(Finding(str(place[0].relative_to(root)), place[1], problem) if place else Finding(name, 0, problem))
