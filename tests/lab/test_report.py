@@ -205,7 +205,7 @@ def test_every_stand_in_says_all_it_has_to():
             "test-keys", "lab-registry", "tcg", "credentials", "no-desktop"} <= set(found)
     for one in found.values():
         assert all((one.title, one.stands_for, one.why, one.replaced_by)), one.id
-        assert one.command == "" or one.command.startswith(("veilor", "scripts/", "gh ")), one.id
+        assert one.command == "" or one.command.startswith(("veilor", "scripts/", "gh ", "run0 ")), one.id
 
 
 def test_a_stand_in_declared_twice_is_refused(tmp_path):
