@@ -1,13 +1,15 @@
 """One virtual machine: QEMU with a serial console, QMP, the lab's agent, a disk and, if wanted, the product's registry.
 
 Every wait has a limit, in seconds that the host gave to QEMU. What a silent guest means depends on QEMU: as long as it
-lives, the guest is to blame (OSFault); when it died without being asked, the rehearsal is (LabFault).
+lives, the guest is to blame (OSFault); when it died without being asked, or its emulated processor lost a timer, the
+rehearsal is (LabFault).
 """
 
 from __future__ import annotations
 
 import base64
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -27,6 +29,9 @@ from veilor.lab.verdict import LabFault, OSFault
 REGISTRY_ADDRESS = "10.0.2.100"
 OVMF = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 OVMF_VARS = "usr/share/OVMF/OVMF_VARS_4M.fd"
+# A kernel that says this had a timer set that never fired, with its processors idle. QEMU without KVM was seen to lose the
+# second processor's timer so, before any program of the system ran; whatever waits for RCU then waits for ever.
+LOST_TIMER = re.compile(rb"rcu: \S+ kthread timer wakeup didn't happen for \d+ jiffies")
 
 
 @dataclass
@@ -144,13 +149,15 @@ class Machine:
         """Let the stopped CPUs run, once console and agent listen (so that no byte is lost)."""
         self.qmp.cmd("cont")
 
-    def judge_silence(self, what: str) -> Exception:
-        """The fault that fits when WHAT did not happen in time."""
+    def judge_silence(self, what: str, last: str = "") -> Exception:
+        """The fault that fits when WHAT did not happen in time; LAST is what was heard instead, else the console's end."""
         if self.process.poll() is not None and not self._ended:
             said = (self.dir / "qemu.log").read_text(errors="replace").strip()[-200:]
             return LabFault(f"QEMU died while waiting for {what} (exit {self.process.returncode}) {said}")
-        tail = self.console.text().strip().splitlines()[-3:]
-        return OSFault(f"{what} did not come; the console's last words: {' / '.join(tail)[-300:]}")
+        if self.hardware.accel == "tcg" and self.console.count(LOST_TIMER):
+            return LabFault(f"the emulated processor lost a timer, as the guest's kernel says, while waiting for {what}")
+        tail = " / ".join(self.console.text().strip().splitlines()[-3:])[-300:]
+        return OSFault(f"{what} did not come; {last or f'the console’s last words: {tail}'}")
 
     def wait_console(self, pattern: bytes, timeout: float, what: str, start: int = 0) -> int:
         """Wait until the console says PATTERN; the offset behind it. Raises OSFault or LabFault when it does not."""
@@ -182,14 +189,15 @@ class Machine:
         self.wait_until(["systemctl", "is-active", unit], lambda r: r.out.strip() == state, timeout, f"{unit} to be {state}")
 
     def wait_until(self, argv: list[str], good, timeout: float, what: str) -> Reply:
-        """Repeat ARGV in the guest until GOOD(reply); the reply. Raises OSFault after TIMEOUT seconds."""
+        """Repeat ARGV in the guest until GOOD(reply); the reply. Raises OSFault or LabFault after TIMEOUT seconds."""
         deadline = self.clock() + timeout
         while True:
             reply = self.run(argv, timeout=60, check=False)
             if good(reply):
                 return reply
             if self.clock() > deadline:
-                raise OSFault(f"waited {timeout:.0f} s for {what}; last answer: {reply.code} {(reply.out or reply.err).strip()[-300:]}")
+                said = f"last answer after {timeout:.0f} s: {reply.code} {(reply.out or reply.err).strip()[-300:]}"
+                raise self.judge_silence(what, said)
             time.sleep(1)
 
     def screenshot(self, path: Path) -> Path:
