@@ -24,4 +24,6 @@ mask() {  # FOLDER UNIT: mask it where the base has it
 }
 mkdir -p "$root/etc/systemd/system" "$root/etc/systemd/user"
 for unit in upgrade-on-boot.service rpm-ostreed-automatic.timer; do mask system "$unit"; done
-for unit in secureblue-update-verification.timer security-update-notification.path; do mask user "$unit"; done
+# The last one tells of the base's own images, sends to `ujust rebase-secureblue`, away from ours, and opens Trivalent.
+units=(secureblue-update-verification.timer security-update-notification.path image-deprecation-notice.service)
+for unit in "${units[@]}"; do mask user "$unit"; done

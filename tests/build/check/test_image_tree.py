@@ -71,6 +71,7 @@ GONE = {  # what the base may drop: and what the script then says
     ".packages/sudo": "the package was not there; installed",
     ".packages/trivalent-selinux": "its attribute is declared by us",
     "usr/lib/systemd/user/security-update-notification.path": "the base has no user security-update-notification.path",
+    "usr/lib/systemd/user/image-deprecation-notice.service": "the base has no user image-deprecation-notice.service",
 }
 
 

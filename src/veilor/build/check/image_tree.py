@@ -24,6 +24,7 @@ SCRIPTS = "bluebuild/files/scripts"
 MASKED = (
     "system/securebluecleanup.service", "system/upgrade-on-boot.service", "system/rpm-ostreed-automatic.timer",
     "user/secureblue-update-verification.timer", "user/security-update-notification.path",
+    "user/image-deprecation-notice.service",
 )
 PACKAGES = ("trivalent", "trivalent-selinux", "trivalent-subresource-filter", "sudo")
 
