@@ -271,7 +271,9 @@ def taken_away(kind: str, given: dict) -> tuple[str, str]:
         return f"rm {link}; systemctl daemon-reload", f"ln -s /dev/null {link}; systemctl daemon-reload"
     if kind == "unit" and given.get("active") == "inactive":
         unit = f"/run/systemd/system.control/{name}"  # goes before what the base has of that name, masked or not
-        start = f"mkdir -p /run/systemd/system.control; printf '[Service]\\nExecStart=/usr/bin/sleep 300\\n' > {unit}"
+        listens, runs = f"[Socket]\\nListenStream={DESK}/{name}\\nAccept=yes", "[Service]\\nExecStart=/usr/bin/sleep 300"
+        what = listens if name.endswith(".socket") else runs
+        start = f"mkdir -p /run/systemd/system.control; printf '{what}\\n' > {unit}"
         return f"{start}; systemctl daemon-reload; systemctl start {name}", f"systemctl stop {name}; rm {unit}; systemctl daemon-reload"
     if kind == "unit" and not given.get("active"):
         return f"systemctl mask --runtime {name}", f"systemctl unmask --runtime {name}"
@@ -302,7 +304,7 @@ def taken_away(kind: str, given: dict) -> tuple[str, str]:
         "statement-remembered": laid_over("/var/lib/veilor/state.json", '{"channel": {"sequence": -1}}'),
         "every-source": f"{{ cat /etc/chrony.conf; echo 'server 192.0.2.9'; }} > {other}; mount --bind {other} /etc/chrony.conf",
         "first-said": laid_over(given.get("folder", "") + "/10-veilor.conf", "# nothing"),
-        "image-verified": f"bootc status --format=json --format-version=1 | sed 's/containerPolicy/insecure/' > {DESK}/said; "
+        "image-verified": f"bootc status --format=json --format-version=1 | sed 's/containerPolicy/insecure/g' > {DESK}/said; "
                           f"printf '#!/bin/sh\\ncat {DESK}/said\\n' > {other}; chmod +x {other}; mount --bind {other} /usr/bin/bootc",
     }.get(kind, ""), "true"
 
