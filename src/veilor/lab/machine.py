@@ -156,8 +156,10 @@ class Machine:
             return LabFault(f"QEMU died while waiting for {what} (exit {self.process.returncode}) {said}")
         if self.hardware.accel == "tcg" and self.console.count(LOST_TIMER):
             return LabFault(f"the emulated processor lost a timer, as the guest's kernel says, while waiting for {what}")
-        tail = " / ".join(self.console.text().strip().splitlines()[-3:])[-300:]
-        return OSFault(f"{what} did not come; {last or f'the console’s last words: {tail}'}")
+        if not last:
+            tail = self.console.text().strip().splitlines()[-3:]
+            last = f"the console's last words: {' / '.join(tail)[-300:]}"
+        return OSFault(f"{what} did not come; {last}")
 
     def wait_console(self, pattern: bytes, timeout: float, what: str, start: int = 0) -> int:
         """Wait until the console says PATTERN; the offset behind it. Raises OSFault or LabFault when it does not."""
