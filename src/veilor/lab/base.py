@@ -22,7 +22,7 @@ PACKAGES = tuple(
     python3 python3-gi gir1.2-ostree-1.0 udev dbus kmod iproute2 e2fsprogs dosfstools fdisk libpam-systemd zstd
     ca-certificates grub-common login passwd procps
     network-manager wpasupplicant hostapd iw firewalld usbguard chrony auditd polkitd openssh-server systemd-oomd
-    systemd-zram-generator""".split()  # from here on: what overlay/ has settings for, as the real base brings it
+    systemd-zram-generator sudo""".split()  # from here on: what overlay/ has settings for, as the real base brings it
 )
 LINKS = {
     "home": "var/home",
