@@ -12,8 +12,10 @@ from types import SimpleNamespace
 
 from veilor.lab import disk, images, sabotage
 from veilor.lab.base import epoch
+from veilor.lab.cache import cache_root
 from veilor.lab.checkpoint import Checkpoints
 from veilor.lab.evidence import PROMPT, Evidence
+from veilor.lab.flavour import machine_parts, make_disks
 from veilor.lab.machine import OVMF_VARS, Hardware, Machine
 from veilor.lab.registry import Registry
 from veilor.lab.tools import Tools
@@ -40,6 +42,7 @@ class Settings:
     sabotage: str | None = None
     stand_in_medium: bool = True
     disk_bytes: int = 12 * GiB
+    rootfs: Path | None = None  # of the scenario's flavour, as a tar
 
     @property
     def image_sabotage(self) -> str | None:
@@ -265,6 +268,14 @@ class Life(Evidence):
         self.judge_console(allowed)
         self.timings.append(("boots", time.monotonic() - started))
         return machine
+
+    def locked_disks(self, arguments: str) -> list[Path]:
+        """The disks of a machine of the scenario's flavour that asks for its passphrase, started with kernel ARGUMENTS besides."""
+        tree, what = self.dir / "stage" / "locked", self.settings
+        what.build.stage(what.source, tree, None, 0)
+        parts = machine_parts(cache_root(), what.rootfs, tree, PASSPHRASE)
+        return make_disks(parts, tree, self.dir / f"locked-{self.boots}", tools=what.tools, cache=cache_root(), source=what.source,
+                          arguments=arguments)
 
     def strike(self, point: str) -> None:
         """Let the chosen sabotage act, when POINT is its moment."""

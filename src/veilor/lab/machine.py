@@ -15,6 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from qemu.qmp.legacy import QEMUMonitorProtocol
 from veilor.lab.agent import GUEST_PROGRAM, GUEST_UNIT, PORT_NAME, Agent, AgentGone, Reply
 from veilor.lab.clock import Clock
 from veilor.lab.console import Console
+from veilor.lab.screen import Screen, read_ppm
 from veilor.lab.tools import Tools
 from veilor.lab.verdict import LabFault, OSFault
 
@@ -209,6 +211,21 @@ class Machine:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(shot.read_bytes())
         return path
+
+    def screen(self) -> Screen:
+        """What the screen shows now, as pixels."""
+        shot = self.dir / "screen.ppm"
+        self.qmp.cmd("screendump", filename=str(shot))
+        return read_ppm(shot.read_bytes())
+
+    def wait_screen(self, good: Callable[[Screen], bool], timeout: float, what: str) -> Screen:
+        """Wait until the screen is GOOD; what it shows then. Raises OSFault or LabFault after TIMEOUT seconds."""
+        deadline = time.monotonic() + timeout
+        while not good(shown := self.screen()):
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                raise self.judge_silence(f"{what} on the screen")
+            time.sleep(1)
+        return shown
 
     def set_link(self, up: bool) -> None:
         """Plug the network cable in or out."""

@@ -44,13 +44,17 @@ class Phase:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A scenario's phases in order. The first BORROWED of them belong to the scenario that it goes on from."""
+    """A scenario's phases in order. The first BORROWED of them belong to the scenario that it goes on from.
+
+    FLAVOUR is the one of flavour.py that its machines need; empty for the plain base.
+    """
 
     name: str
     title: str
     story: str
     phases: list[Phase]
     borrowed: int = 0
+    flavour: str = ""
 
     def up_to(self, name: str) -> Scenario:
         """This scenario without the phases after NAME. Raises UsageError when it has none of that name."""
@@ -84,7 +88,8 @@ def phase(name: str, title: str, *, starts_from: str | None = None, independent:
 def load_scenario(name: str, folder: Path) -> Scenario:
     """Scenario NAME from FOLDER/NAME.py, behind the phases it goes on from. Raises UsageError that lists what there is.
 
-    A module that says AFTER = "SCENARIO:PHASE" takes the machine where that phase has left it.
+    A module that says AFTER = "SCENARIO:PHASE" takes the machine where that phase has left it. One that says FLAVOUR
+    lives on that flavour of the base, also through the phases before.
     """
     known = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
     if name not in known:
@@ -107,7 +112,7 @@ def load_scenario(name: str, folder: Path) -> Scenario:
             raise ValueError(f"{path.name}: phase {one.name} starts from {one.starts_from}, which is no earlier phase")
         seen.append(one.name)
     title = (inspect.getdoc(module) or name).splitlines()[0].rstrip(".")
-    return Scenario(name, title, getattr(module, "STORY", ""), phases, len(phases) - len(own))
+    return Scenario(name, title, getattr(module, "STORY", ""), phases, len(phases) - len(own), getattr(module, "FLAVOUR", ""))
 
 
 def _borrowed(after: str, folder: Path) -> list[Phase]:

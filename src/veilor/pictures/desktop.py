@@ -7,7 +7,6 @@ It's apart from the tools tree because it is big, and because no rehearsal needs
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from veilor.lab.cache import artefact, remove_tree
+from veilor.lab.flavour import stamp
 from veilor.lab.tools import MIRROR, Tools, bootstrap
 
 PACKAGES = tuple(
@@ -76,12 +76,7 @@ def dressed(cache: Path, staged: Path) -> Iterator[Stage]:
         for part in ("usr", "etc", "var/lib/dpkg"):
             (root / part).parent.mkdir(parents=True, exist_ok=True)
             subprocess.run(["cp", "-al", tree / part, root / part], check=True, timeout=300)
-        for source in sorted(staged.rglob("*")):
-            target = root / source.relative_to(staged)
-            if source.is_symlink() or source.is_file():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.unlink(missing_ok=True)  # a link into the cached tree: never written through
-                shutil.copy2(source, target, follow_symlinks=False)
+        stamp(staged, root)
         people = root / "etc/passwd"
         known = people.read_text()
         people.unlink()

@@ -1,0 +1,116 @@
+"""Flavours of the stand-in base: what a scenario's machine has besides the plain one, and how it is started to show it.
+
+A flavour is made on demand and cached like the plain base. Its initramfs is made with the staged tree in place, as the real
+image build does (bluebuild/files/scripts/initramfs.sh): the boot screen lies in there. Such a machine is not installed: boot
+loader, kernel and a locked container lie on disks of their own, made in seconds, and nothing is behind the lock.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+from veilor.lab.base import PACKAGES, grub_images
+from veilor.lab.cache import artefact, hash_tree
+from veilor.lab.tools import Tools, bootstrap
+from veilor.lab.verdict import LabFault
+
+FLAVOURS = {"": (), "boot-screen": tuple("plymouth plymouth-label kbd fonts-inter".split())}
+DRACUT = """dracut --force --no-hostonly --zstd --reproducible --add ostree --add crypt --add systemd-cryptsetup
+    --omit ecryptfs --omit usrmount --omit selinux""".split()
+LUKS = "7d0c1f52-0f3a-4c55-9b1e-5a1f0d6f2c11"
+# As Anaconda writes them (life's install has the same from its stand-in), and the lab's serial console.
+ARGUMENTS = f"rd.luks.uuid=luks-{LUKS} rhgb quiet console=tty0 console=ttyS0 root=UUID=6f2c115a-0000-4000-8000-000000000001 rw"
+ENTRY = """title {title}
+version 1
+options {arguments}
+linux /vmlinuz
+initrd /initramfs.img
+"""
+
+
+def flavour_rootfs(cache: Path, source: Path, flavour: str) -> Path:
+    """The tree of FLAVOUR as a tar file, cached by packages and arrangement as the plain one is (about 2 min, 560 MB)."""
+    arrange, conf = source / "stand-ins/base/arrange.py", source / "stand-ins/base/rootfs/usr/lib/ostree/prepare-root.conf"
+    packages = (*PACKAGES, *FLAVOURS[flavour])
+    inputs = {"packages": " ".join(packages), "arrange": arrange, "prepare-root": conf}
+    hook = f'python3 {shlex.quote(str(arrange))} "$1"'
+    return artefact(cache, "base-rootfs.tar", inputs, lambda dest: bootstrap(dest, packages, [hook]))
+
+
+def stamp(staged: Path, root: Path) -> None:
+    """Put every file of the staged tree STAGED in place of what ROOT has there; no link of ROOT is written through."""
+    for source in sorted(staged.rglob("*")):
+        target = root / source.relative_to(staged)
+        if source.is_symlink() or source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+
+
+def inside(root: Path, argv: list[str], stdin: bytes | None = None) -> None:
+    """Run ARGV as root of the tree ROOT, without a network. Raises LabFault with its last words."""
+    wrap = ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-net", "--new-session", "--clearenv", "--bind", str(root), "/"]
+    wrap += ["--unshare-user", "--uid", "0", "--gid", "0"] if os.geteuid() else []
+    wrap += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/run", "--tmpfs", "/tmp", "--setenv", "PATH", "/usr/sbin:/usr/bin"]
+    feed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+    done = subprocess.run([*wrap, "--", *argv], capture_output=True, timeout=900, check=False, **feed)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise LabFault(f"{argv[0]} ended with {done.returncode}: {' / '.join(said[-3:])[-400:]}")
+
+
+def machine_parts(cache: Path, rootfs: Path, staged: Path, passphrase: bytes) -> Path:
+    """A folder with what a locked machine is made of: vmlinuz, initramfs.img, lock.img (1 to 2 min, most of it dracut's).
+
+    ROOTFS is the flavour's tree as a tar, STAGED the product's staged tree, PASSPHRASE what opens the lock; cached by all three.
+    Raises LabFault.
+    """
+
+    def build(dest: Path) -> None:
+        root = dest.with_name(dest.name + ".root")
+        root.mkdir()
+        dest.mkdir()
+        subprocess.run(["tar", "-C", str(root), "--no-same-owner", "--exclude=./dev/*", "-xf", str(rootfs)], check=True, timeout=900)
+        stamp(staged, root)
+        (modules,) = (root / "usr/lib/modules").iterdir()
+        inside(root, [*DRACUT, "--kver", modules.name, "/initramfs.img"])
+        with (root / "lock.img").open("wb") as lock:
+            lock.truncate(64 << 20)
+        cheap = ["--pbkdf", "argon2id", "--pbkdf-memory", "65536", "--pbkdf-force-iterations", "4", "--uuid", LUKS]
+        inside(root, ["cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", *cheap, "/lock.img", "-"], passphrase)
+        for made in (modules / "vmlinuz", root / "initramfs.img", root / "lock.img"):
+            shutil.move(made, dest / made.name)
+
+    inputs = {"rootfs": rootfs.parent.name, "staged": hash_tree(staged), "passphrase": passphrase, "dracut": DRACUT, "lock": LUKS}
+    return artefact(cache, "locked", inputs, build)
+
+
+def make_disks(parts: Path, staged: Path, dest: Path, *, tools: Tools, cache: Path, source: Path, arguments: str) -> list[Path]:
+    """The disks of a machine made of PARTS, in the new folder DEST: boot loader, /boot, lock.
+
+    The boot entry is as ostree writes it, named by the staged os-release, with kernel ARGUMENTS besides those of an installer.
+    """
+    boot = dest / "boot"
+    for folder in ("loader/entries", "grub2/x86_64-efi"):
+        (boot / folder).mkdir(parents=True)
+    named = dict(line.partition("=")[::2] for line in (staged / "usr/lib/os-release").read_text().splitlines())
+    title = named["PRETTY_NAME"].strip('"')
+    entry = ENTRY.format(title=f"{title} (ostree:0)", arguments=f"{ARGUMENTS} {arguments}".strip())
+    (boot / "loader/entries/ostree-1.conf").write_text(entry)
+    grub = grub_images(cache, tools)
+    for copied, place in ((parts / "vmlinuz", "vmlinuz"), (parts / "initramfs.img", "initramfs.img"),
+                          (grub / "x86_64-efi.linux.mod", "grub2/x86_64-efi/linux.mod"),
+                          (source / "stand-ins/bootupctl/grub.cfg", "grub2/grub.cfg")):
+        shutil.copyfile(copied, boot / place)
+    (boot / "grub2/veilor-boot").touch()
+    run = {"binds": [dest, grub], "timeout": 300}
+    tools.run(["mkfs.vfat", "-C", str(dest / "efi.img"), "65536"], **run)
+    tools.run(["mmd", "-i", str(dest / "efi.img"), "::/EFI", "::/EFI/BOOT"], **run)
+    tools.run(["mcopy", "-i", str(dest / "efi.img"), str(grub / "BOOTX64.EFI"), "::/EFI/BOOT/"], **run)
+    tools.run(["mke2fs", "-q", "-t", "ext4", "-d", str(boot), str(dest / "boot.img"), "512M"], **run)
+    shutil.copyfile(parts / "lock.img", dest / "lock.img")
+    return [dest / name for name in ("efi.img", "boot.img", "lock.img")]

@@ -1,0 +1,54 @@
+"""What a guest's screen shows: its pixels, judged by the palette's colours, and the keys that are pressed in front of it."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+
+NEAR = 14  # of 255, in each channel: edges of letters are blended with what is behind them
+KEYS = {" ": "spc", "\n": "ret", "-": "minus"}
+HOLD = 100  # milliseconds that a key is held; much less gets lost under emulation
+PAUSE = 0.25  # seconds between two keys
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A picture of WIDTH × HEIGHT pixels; RGB has three bytes for each, row by row."""
+
+    width: int
+    height: int
+    rgb: bytes
+
+    def count(self, colour: str) -> int:
+        """How many pixels have nearly the COLOUR #rrggbb."""
+        found = -1
+        for channel in range(3):
+            value = int(colour[1 + 2 * channel : 3 + 2 * channel], 16)
+            table = bytes(abs(level - value) <= NEAR for level in range(256))
+            found &= int.from_bytes(self.rgb[channel::3].translate(table))
+        return found.bit_count()
+
+    def share(self, colour: str) -> float:
+        """How much of the picture has nearly the COLOUR #rrggbb, from 0 to 1."""
+        return self.count(colour) / (self.width * self.height)
+
+
+def read_ppm(data: bytes) -> Screen:
+    """The picture in a binary PPM of 8 bits, which is QEMU's own form. Raises ValueError for anything else."""
+    head = re.match(rb"P6\n(\d+) (\d+)\n255\n", data)
+    if not head or len(data) - head.end() != 3 * int(head[1]) * int(head[2]):
+        raise ValueError("this is no binary PPM of 8 bits")
+    return Screen(int(head[1]), int(head[2]), data[head.end():])
+
+
+def press(qmp, *keys: str) -> None:
+    """Press KEYS, QEMU's names such as "caps_lock", together."""
+    qmp.cmd("send-key", **{"keys": [{"type": "qcode", "data": key} for key in keys], "hold-time": HOLD})
+    time.sleep(PAUSE)
+
+
+def type_keys(qmp, text: str) -> None:
+    """Type TEXT: small letters, digits, spaces, dashes and line ends. Raises KeyError for what has no key here."""
+    for char in text:
+        press(qmp, char if char.isascii() and (char.islower() or char.isdigit()) else KEYS[char])
