@@ -188,6 +188,16 @@ def test_the_time_limit_restarts_only_a_version_on_trial(updated, boots, restart
     assert updated.world_reboots() == restarts
 
 
+def test_emergency_mode_counts_as_unlocked(updated):
+    """It comes before the unlocking was noted, and a version that ends there must not be offered again."""
+    updated.power_on(clean=True)
+    record = json.loads((updated.root / "var/lib/veilor/health.json").read_text())
+    record["armed"]["unlocked"] = 0
+    updated.put("var/lib/veilor/health.json", json.dumps(record))
+    updated.moment("deadline")
+    assert json.loads((updated.root / "var/lib/veilor/health.json").read_text())["armed"]["unlocked"] == 1
+
+
 def test_arming_waits_for_the_health_check_of_this_boot(machine, monkeypatch):
     """greenboot would take away a counter that is set while it still works."""
     from veilor.device import health

@@ -257,6 +257,10 @@ def deadline() -> Outcome:
     armed = state.read(state.HEALTH).get("armed")
     if not isinstance(armed, dict) or not runs_target(armed) or counter() is None:
         return Outcome(Code.DONE, "Nothing hangs")
+    with contextlib.suppress(DeviceError), state.edit(state.HEALTH) as data:  # whatever is broken, the machine must restart
+        noted = state.part(data, "armed")
+        if not noted.get("unlocked"):
+            noted["unlocked"] = 1  # emergency mode came before that was noted, but not before the disk was unlocked
     tell.on_screen("this new version did not come to the end of its health check: restarting")
     run(["systemctl", "reboot", "--force"], timeout=120)
     return Outcome(Code.DONE, "Restarting")

@@ -7,6 +7,7 @@ one line {"id", "argv", "stdin", "timeout"}, each answer one line {"id", "code",
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import socket
 import time
@@ -115,6 +116,14 @@ class Agent:
             if hello:
                 self.boot_id = hello
                 return hello
+
+    def forget(self) -> None:
+        """Let go of every word that has come by now: it is of an earlier boot than the one that is waited for."""
+        self._socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while self._socket.recv(1 << 20):
+                pass
+        self._pending = b""
 
     def run(self, argv: list[str], timeout: float = 60, stdin: bytes = b"") -> Reply:
         """Run ARGV in the guest. Exit 124 means it was ended after TIMEOUT, 127 that it could not be started."""

@@ -1,0 +1,138 @@
+"""New versions that never come to their health check: the kernel panics, start-up hangs, or ends in emergency mode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from veilor.lab.life import UNLOCK_TIMEOUT, Life
+from veilor.lab.scenario import phase
+from veilor.lab.verdict import Checks
+
+AFTER = "life:second-boot"
+STORY = "A machine was given three updates that never come to their health check, and left each of them by itself"
+SEEN = rb"veilor-lab: boot_counter"
+RESTARTING = rb"did not come to the end of its health check: restarting"
+STAYS = 75  # seconds; all limits below are shorter, the emulated start-up before them included
+UNITS = "usr/lib/systemd/system"
+# The person's machine waits ten minutes; only how long is changed, by the image that hangs.
+SHORT_LIMIT = "[Timer]\nOnActiveSec=\nOnActiveSec=20s\n"
+PANICS = """[Unit]
+Description=A driver that brings the kernel down
+Before=greenboot-healthcheck.service
+After=basic.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo c > /proc/sysrq-trigger'
+"""
+HANGS = """[Unit]
+Description=A service that never ends its start
+Before=greenboot-healthcheck.service
+After=basic.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo This start never ends. > /dev/console; exec sleep infinity'
+"""
+EMERGENCY = """[Unit]
+Description=A file system that cannot be mounted
+DefaultDependencies=no
+After=boot.mount var.mount
+Before=local-fs.target
+[Service]
+Type=oneshot
+ExecStart=/bin/false
+"""
+
+
+def add_unit(text: str, target: str, dependency: str = "wants", limit: str = "", without: str = "") -> Callable[[Path], None]:
+    """A mutation that puts a unit of TEXT into a staged tree, for TARGET to want or require.
+
+    LIMIT changes the time limit; WITHOUT names the link, below etc/systemd/system, of a unit that is then not started.
+    """
+
+    def mutate(tree: Path) -> None:
+        unit = tree / UNITS / "veilor-lab-broken.service"
+        unit.write_text(text)
+        link = tree / UNITS / f"{target}.{dependency}" / unit.name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(f"../{unit.name}")
+        if limit:
+            drop_in = tree / UNITS / "veilor-health-deadline.timer.d/90-lab.conf"
+            drop_in.parent.mkdir(exist_ok=True)
+            drop_in.write_text(limit)
+        if without:
+            (tree / "etc/systemd/system" / without).unlink()
+
+    return mutate
+
+
+def comes_back(life: Life, checks: Checks, mutate: Callable[[Path], None], said: bytes, allowed: str = "") -> None:
+    """An update changed by MUTATE is started three times, SAID being on the console each time, and left.
+
+    ALLOWED names what else a console never says and this one may.
+    """
+    bad = life.make_image("44.2", mutate=mutate)
+    life.boot()
+    life.publish(bad)
+    checks.equal("it is staged", life.veilor("veilor-update").code, 0)
+    life.shut_down()
+
+    machine = life.power_on()
+    at = 0
+    for number in range(1, 5):
+        at = life.type_passphrase(start=at)
+        if number < 4:
+            at = machine.wait_console(said, UNLOCK_TIMEOUT, f"start {number} to go wrong", at)
+            life.boots += 1  # the machine restarts by itself
+    life.picture("fourth-start", "The fourth start is of the version before")
+    machine.agent.forget()
+    machine.wait_agent(UNLOCK_TIMEOUT)
+    life.settle()
+    checks.equal("three starts of it, then one more", machine.console.count(SEEN), 4)
+    old = life.notes["releases"]["44.1"]
+    checks.equal("the fourth is of the version before", life.status()["booted"]["image"]["imageDigest"], old)
+    machine.wait_unit("veilor-health-return.service", "inactive", 120)
+    shown = life.veilor("veilor-status").text
+    checks.true("status says why", "never came to the end of its health check" in shown and "44.2" in shown, shown, go_on=True)
+    checks.true("the person is told", "never came to the end" in life.notice(), life.notice(), go_on=True)
+    checks.true("healthy again", life.healthy(), life.grub_environment(), go_on=True)
+    life.veilor("veilor-update")
+    checks.equal("it is not staged again by itself", life.status()["staged"], None)
+    life.judge_console(frozenset({allowed}))
+
+
+def stays(life: Life, checks: Checks, mutate: Callable[[Path], None], said: bytes) -> None:
+    """The next update, changed by MUTATE so that the control is missing, stays where it went wrong once it has SAID so."""
+    bad = life.make_image("44.3", mutate=mutate)
+    life.publish(bad)
+    checks.equal("without the control: staged", life.veilor("veilor-update").code, 0)
+    life.machine.power_off()
+    machine = life.power_on()
+    at = life.type_passphrase()
+    machine.wait_console(said, UNLOCK_TIMEOUT, "the start to go wrong", at)
+    time.sleep(STAYS)
+    checks.equal("without the control the machine does not restart", machine.console.count(SEEN), 1)
+    life.cut_power()
+
+
+@phase("panics", "A kernel that panics restarts, is counted and left", starts_from="second-boot", independent=True)
+def panics(life: Life, checks: Checks) -> None:
+    said = rb"Kernel panic - not syncing"
+    comes_back(life, checks, add_unit(PANICS, "multi-user.target"), said, "kernel panic")
+    unlimited = PANICS.replace("echo c", "echo 0 > /proc/sys/kernel/panic; echo c")
+    stays(life, checks, add_unit(unlimited, "multi-user.target"), said)
+
+
+@phase("hangs", "Start-up that hangs is ended by the time limit", starts_from="second-boot", independent=True)
+def hangs(life: Life, checks: Checks) -> None:
+    comes_back(life, checks, add_unit(HANGS, "multi-user.target", limit=SHORT_LIMIT), RESTARTING)
+    timer = "sysinit.target.wants/veilor-health-deadline.timer"
+    stays(life, checks, add_unit(HANGS, "multi-user.target", limit=SHORT_LIMIT, without=timer), b"This start never ends")
+
+
+@phase("emergency", "Emergency mode is left for a restart", starts_from="second-boot", independent=True)
+def emergency(life: Life, checks: Checks) -> None:
+    comes_back(life, checks, add_unit(EMERGENCY, "local-fs.target", "requires"), RESTARTING, "emergency mode")
+    service = "emergency.target.wants/veilor-health-deadline.service"
+    stays(life, checks, add_unit(EMERGENCY, "local-fs.target", "requires", without=service), b"emergency mode|account is locked")
