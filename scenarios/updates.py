@@ -19,6 +19,8 @@ STORY = "A machine that follows the signed image was held up, given and denied u
 TAP = (Path(__file__).parent / "guest/tap.sh").read_text()
 APP = "/usr/lib/veilor/app/veilor"
 DAY = 86400
+METERED = ["busctl", "get-property", "org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager", "org.freedesktop.NetworkManager",
+           "Metered"]
 HOLD_LOCK = """
 import fcntl, struct, sys, time
 file = open(sys.argv[1], "a")
@@ -65,7 +67,11 @@ def nothing_new(life: Life, checks: Checks) -> None:
         theirs.append(timed(life, "bootc", "upgrade"))
     life.notes["nothing-new"] = {"veilor-update": ours, "bootc upgrade": theirs}
     median, bound = statistics.median(ours), statistics.median(theirs) / 2
-    checks.true("at most half the time of `bootc upgrade` alone", median <= bound, f"{ours} against {theirs} seconds", go_on=True)
+    what = "at most half the time of `bootc upgrade` alone"
+    if machine.run(["head", "-c", "2", "/usr/bin/bootc"]).out == "#!":
+        checks.not_run(what, f"a front stands in for bootc here; {ours} against {theirs} seconds")
+    else:
+        checks.true(what, median <= bound, f"{ours} against {theirs} seconds", go_on=True)
     life.cut_power()
 
 
@@ -76,15 +82,19 @@ def held_up(life: Life, checks: Checks) -> None:
         checks.not_run("a metered connection", "this base has no NetworkManager")
     else:
         name = machine.run(["nmcli", "-t", "-f", "NAME,TYPE", "connection", "show", "--active"]).out.split(":")[0]
-        machine.run(["nmcli", "device", "modify", _card(life), "connection.metered", "yes"], check=False)
+        # Only what leads to a default route counts for NetworkManager, and the lab's network hands out none.
+        modify = ["nmcli", "device", "modify", _card(life), "connection.metered"]
+        machine.run([*modify, "yes", "+ipv4.routes", "0.0.0.0/0 10.0.2.2"], check=False)
+        machine.wait_until(METERED, lambda r: r.out.split()[-1:] in (["1"], ["3"]), 60, "NetworkManager to call the connection metered")
         ends(life, checks, f"metered ({name})", 3, finding="metered", says="--now")
-        machine.run(["nmcli", "device", "modify", _card(life), "connection.metered", "no"], check=False)
+        machine.run([*modify, "no", "-ipv4.routes", "0.0.0.0/0 10.0.2.2"], check=False)
 
     free = int(machine.run(["python3", "-c", "import os; s = os.statvfs('/sysroot'); print(s.f_bfree * s.f_frsize)"]).out)
     for left, code, finding in ((2 << 30, 3, "space"), (300 << 20, 1, "full")):
         machine.run(["fallocate", "-l", str(free - left), "/var/lib/veilor-lab-filler"])
         ends(life, checks, f"{left >> 20} MiB free", code, finding=finding, says="make room")
         machine.run(["rm", "/var/lib/veilor-lab-filler"])
+        machine.run(["sync"])
 
     life.write_file("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}')
     mark = life.registry.mark()

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILE_LINES = 400
 SHELL_LINES = 40
 BUDGETS = {  # lines of code by part
-    "device and core": (3200, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
+    "device and core": (3300, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
     "doctor": (900, ("src/veilor/device/doctor",)),
     "lab": (4400, ("src/veilor/lab",)),  # 4,000 were meant; a second flavour of the base and shared folders came on top
     "pictures": (500, ("src/veilor/pictures",)),

@@ -3,7 +3,8 @@ mount, busctl, usbguard.
 
 Called as `fake.py WORLD NAME ARGV...`. WORLD is a folder: world.json is the machine as those programs see it, calls.jsonl
 gets each argv. bootc's part is a small model, held against recordings of the real one by test_fake.py. With
-world["kill"] = [N, "before" | "after"] the N-th call kills the program under test before or after it has had its effect.
+world["kill"] = [N, "before" | "after"] the N-th call kills the program under test before or after it has had its effect;
+[N, "after", "asked"]: by SIGTERM, as systemd does at a shutdown.
 """
 
 import hashlib
@@ -203,8 +204,8 @@ def main():
         marker.unlink(missing_ok=True)
     shutil.copyfile(FILE, FOLDER / "world.old")
     FILE.write_text(json.dumps(WORLD))
-    if kill == [number, "after"]:
-        os.kill(os.getppid(), signal.SIGKILL)
+    if kill and kill[:2] == [number, "after"]:
+        os.kill(os.getppid(), signal.SIGTERM if "asked" in kill else signal.SIGKILL)
     return code
 
 

@@ -254,3 +254,17 @@ def test_after_the_rotation_the_lost_key_opens_nothing(signed):
     signed.release("44.2")
     sign(signed, "channel 1", "image 1")
     assert signed.program("update").code == 4 and staged(signed) is None
+
+
+def test_a_fault_of_the_machine_is_not_called_one_of_the_network(machine, monkeypatch):
+    from veilor.device import state
+    from veilor.device.run import DeviceError
+
+    def no_room(*_):
+        raise DeviceError("The disk is full")
+
+    monkeypatch.setattr(state, "remember", no_room)
+    machine.deployments(machine.bootstrap())
+    machine.release("44.1")
+    done = machine.program("firstboot-rebase")
+    assert done.code == 1 and "disk is full" in machine.text("run/motd.d/50-veilor") and "network" not in done.text

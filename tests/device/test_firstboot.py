@@ -201,7 +201,8 @@ def test_what_failed_here_before_is_not_tried_again(fresh):
 
     state.hold_back(fresh.digest("44.1"), "44.1", "health", "it failed its health check")
     done = fresh.program("firstboot-rebase")
-    assert done.code == 0 and "failed its health check" in done.out and staged(fresh) is None and not done_with_it(fresh)
+    assert done.code == 3 and "failed its health check" in done.err and staged(fresh) is None and not done_with_it(fresh)
+    assert "unverified" in fresh.text("run/motd.d/50-veilor")  # it goes on looking for something newer
     fresh.release("44.2")
     assert fresh.program("firstboot-rebase").code == 0 and staged(fresh) == "44.2"
 
@@ -269,6 +270,21 @@ def test_killed_at_any_call_it_goes_on_and_nothing_unannounced_can_boot(tmp_path
     assert len(kills) > 12
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda case: kill(*case), kills))
+
+
+@pytest.mark.parametrize("program", ["firstboot-rebase", "update"])
+def test_a_shutdown_in_the_middle_of_the_first_move_leaves_nothing_unannounced(fresh, program):
+    """bootc has staged, SIGTERM comes before it was compared, and the shutdown puts in place what is staged."""
+    fresh.announce("44.2")  # while the tag still means 44.1
+    whole = fresh.program(program)
+    assert whole.code == 4 and fresh.status["staged"] is None
+    moved = [argv[:2] for argv in fresh.calls()].index(["bootc", "switch"]) + 1
+    fresh.forget_calls()
+    fresh.world["kill"] = [moved, "after", "asked"]
+    fresh.save()
+    assert fresh.killed_run(program) == 130
+    assert len(fresh.calls("bootc", "switch")) == 1 and fresh.status["staged"] is None
+    assert "boot_counter" not in fresh.grub
 
 
 # -- what a person asks of it ------------------------------------------------------------------------------------------

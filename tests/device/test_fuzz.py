@@ -7,6 +7,7 @@ docs/PERFORMANCE.md has its figures.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 from datetime import UTC, datetime, timedelta
@@ -118,6 +119,23 @@ def test_statement(data, clock):
     except OverflowError:
         pytest.fail("a window that no calendar has")
     assert due is None or due > clock
+
+
+LAYER = hashlib.sha256(b"{}").hexdigest()
+MANIFEST = {"schemaVersion": 2, "layers": [{"mediaType": "application/vnd.veilor.channel", "digest": f"sha256:{LAYER}", "size": 2}]}
+
+
+@fuzz
+@given(damaged(MANIFEST), st.sampled_from([b"{}", b"", b"{} "]))
+def test_artefact(root, data, layer):
+    """What skopeo leaves behind is read only if its one layer is what its manifest says; else OSError or ValueError."""
+    root.mkdir(exist_ok=True)
+    (root / "manifest.json").write_bytes(text_of(data).encode(errors="surrogatepass"))
+    (root / LAYER).write_bytes(layer)
+    try:
+        assert channel.read_layer(str(root)) == b"{}"
+    except (OSError, ValueError):
+        return
 
 
 @fuzz

@@ -88,12 +88,59 @@ def test_three_power_ons_that_nobody_unlocks_turn_nothing_away(updated):
     for number in range(3):
         assert updated.power_on(clean=number == 0, unlock=False) == "44.2"
     assert updated.power_on() == "44.1"
-    assert "nobody unlocked" in updated.text("run/motd.d/50-veilor") and "nobody unlocked" in updated.program("status").out
+    said = "not seen to be unlocked"
+    assert said in updated.text("run/motd.d/50-veilor") and said in updated.program("status").out
     updated.greenboot()
     assert updated.program("update", "--json").data["state"] == "ready"
     assert updated.power_on(clean=True) == "44.2"
     updated.greenboot()
     assert updated.power_on() == "44.2"
+
+
+def test_never_unlocked_twice_in_a_row_is_taken_for_a_version_that_stops_there(updated):
+    for _ in range(2):
+        for number in range(3):
+            assert updated.power_on(clean=number == 0, unlock=False) == "44.2"
+        assert updated.power_on() == "44.1"
+        updated.greenboot()
+        again = updated.program("update", "--json").data["state"]
+    assert again == "held" and "stops right after it" in updated.text("run/motd.d/50-veilor")
+    updated.release("44.3")
+    assert updated.program("update", "--json").data["state"] == "ready"
+
+
+def test_what_is_staged_while_a_boot_is_judged_stays_counted(updated):
+    assert updated.power_on(clean=True) == "44.2"
+    updated.release("44.3")
+    updated.program("update")
+    updated.greenboot()
+    armed = updated.json("var/lib/veilor/health.json")["armed"]
+    assert updated.grub["boot_counter"] == "3" and armed["target"]["digest"] == updated.digest("44.3")
+    assert updated.power_on(clean=True) == "44.3"
+
+
+def test_a_full_disk_is_not_held_against_a_version(updated, monkeypatch):
+    from veilor.device import health
+
+    monkeypatch.setattr(health.os, "statvfs", lambda path: SimpleNamespace(f_bavail=0, f_flag=0))
+    monkeypatch.setattr(health.state, "write", lambda *_: pytest.fail("written to a full disk"))
+    assert health.CHECKS["memory"]() == []
+    monkeypatch.setattr(health.os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_flag=0))
+    with pytest.raises(BaseException, match="written to a full disk"):
+        health.CHECKS["memory"]()
+
+
+@pytest.mark.parametrize("without", ["var", "boot", "both"])
+def test_emergency_mode_before_var_or_boot_are_mounted_restarts_too(updated, without):
+    updated.power_on(clean=True)
+    if without != "boot":
+        kept = updated.root / "sysroot/ostree/deploy/veilor/var/lib/veilor"
+        kept.parent.mkdir(parents=True)
+        (updated.root / "var/lib/veilor").rename(kept)
+    if without != "var":
+        shutil.rmtree(updated.root / "boot/grub2")
+    updated.moment("deadline")
+    assert updated.world_reboots() == 1
 
 
 def test_one_unlocked_boot_among_them_is_enough_to_turn_it_away(updated):

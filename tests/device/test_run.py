@@ -78,6 +78,8 @@ def test_no_descriptor_is_left_open():
 @pytest.mark.parametrize(("text", "code"), [
     ("A signature was required, but no signature exists", Code.REFUSED), ("is rejected by policy", Code.REFUSED),
     ("dial tcp: lookup ghcr.io: no such host", Code.LATER), ("x509: certificate has expired", Code.LATER),
+    ("reading signatures: Get \"https://ghcr.io/v2/\": dial tcp: i/o timeout", Code.LATER),
+    ("Source image rejected: a signature was required (connection)", Code.REFUSED),
     ("manifest unknown", Code.LATER), ("No space left on device", Code.FAILED),
 ])
 def test_words_for_people(text, code):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
+
+from veilor.device import preflight
 
 
 def staged(machine):
@@ -306,3 +309,29 @@ def test_words_of_a_registry_cannot_move_the_cursor(v1):
     v1.change("registry", error="no \x1b[2Jsignature\x07 here")
     done = v1.program("update")
     assert done.code == 4 and "\x1b" not in done.text and "\x07" not in done.text and done.err.rstrip().count("\n") <= 3
+
+
+@pytest.mark.parametrize(("days", "told"), [(2, False), (4, True)])
+def test_what_keeps_updates_away_for_days_is_told(v1, monkeypatch, days, told):
+    from veilor.device import update
+
+    monkeypatch.setattr(preflight, "free", lambda path: 2 << 30)
+    v1.release("44.2")
+    assert v1.program("update").code == 3
+    look = v1.json("var/lib/veilor/state.json")["look"]
+    assert look["finding"] == "space" and look["since"]
+    since = datetime.now(UTC) - timedelta(days=days)
+    older = {**v1.json("var/lib/veilor/state.json"), "look": {**look, "since": update.state.written(since)}}
+    v1.put("var/lib/veilor/state.json", json.dumps(older))
+    assert v1.program("update").code == 3
+    assert ("make room" in v1.text("run/motd.d/50-veilor")) is told
+    monkeypatch.setattr(preflight, "free", lambda path: 1 << 40)
+    assert v1.program("update").code == 0 and v1.json("var/lib/veilor/state.json")["look"]["since"] is None
+
+
+def test_no_answer_says_nothing_against_an_update_that_is_ready(v1):
+    v1.release("44.2")
+    assert v1.program("update").code == 0
+    ready = v1.text("run/motd.d/50-veilor")
+    v1.change("channel", raw="", error="dial tcp: i/o timeout")
+    assert v1.program("update").code == 3 and v1.text("run/motd.d/50-veilor") == ready != ""

@@ -121,7 +121,8 @@ def fetch(reference: str, read: Callable[[str], T], what: str) -> T:
             means, then = ROTATED if late and late > LONG_ABSENCE else ("nothing was changed", "it is looked at again later")
             raise DeviceError(f"Refused: {what} could not be verified ({done.reason})", means, then, Code.REFUSED)
         if "manifest unknown" in done.err:
-            raise DeviceError(f"The registry does not have {what}", "nothing was changed", "it is looked for again later", Code.LATER)
+            raise DeviceError(f"The registry does not have {what}", "nothing was changed", "it is looked for again later", Code.LATER,
+                              {"network": "answers"})
         if done.code:
             between = network.probe(reference.split("/")[0])
             why, then = network.EXPLAINED[between]

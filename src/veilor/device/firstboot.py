@@ -80,7 +80,11 @@ class Walk:
             self.said, self.warnings = channel.announced(self.facts)
         except DeviceError as error:
             self.error = error
-            return "refused" if error.outcome.code is Code.REFUSED else "silent"
+            if error.outcome.code is Code.REFUSED:
+                return "refused"
+            if "network" in error.outcome.facts:
+                return "silent"
+            raise
         return "held" if self.said.digest in state.held_back() else "announced"
 
     def wait(self) -> str:
@@ -100,7 +104,11 @@ class Walk:
 
     def leave(self) -> Outcome:
         entry = state.held_back()[self.said.digest]
-        return Outcome(Code.DONE, f"{self.said.title} is not installed by itself: {entry.get('reason')}", next="a newer version will be")
+        # LATER: what runs is unverified, so the unit goes on looking for something newer.
+        outcome = Outcome(Code.LATER, f"{self.said.title} is not installed by itself: {entry.get('reason')}", UNTIL_THEN,
+                          "a newer version will be, and is looked for")
+        tell.announce("firstboot", outcome)
+        return outcome
 
     def stage(self) -> str:
         # Its turn in a rollout is no matter here: what runs is unverified.

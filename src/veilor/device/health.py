@@ -4,8 +4,9 @@ GRUB counts the first boots of what was staged: `boot_counter` 3, 2, 1, 0, then 
 greenboot's health check has not called a boot good. `arm` starts that; the rest here are the moments of a boot.
 
 health.json: {"schema": 1, "armed": null | {"target": DEPLOYMENT, "from": DEPLOYMENT, "by", "unlocked": boots that got past
-the passphrase, "failures": [sentence], "when"}, "return": null | {the same, "handled": bool, "reason"}, "bootstrap":
-null | {DEPLOYMENT, "unpinned"}, "healthy": [{"digest", "by"}]}; DEPLOYMENT: {"digest", "version", "checksum", "serial"}.
+the passphrase, "failures": [sentence], "when"}, "return": null | {the same, "handled": bool, "again": never unlocked for the
+second time, "reason"}, "bootstrap": null | {DEPLOYMENT, "unpinned"},
+"healthy": [{"digest", "by"}]}; DEPLOYMENT: {"digest", "version", "checksum", "serial"}.
 """
 
 import contextlib
@@ -113,12 +114,20 @@ def runs_target(armed: dict) -> bool:
     return booted is not None and booted != (source.get("checksum"), source.get("serial")) and target.get("checksum") in (None, booted[0])
 
 
+def full() -> bool:
+    """Whether /var has no room at all: no version's fault, and the one before would find it the same."""
+    try:
+        return os.statvfs(at("/var")).f_bavail == 0
+    except OSError:
+        return False
+
+
 # Each gives what is wrong, as sentences, or raises DeviceError.
 CHECKS = {
     "deployment": lambda: [] if bootc.status().booted else ["no deployment is booted"],
     "trust": lambda: channel.trust_problems(channel.product()),
     "floor": lambda: [] if channel.floor() >= 0 else ["the channel's floor is below zero"],
-    "memory": lambda: state.write(PROBE, {}) or at(PROBE).unlink() or [],
+    "memory": lambda: [] if full() else state.write(PROBE, {}) or at(PROBE).unlink() or [],
 }
 
 
@@ -155,7 +164,9 @@ def unlocked() -> Outcome:
         if counter() != -1:
             return Outcome(Code.DONE, "The new version is not what runs")
         if booted_deployment() == (source.get("checksum"), source.get("serial")):
-            data["return"] = {**armed, "handled": False, "when": state.now()}
+            before = state.part(data, "return")
+            again = state.part(before, "target").get("digest") == state.part(armed, "target").get("digest") and not before.get("unlocked")
+            data["return"] = {**armed, "handled": False, "again": again and not armed.get("unlocked"), "when": state.now()}
         return Outcome(Code.DONE, "The boot loader went back to an older version")
 
 
@@ -166,9 +177,10 @@ def go_back() -> Outcome:
         return Outcome(Code.DONE, "This boot is no automatic return")
     target, source = state.part(back, "target"), state.part(back, "from")
     outcome = explain_return(target, source, back)
+    tell.announce("health", outcome)  # first: a full disk or a lock must not keep it from the person
     runs_source = booted_deployment() == (source.get("checksum"), source.get("serial"))
     with state.alone(60):
-        if back.get("unlocked") and isinstance(target.get("digest"), str):
+        if (back.get("unlocked") or back.get("again")) and isinstance(target.get("digest"), str):
             state.hold_back(target["digest"], str(target.get("version")), "health", outcome.what)
         if runs_source and bootc.status().rollback_queued:
             bootc.rollback()
@@ -178,16 +190,19 @@ def go_back() -> Outcome:
         write_grub("unset", "boot_counter")
     with state.edit(state.HEALTH) as data:
         state.part(data, "return").update(handled=True, reason=outcome.line())
-    tell.announce("health", outcome)
     return outcome
 
 
 def explain_return(target: dict, source: dict, back: dict) -> Outcome:
     """What a person is told about an automatic return."""
     new, old = f"veilor-os {target.get('version')}", source.get("version")
+    if back.get("again"):
+        return Outcome(Code.DONE, f"For the second time {new} was started {TRIES} times and the disk was not seen to be unlocked, "
+                       f"so {old} was started again", "either nobody typed the passphrase, or that version stops right after it",
+                       "it is not installed again until something newer is announced")
     if not back.get("unlocked"):
-        return Outcome(Code.DONE, f"{new} was started {TRIES} times and nobody unlocked the disk, so {old} was started again",
-                       "that says nothing against the new version", "it will be offered again")
+        return Outcome(Code.DONE, f"{new} was started {TRIES} times and the disk was not seen to be unlocked, so {old} was started again",
+                       "most likely nobody typed the passphrase, which says nothing against it", "it will be offered once more")
     failures = "; ".join(map(str, state.many(back, "failures")))
     why = f"failed its health check ({failures})" if failures else "never came to the end of its health check"
     return Outcome(Code.DONE, f"{new} was started {TRIES} times and {why}, so the machine went back to {old} by itself",
@@ -224,9 +239,14 @@ def healthy() -> Outcome:
             digest = state.part(armed, "target").get("digest")
             if runs_target(armed) and digest not in [one.get("digest") for one in known]:
                 known.append({"digest": digest, "by": armed.get("by")})
-            data |= {"armed": None, "healthy": known}
+            if runs_target(armed) or not at("/run/ostree/staged-deployment").exists():
+                data["armed"] = None  # else it counts what was staged while this boot was still being judged
+            data["healthy"] = known
+        waiting = isinstance(data.get("armed"), dict)
         updates, bootstrap = sum(one.get("by") == "update" for one in known), data.get("bootstrap")
-    if counter() is not None:
+    if waiting:
+        write_grub("set", f"boot_counter={TRIES}", "boot_success=0")  # greenboot takes it away, whomever it counts
+    elif counter() is not None:
         write_grub("unset", "boot_counter")
     if updates >= KEPT_UPDATES and isinstance(bootstrap, dict) and not bootstrap.get("unpinned"):
         for entry in bootc.status().others:  # not while it is booted or the way back
@@ -247,15 +267,21 @@ def settle() -> Outcome:
     if isinstance(back, dict) and back.get("handled") is False:
         write_grub("set", "boot_counter=-1", "boot_success=0")
         return Outcome(Code.DONE, "The automatic return is still to be dealt with; the boot loader stays with this version")
-    if not isinstance(record.get("armed"), dict) and counter() is not None:
-        write_grub("unset", "boot_counter")
+    with state.edit(state.HEALTH) as data:  # held, so that nobody arms in between
+        if not isinstance(data.get("armed"), dict) and counter() is not None:
+            write_grub("unset", "boot_counter")
     return Outcome(Code.DONE, "Settled")
 
 
 def deadline() -> Outcome:
     """Some minutes after the unlock, or in emergency mode: a new version that was not called good by now is hanging."""
-    armed = state.read(state.HEALTH).get("armed")
-    if not isinstance(armed, dict) or not runs_target(armed) or counter() is None:
+    record = state.read(state.HEALTH)
+    if not record:  # emergency mode, and /var is not mounted
+        for path in at("/sysroot/ostree/deploy").glob(f"*{state.HEALTH}"):
+            record = state.read(f"/{path.relative_to(at('/'))}")
+    armed = record.get("armed")
+    counted = counter() is not None or not at(GRUBENV).exists()  # where /boot is not mounted GRUB has counted all the same
+    if not isinstance(armed, dict) or not runs_target(armed) or not counted:
         return Outcome(Code.DONE, "Nothing hangs")
     with contextlib.suppress(DeviceError), state.edit(state.HEALTH) as data:  # whatever is broken, the machine must restart
         noted = state.part(data, "armed")

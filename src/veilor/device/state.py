@@ -1,8 +1,9 @@
 """What the machine remembers, as two JSON files under /var/lib/veilor that outlive updates and rollbacks.
 
 state.json   {"schema": 1, "channel": {"sequence", "digest", "version", "expires", "when"}, "held_back": {DIGEST:
-             {"version", "cause", "reason", "when"}}, "look": {"when", "failed", "turn"}}: the newest statement seen; images not
-             to be staged by themselves until a newer one is announced (cause: "rolled back" or "health"); the timer's last look.
+             {"version", "cause", "reason", "when"}}, "look": {"when", "failed", "turn", "finding", "since"}}: the newest statement seen;
+             images not to be staged by themselves until a newer one is announced (cause: "rolled back" or "health"); the timer's
+             last look, with what has kept the update from being fetched, and since when.
 health.json  see health.py.
 
 Every write is atomic and on the disk before it returns. Fields that are not known are kept: a newer release may have

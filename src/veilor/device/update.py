@@ -1,7 +1,8 @@
 """veilor-update: what the channel announces, fetched locked, compared, then let go for the next restart. Never restarts."""
 
+import contextlib
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from veilor.core.host import Entry, Host, place
 from veilor.core.image import short
@@ -14,6 +15,8 @@ from veilor.device import ask, bootc, channel, health, preflight, state, tell
 from veilor.device.run import DeviceError, at, run
 
 PROGRAM = "veilor-update"
+HOLDS = ("space", "full", "boot", "metered", "battery")  # what can keep a machine from its updates for ever
+LONG_HELD = timedelta(days=3)  # then the person is told
 SETTLED = 600.0  # seconds after the start: by then a new version has shown whether it works, and the person has what they came for
 
 RESTART = "restart when you like"
@@ -60,7 +63,7 @@ def stage(host: Host, facts: Product, said: Statement, by: str, progress: str = 
     """Fetch what SAID announces; the status after that, with it staged and compared, and warnings. Raises DeviceError.
 
     On a machine that already follows the product it is locked. The first move to it cannot be: bootc has no such form of
-    switch, so the counter is armed before, and what differs from the announcement is dropped at once.
+    switch, so the counter is armed before, and what differs from the announcement is dropped, whatever ends this.
     """
     if (host.staged or host.booted).follows(facts.image_ref):
         bootc.download(progress)
@@ -70,8 +73,12 @@ def stage(host: Host, facts: Product, said: Statement, by: str, progress: str = 
     try:
         bootc.switch(facts.image_ref, progress)
         return compare(bootc.status(), facts, said), warnings
-    except DeviceError:
+    except BaseException:  # SIGTERM too: that comes with a shutdown, which would put what is staged in place
         health.disarm()
+        with contextlib.suppress(DeviceError):
+            left = bootc.status().staged
+            if left and left.digest != said.digest:
+                bootc.drop_staged(left)
         raise
 
 
@@ -138,8 +145,9 @@ def update(args) -> Outcome:
         todo, warnings = decide(host, said, facts.image_ref, held), (*warnings, gone)
     new, then, findings = said.title, Outcome(Code.DONE, ""), []
     if todo == "stage":
-        # What runs is known to be bad: nobody waits for a turn.
-        findings = preflight.before_download(PROGRAM, None if host.booted.digest in said.withdrawn else said, clock, args.due)
+        # What runs is unverified, or known to be bad: nobody waits for a turn.
+        waits = where == "ours" and host.booted.digest not in said.withdrawn
+        findings = preflight.before_download(PROGRAM, said if waits else None, clock, args.due)
     if todo == "current":
         then = Outcome(Code.DONE, f"{new} is what runs, and nothing newer is announced")
     elif todo == "held":
@@ -186,10 +194,16 @@ def too_early() -> str | None:
     return None if look_due(looked, look.get("failed") is True, due, datetime.now(UTC)) else "It was looked for news a short time ago"
 
 
-def note_look(failed: bool, turn: object) -> None:
-    """Record that it was looked for news. TURN: when this machine's turn is, if it has to wait for it."""
+def note_look(failed: bool, facts: dict) -> bool:
+    """Record that it was looked for news, with FACTS about what kept it; whether that is one of HOLDS and has lasted LONG_HELD."""
+    turn, finding = facts.get("turn"), facts.get("finding")
     with state.edit(state.STATE) as data:
-        data["look"] = {"when": state.now(), "failed": failed, "turn": turn if isinstance(turn, str) else None}
+        before = state.part(data, "look")
+        since = state.moment(before.get("since")) if before.get("finding") == finding else None
+        since = (since or datetime.now(UTC)) if finding in HOLDS else None
+        data["look"] = {"when": state.now(), "failed": failed, "turn": turn if isinstance(turn, str) else None,
+                        "finding": finding if since else None, "since": state.written(since) if since else None}
+    return since is not None and datetime.now(UTC) - since >= LONG_HELD
 
 
 def told(args) -> Outcome:
@@ -204,15 +218,19 @@ def told(args) -> Outcome:
             outcome = update(args)
     except DeviceError as error:
         outcome = error.outcome
+        held = False
         if outcome.code in (Code.LATER, Code.REFUSED, Code.FAILED):
-            note_look(outcome.facts.get("finding") != "turn", outcome.facts.get("turn"))
-        tell.notify("update", outcome if outcome.code is Code.REFUSED or outcome.facts.get("finding") == "full" else None)
+            held = note_look(outcome.facts.get("finding") != "turn", outcome.facts)
+        if held or outcome.code is Code.REFUSED or outcome.facts.get("finding") == "full":
+            tell.notify("update", outcome)
+        elif outcome.code is not Code.LATER:  # that one says nothing against an update that is ready
+            tell.notify("update", None)
         raise
     finally:
         late = channel.stale()
         tell.notify("channel", Outcome(Code.LATER, stale_words(late)) if late and late >= LASTING else None)
     if not args.check:
-        note_look(False, None)
+        note_look(False, {})
         tell.notify("update", outcome if outcome.facts.get("state") == "ready" else None)
     if args.apply and outcome.facts.get("state") == "ready":
         return restart(outcome)

@@ -220,9 +220,9 @@ class Machine:
 
     def wait_screen(self, good: Callable[[Screen], bool], timeout: float, what: str) -> Screen:
         """Wait until the screen is GOOD; what it shows then. Raises OSFault or LabFault after TIMEOUT seconds."""
-        deadline = time.monotonic() + timeout
+        deadline = self.clock() + timeout
         while not good(shown := self.screen()):
-            if time.monotonic() > deadline or self.process.poll() is not None:
+            if self.clock() > deadline or self.process.poll() is not None:
                 raise self.judge_silence(f"{what} on the screen")
             time.sleep(1)
         return shown

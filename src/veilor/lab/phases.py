@@ -11,7 +11,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -263,6 +263,8 @@ class _Runner:
                 self.current = one.name
         except Exception as caught:
             error, self.current = caught, None
+            with suppress(Exception):  # the machine may be off
+                self.life.picture("went-wrong", "The screen when it went wrong")
         finally:
             result.checks = checks.done
         result.verdict, result.reason = judge(checks.done, error)
