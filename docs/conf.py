@@ -98,7 +98,7 @@ def read(app, docname: str, source: list[str]) -> None:
     if docname == "index":
         source[0] += navigation()
     if docname == "DECISIONS":
-        source[0] += "\n```{toctree}\n:maxdepth: 1\n:glob:\n\ndecisions/*\n```\n"
+        source[0] += "\n```{toctree}\n:hidden:\n:glob:\n\ndecisions/*\n```\n"
 
 
 def setup(app) -> dict:

@@ -13,15 +13,21 @@ from veilor.build.errors import BuildError
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def copy_of_the_data(root: Path) -> None:
+    """What the pages are made of, and the pages that hold more than that, in ROOT."""
+    for name in (docs.STAND_INS, docs.VERIFIED, docs.PROGRAMS, docs.DECISIONS):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, root / name)
+    for name in ("threats", "docs/decisions"):
+        shutil.copytree(ROOT / name, root / name)
+
+
 def test_the_committed_page_names_every_stand_in():
     docs.check_pages(ROOT)
 
 
 def test_a_new_stand_in_makes_the_page_stale_until_it_is_written_anew(tmp_path):
-    for name in (docs.STAND_INS, docs.VERIFIED, docs.PROGRAMS):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "threats", tmp_path / "threats")
+    copy_of_the_data(tmp_path)
     with (tmp_path / docs.STAND_INS).open("a") as data:
         data.write('[[stand_in]]\nid="x"\ntitle="A|B"\nstands_for="s"\nwhy="w"\nreplaced_by="r"\ncommand=""\n')
     with pytest.raises(BuildError, match="make docs"):
@@ -44,10 +50,7 @@ def test_what_was_seen_on_a_real_part_is_said_in_its_row_and_nowhere_else(tmp_pa
 
 
 def test_a_table_of_findings_that_says_something_else_is_noticed(tmp_path):
-    for name in (docs.STAND_INS, docs.VERIFIED, docs.PROGRAMS):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "threats", tmp_path / "threats")
+    copy_of_the_data(tmp_path)
     page = tmp_path / docs.PROGRAMS
     page.write_text(page.read_text().replace("| metered |", "| meters |"))
     with pytest.raises(BuildError, match="what the programs do"):
@@ -57,3 +60,24 @@ def test_a_table_of_findings_that_says_something_else_is_noticed(tmp_path):
     page.write_text("# nothing\n")
     with pytest.raises(BuildError, match="marks"):
         docs.check_pages(tmp_path)
+
+
+def test_a_new_decision_is_missed_in_the_list_until_it_is_written_anew(tmp_path):
+    copy_of_the_data(tmp_path)
+    docs.write_pages(tmp_path)
+    (tmp_path / "docs/decisions/0999-new.md").write_text("# Something else\n\n**Decision.** …\n")
+    with pytest.raises(BuildError, match="does not list"):
+        docs.check_pages(tmp_path)
+    docs.write_pages(tmp_path)
+    docs.check_pages(tmp_path)
+    assert "- [0999](decisions/0999-new.md): Something else\n" in (tmp_path / docs.DECISIONS).read_text()
+    (tmp_path / docs.DECISIONS).write_text("# Decisions\n")
+    with pytest.raises(BuildError, match="list of records"):
+        docs.write_pages(tmp_path)
+
+
+def test_two_decisions_with_one_number_are_told(tmp_path):
+    copy_of_the_data(tmp_path)
+    (tmp_path / "docs/decisions/0001-other.md").write_text("# Another\n")
+    with pytest.raises(BuildError, match="0001-other.md and 0001-trust.md share a number"):
+        docs.decisions_page(tmp_path)

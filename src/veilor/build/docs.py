@@ -56,10 +56,30 @@ def programs_page(text: str) -> str:
     return text[: first + len(MARKS[0])] + table + text[last:]
 
 
+DECISIONS = "docs/DECISIONS.md"
+RECORDS = ("<!-- records: generated from docs/decisions by `make docs` -->\n", "<!-- end of records -->\n")
+
+
+def decisions_page(source_root: Path) -> str:
+    """docs/DECISIONS.md with its list of records. Raises BuildError without its marks, and when two records share a number."""
+    text, known, listed = (source_root / DECISIONS).read_text(), {}, ""
+    first, last = text.find(RECORDS[0]), text.find(RECORDS[1])
+    if not 0 <= first < last:
+        raise BuildError(f"{DECISIONS} has lost the two marks around its list of records; put them back")
+    for path in sorted((source_root / "docs/decisions").glob("*.md")):
+        number = path.name[:4]
+        if number in known:
+            raise BuildError(f"{known[number]} and {path.name} share a number; give the newer one the next that is free")
+        known[number] = path.name
+        listed += f"- [{number}](decisions/{path.name}): {path.read_text().splitlines()[0].removeprefix('# ')}\n"
+    return text[: first + len(RECORDS[0])] + "\n" + listed + "\n" + text[last:]
+
+
 def write_pages(source_root: Path) -> None:
     """Write the generated pages anew."""
     (source_root / VERIFIED).write_text(verified_page(source_root))
     (source_root / PROGRAMS).write_text(programs_page((source_root / PROGRAMS).read_text()))
+    (source_root / DECISIONS).write_text(decisions_page(source_root))
     (source_root / threat_page.PAGE).write_text(threat_page.page(source_root))
 
 
@@ -69,6 +89,8 @@ def check_pages(source_root: Path) -> None:
         raise BuildError(f"{VERIFIED} does not say what {STAND_INS} says; write it anew with `make docs` and commit it")
     if (source_root / PROGRAMS).read_text() != programs_page((source_root / PROGRAMS).read_text()):
         raise BuildError(f"{PROGRAMS} does not say what the programs do; write it anew with `make docs` and commit it")
+    if (source_root / DECISIONS).read_text() != decisions_page(source_root):
+        raise BuildError(f"{DECISIONS} does not list what lies in docs/decisions; write it anew with `make docs` and commit it")
     page = source_root / threat_page.PAGE
     if not page.is_file() or page.read_text() != threat_page.page(source_root):
         raise BuildError(f"{threat_page.PAGE} does not say what threats/ says; write it anew with `make docs` and commit it")
