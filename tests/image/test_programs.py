@@ -98,6 +98,14 @@ def test_braves_policies_turn_off_what_calls_home():
     assert all(value is (not name.endswith("Enabled")) for name, value in said.items())
 
 
+def test_a_new_tab_of_brave_begins_without_advertisements_and_news():
+    """By the names up to 1.95 and the one from 1.96 on, which takes the older ones over; news are off by policy."""
+    brave = json.loads((SYSTEM.parent / "brave/initial_preferences.json").read_text())["brave"]
+    tab = brave["new_tab_page"]
+    assert [tab["show_branded_background_image"], tab["show_sponsored_sites"], brave["brave_ads"]["sponsored"]["enabled"]] == [False] * 3
+    assert json.loads((SYSTEM / "etc/brave/policies/managed/veilor.json").read_text())["BraveNewsDisabled"] is True
+
+
 RELEASE = [  # what fails, and the last that is asked then
     ("", "skopeo copy --preserve-digests docker://ghcr.io/veilor/veilor-os@D docker://ghcr.io/veilor/veilor-os:44"),
     ("check", "veilor check"), ("sign", "veilor sign"), ("gate", "veilor gate"),

@@ -3,6 +3,7 @@
 # BlueBuild moves it as well, so both places are looked at.
 set -euo pipefail
 root=${VEILOR_ROOT:-}
+files=${CONFIG_DIRECTORY:-/tmp/files}
 home=$root/usr/lib/opt/brave.com
 for place in "$root/var/opt/brave.com" "$root/opt/brave.com"; do
   if [[ -d $place && ! -L $place && ! $place -ef $home ]]; then
@@ -15,6 +16,8 @@ if [[ ! -x $home/brave/brave ]]; then
   echo "brave: /usr/lib/opt/brave.com/brave/brave is not there; its package puts it elsewhere now" >&2
   exit 1
 fi
+# What a new profile begins with, beside the program, where Chromium looks: no policy turns the advertisements of a new tab off.
+install -m 0644 "$files/brave/initial_preferences.json" "$home/brave/initial_preferences"
 install -D -m 0644 /dev/stdin "$root/usr/lib/tmpfiles.d/veilor-brave.conf" <<<'L+ /var/opt/brave.com - - - - /usr/lib/opt/brave.com'
 entries=("$root"/usr/share/applications/{brave-browser,com.brave.Browser}.desktop)
 changed=0

@@ -159,6 +159,13 @@ def test_the_small_tree_has_the_names_and_modes_of_the_full_one():
     assert len(unknown) < 12, unknown
 
 
+def test_a_brave_that_begins_with_its_makers_preferences_is_found(clone):
+    name = '"show_branded_background_image"'
+    edit(clone / "bluebuild/files/brave/initial_preferences.json", f"{name}: false", f"{name}: true")
+    [one] = [one for one in build(clone)[0] if one.path.endswith("brave.sh")]
+    assert "without advertisements in a new tab" in one.text
+
+
 @pytest.mark.parametrize(("spoil", "text"), [
     (("Exec=/usr/bin/brave-browser-stable", "Exec=/usr/bin/chromium"), "no desktop entry starts it by our launcher"),
     (("chmod 0755 \"$VEILOR_ROOT/var/opt/brave.com/brave/brave\"", "rm \"$VEILOR_ROOT/var/opt/brave.com/brave/brave\""), "is not there"),
