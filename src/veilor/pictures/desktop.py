@@ -7,6 +7,7 @@ It's apart from the tools tree because it is big, and because no rehearsal needs
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ PACKAGES = tuple(
     dbus-daemon at-spi2-core gir1.2-atspi-2.0 python3-gi libgl1-mesa-dri""".split()
 )
 
+BOOTC = Path(__file__).with_name("sample_bootc.py")
 PERSON = "ada:x:1000:1000:Ada:/root:/bin/sh\n"  # whom the session belongs to
 
 
@@ -77,6 +79,8 @@ def dressed(cache: Path, staged: Path) -> Iterator[Stage]:
             (root / part).parent.mkdir(parents=True, exist_ok=True)
             subprocess.run(["cp", "-al", tree / part, root / part], check=True, timeout=300)
         stamp(staged, root)
+        shutil.copy(BOOTC, root / "usr/bin/bootc")
+        (root / "usr/bin/bootc").chmod(0o755)
         people = root / "etc/passwd"
         known = people.read_text()
         people.unlink()

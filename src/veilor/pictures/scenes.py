@@ -166,7 +166,16 @@ def session(width: int, height: int, mode: str) -> None:
     time.sleep(12)
 
 
-SHOWN_IN_TERMINAL = "cat /usr/lib/os-release; echo; veilor-status --help | sed '/exit codes/,$d'"
+# The program itself, root in a namespace of its own as it has to be; what it asks is sample_bootc.py.
+STATUS = "unshare --map-root-user veilor-status"
+SHOWN_IN_TERMINAL = f"echo 'ada@veilor:~$ veilor-status'; {STATUS}; echo; cat /usr/lib/os-release"
+
+
+def moved_already() -> None:
+    """Leave what the first boot leaves when it has moved the machine onto the signed image."""
+    done = Path("/var/lib/veilor/firstboot-done")
+    done.parent.mkdir(parents=True, exist_ok=True)
+    done.write_text('{"schema": 1}')
 
 
 def arrange(name: str, left: float, top: float, width: float, height: float) -> None:
@@ -183,6 +192,7 @@ def arrange(name: str, left: float, top: float, width: float, height: float) -> 
 
 def scene_desktop(width: int, height: int, mode: str = "dark") -> None:
     session(width, height, mode)
+    moved_already()
     start(["konsole", "--hide-menubar", "-e", "sh", "-c", f"clear; {SHOWN_IN_TERMINAL}; PS1='ada@veilor:~$ ' exec sh"], cwd="/root")
     start(["systemsettings", "kcm_colors"])
     for name in ("konsole", "systemsettings"):
