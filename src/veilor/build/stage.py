@@ -28,7 +28,8 @@ APP = "usr/lib/veilor/app/veilor"
 PRODUCT = "usr/lib/veilor/product.toml"
 FLOOR = "usr/lib/veilor/channel-floor.json"
 TREE = "usr/lib/veilor/tree-digest"
-GENERATED = (TREE, "etc/containers/policy.json", "etc/containers/registries.d/veilor.yaml", "usr/lib/os-release", FLOOR,
+SUMS = policy.SUMS.lstrip("/")
+GENERATED = (TREE, SUMS, "etc/containers/policy.json", "etc/containers/registries.d/veilor.yaml", "usr/lib/os-release", FLOOR,
              claims.PATH.lstrip("/"))
 LEFT_OUT = {"__pycache__", ".gitkeep"}
 
@@ -97,7 +98,7 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
     shutil.copyfile(source_root / "product.toml", tree / PRODUCT)
     copy_keys(keys_dir, tree / KEYS, [*product.image_keys, *product.channel_keys])
     for name, text in zip(GENERATED[1:], (
-        policy.render(product), policy.render_registries(product), os_release(product),
+        sums(tree, product), policy.render(product), policy.render_registries(product), os_release(product),
         json.dumps({"schema": 1, "sequence": floor}) + "\n", threats.shipped(threats.load(source_root)),
     ), strict=True):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
@@ -107,13 +108,19 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
     (tree / TREE).write_text(tree_digest(tree) + "\n")
 
 
+def sums(tree: Path, product: Product) -> str:
+    """The hashes of TREE's public keys, a line each as sha256sum writes them."""
+    paths = [path for some in policy.scopes(product).values() for path in some]
+    return "".join(f"{hashlib.sha256((tree / path.lstrip('/')).read_bytes()).hexdigest()}  {path}\n" for path in paths)
+
+
 def tree_digest(tree: Path) -> str:
     """What the staged TREE is: sha256:… over every path, run bit and content. Public keys and the sequence floor are left out:
     a rehearsal has its own of both, and is to name the tree that it was made with."""
     total = hashlib.sha256()
     for path in sorted(tree.rglob("*")):
         name = str(path.relative_to(tree))
-        if name in (TREE, FLOOR) or name.startswith(KEYS + "/") or path.is_dir() and not path.is_symlink():
+        if name in (TREE, SUMS, FLOOR) or name.startswith(KEYS + "/") or path.is_dir() and not path.is_symlink():
             continue
         content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
         kind = "link" if path.is_symlink() else "program" if path.stat().st_mode & 0o100 else "file"

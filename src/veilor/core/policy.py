@@ -4,6 +4,8 @@ import json
 
 from veilor.core.product import KEYS_DIR, Product
 
+SUMS = "/usr/lib/veilor/keys.sha256"  # of the keys that the image was made with, as sha256sum writes and reads them
+
 
 def scopes(product: Product) -> dict[str, list[str]]:
     """The repositories that are trusted, each with the paths of its keys."""

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from fnmatch import fnmatchcase
 
 from veilor.device.doctor.look import Finding, Unseen, judge, read
 from veilor.device.run import at
@@ -98,21 +99,25 @@ def read_only(path: str) -> Finding:
     return judge(fixed, f"{path} is {'read-only' if fixed else 'writable'}")
 
 
-def setuid(folders: list[str], allowed: list[str]) -> Finding:
-    """No program in FOLDERS runs as another user than who starts it, but those ALLOWED (paths)."""
-    found = []
-    for folder in folders:
-        waiting = [str(at(folder))]
-        while waiting:
-            try:
-                entries = list(os.scandir(waiting.pop()))
-            except OSError:
-                continue
-            for entry in entries:
+def setuid(folders: list[str], upper: list[str], allowed: list[str]) -> Finding:
+    """No file in FOLDERS, or up to three folders deep in those called UPPER, has a bit with which a program runs as another
+    user than who starts it, but those ALLOWED (patterns). Deeper lie tens of thousands of files, and no package's programs."""
+    found, hidden = [], []
+    waiting = [(str(at(folder)), deep) for some, deep in ((folders, 99), (upper, 3)) for folder in some]
+    while waiting:
+        place, deep = waiting.pop()
+        try:
+            for entry in os.scandir(place):
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
+                    waiting += [(entry.path, deep - 1)] if deep else []
                 elif entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mode & (stat.S_ISUID | stat.S_ISGID):
                     found.append("/" + os.path.relpath(entry.path, at("/")))
-    extra = sorted(set(found) - set(allowed))
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # nothing is there, so nothing has the bit
+        except OSError as error:
+            hidden.append(f"/{os.path.relpath(place, at('/'))} ({error.strerror})")
+    extra = sorted(path for path in set(found) if not any(fnmatchcase(path, one) for one in allowed))
+    if hidden and not extra:
+        raise Unseen(f"cannot be looked into: {', '.join(hidden[:5])}")
     return judge(not extra, f"set-user-ID beyond what is named: {', '.join(extra[:5])}" if extra else
-                 f"{len(found)} set-user-ID programs, all named")
+                 f"{len(found)} files with the bit, all named")

@@ -74,6 +74,14 @@ def mapped(library: str) -> Finding:
     return judge(good, f"{library} is {'' if good else 'not '}loaded into programs")
 
 
+def usb_waits() -> Finding:
+    """What is plugged into any USB bus waits until it is allowed: the bus takes nothing by itself (authorized_default)."""
+    said = {bus.name: read(f"/sys/bus/usb/devices/{bus.name}/authorized_default") for bus in at("/sys/bus/usb/devices").glob("usb*")}
+    lets_in = sorted(name for name, text in said.items() if text != "0")
+    return judge(bool(said) and not lets_in, f"lets in what is plugged in: {', '.join(lets_in)}" if lets_in else
+                 f"{len(said)} USB buses, on which each new device waits")
+
+
 def secure_boot() -> Finding:
     """The firmware checks what it starts (the variable's last byte, after four of attributes)."""
     if not at("/sys/firmware/efi").exists():

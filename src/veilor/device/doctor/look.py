@@ -28,13 +28,19 @@ def not_applicable(reason: str) -> Finding:
     return Finding(Status.NOT_APPLICABLE, reason)
 
 
-def read(path: str) -> str | None:
-    """The text of the file at PATH, stripped; None when there is no such file. Raises Unseen when it may not be read."""
+def content(path: str) -> bytes | None:
+    """What the file at PATH holds; None when there is no such file. Raises Unseen when it may not be read."""
     try:
-        return at(path).read_bytes().decode(errors="replace").strip()
+        return at(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError:
         raise Unseen(f"only root may read {path}") from None
     except OSError as error:
         raise Unseen(f"{path} cannot be read ({error.strerror})") from None
+
+
+def read(path: str) -> str | None:
+    """The text of the file at PATH, stripped; None and Unseen as for `content`."""
+    found = content(path)
+    return None if found is None else found.decode(errors="replace").strip()

@@ -1,9 +1,11 @@
 """Looks at the network: what listens, from the kernel's own tables."""
 
 from veilor.device.doctor.look import Finding, Unseen, judge, read
+from veilor.device.doctor.services import call
 
 LISTEN = "0A"  # TCP_LISTEN in the kernel's tables
 UNCONNECTED = "07"  # a UDP socket that takes datagrams from anybody
+FIREWALL = "org.fedoraproject.FirewallD1"
 
 
 def sockets() -> list[tuple[str, str, int]]:
@@ -44,3 +46,29 @@ def every_source(path: str, word: str) -> Finding:
     sources = [line.split() for line in text.splitlines() if line.split()[:1] in (["server"], ["pool"], ["peer"])]
     bare = [fields[1] for fields in sources if word not in fields[2:]]
     return judge(bool(sources) and not bare, f"without {word}: {', '.join(bare)}" if bare else f"{len(sources)} sources with {word}")
+
+
+def says(path: str, lines: list[str]) -> Finding:
+    """chrony's configuration at PATH gives each of LINES (a word and its value), and nowhere another value for that word."""
+    given = [line.lower().split() for line in (read(path) or "").splitlines() if line.split()]
+    beside = [" ".join(words) for words in given if words[0] in ("include", "confdir")]
+    wrong = []
+    for word, value in (line.split() for line in lines):
+        found = [words[1:] for words in given if words[0] == word]
+        if not found or any(one != [value] for one in found):
+            wrong.append(f"{word} is {' and '.join(' '.join(one) or 'empty' for one in found) or 'not set'}, not {value}")
+    if beside and not wrong:
+        raise Unseen(f"{path} takes in what is not looked at here ({beside[0]})")
+    return judge(not wrong, "; ".join(wrong) or f"{path} says {' and '.join(lines)}")
+
+
+def zones(allowed: dict[str, list[str]]) -> Finding:
+    """Every interface and sender for which firewalld knows a zone is in one of ALLOWED: zone to what may be in it, if not all."""
+    found = call(FIREWALL, f"/{FIREWALL.replace('.', '/')}", f"{FIREWALL}.zone", "getActiveZones")
+    try:
+        placed = [(zone, one) for zone, kinds in found[0].items() for ones in kinds.values() for one in ones]
+    except (LookupError, TypeError, AttributeError):
+        raise Unseen("firewalld answered what cannot be understood") from None
+    lax = [f"{one} in {zone}" for zone, one in placed if zone not in allowed or allowed[zone] and one not in allowed[zone]]
+    return judge(not lax, f"in a zone that may let more in: {', '.join(lax)}" if lax else
+                 f"nothing is in another zone than {' or '.join(allowed)}")

@@ -15,10 +15,12 @@ from veilor.device.run import DeviceError, at
 PLAIN: dict[str, Callable[..., Finding]] = {
     "sysctl": kernel.sysctl, "karg": kernel.karg, "no-karg": kernel.no_karg, "lockdown": kernel.lockdown,
     "modules-signed": kernel.modules_signed, "modules-out": kernel.modules_out, "selinux": kernel.selinux, "mapped": kernel.mapped,
-    "secure-boot": kernel.secure_boot, "encrypted": disk.encrypted, "swap-safe": disk.swap_safe, "read-only": disk.read_only,
-    "setuid": disk.setuid, "first-said": disk.first_said,
-    "dbus-answer": services.dbus_answer, "listening": network.listening, "every-source": network.every_source,
-    "statement-remembered": trust.statement_remembered,
+    "secure-boot": kernel.secure_boot, "usb-waits": kernel.usb_waits,
+    "encrypted": disk.encrypted, "swap-safe": disk.swap_safe, "read-only": disk.read_only, "setuid": disk.setuid,
+    "first-said": disk.first_said,
+    "dbus-answer": services.dbus_answer, "audited": services.audited, "listening": network.listening, "zones": network.zones,
+    "every-source": network.every_source, "says": network.says,
+    "statement-remembered": trust.statement_remembered, "asked-first": trust.asked_first,
 }
 OF_THE_PRODUCT = {"image-verified": trust.image_verified, "policy-intact": trust.policy_intact, "keys-as-shipped": trust.keys_as_shipped}
 KINDS = {*PLAIN, *OF_THE_PRODUCT, "unit"}

@@ -1,6 +1,7 @@
 """Looks at services, asked over D-Bus through busctl: systemd's own answers, no prose."""
 
 import json
+import re
 
 from veilor.device.doctor.look import Finding, Unseen, judge
 from veilor.device.run import DeviceError, run
@@ -61,3 +62,13 @@ def dbus_answer(service: str, path: str, interface: str, method: str, arguments:
     answer = call(service, path, interface, method, *arguments)
     value = answer[0] if isinstance(answer, list) and answer else answer
     return judge(value == want, f"{method} of {service} answers {value!r}" + ("" if value == want else f", not {want!r}"))
+
+
+def audited(rules: dict[str, int]) -> Finding:
+    """The kernel writes down what RULES say: under each key it has been given so many audit rules, or more."""
+    done = run(["auditctl", "-l"], timeout=TIMEOUT)
+    if done.code:
+        raise Unseen(f"the audit rules are not shown ({done.reason})")
+    given = re.findall(r"(?:\bkey=|\s-k\s+)(\S+)", done.out)  # the two forms in which auditctl writes a rule
+    few = [f"{given.count(key)} of {number} for {key}" for key, number in rules.items() if given.count(key) < number]
+    return judge(not few, f"too few audit rules: {', '.join(few)}" if few else f"{sum(rules.values())} audit rules are in force")
