@@ -23,11 +23,15 @@ AFTER = "life:second-boot"
 STORY = "A machine that follows the signed image was read from outside, attacked by programs on it, and examined by its own doctor"
 CLAIMS, DESK = "/usr/lib/veilor/claims.json", "/run/veilor-lab"
 HOLD = f"import sys, time; kept = open('{DESK}/held').read() * 2000; time.sleep(900)"
-# The action that rpm-ostree registers on the real base, where an administrator's programs may do it unasked.
-ACTION = """<?xml version="1.0"?>
+# Actions that rpm-ostree registers on the real base, where they are done unasked: for whoever sits there, or for administrators.
+MOVES = {"rebase": "supply.admin-asked: to move to another image", "cleanup": "supply.admin-asked: to take away the way back",
+         "upgrade": "supply.one-updater: to have rpm-ostree update past the announcement"}
+PREFIX = "org.projectatomic.rpmostree1."
+ACTION = """<action id="{}{}"><description>x</description><message>x</message><defaults>
+<allow_any>yes</allow_any><allow_inactive>yes</allow_inactive><allow_active>yes</allow_active></defaults></action>"""
+ACTIONS = f"""<?xml version="1.0"?>
 <!DOCTYPE policyconfig PUBLIC "-//freedesktop//DTD polkit Policy Configuration 1.0//EN" "http://www.freedesktop.org/software/polkit/policyconfig-1.dtd">
-<policyconfig><action id="org.projectatomic.rpmostree1.rebase"><description>x</description><message>x</message><defaults>
-<allow_any>yes</allow_any><allow_inactive>yes</allow_inactive><allow_active>yes</allow_active></defaults></action></policyconfig>
+<policyconfig>{"".join(ACTION.format(PREFIX, move) for move in MOVES)}</policyconfig>
 """
 GUARD = "/usr/share/polkit-1/rules.d/10-veilor-guard.rules"
 MEASURED = """
@@ -173,10 +177,15 @@ def rights(life: Life, checks: Checks) -> None:
         extra = [path for path in listed if path != "/usr/bin/sudo" and not path.startswith("/usr/lib64/lib")]
         checks.equal("local.setuid: no program with root's rights but sudo", extra, [], go_on=True)
     if not life.has("/usr/bin/sudo"):
-        checks.not_run("local.sudo: sudo asks for the password each time, and only who is in wheel", "this base has no sudo")
+        checks.not_run("local.sudo: whom sudo makes root", "this base has no sudo")
     else:
-        asked = machine.run([*NOBODY, "sudo", "-n", "true"], check=False)
-        checks.true("local.sudo: sudo asks for the password each time, and only who is in wheel", asked.code != 0, asked.err, go_on=True)
+        said = life.attempt("sudo")
+        seen = json.loads(said) if said.startswith("{") else {"trouble": said}
+        title = f"local.sudo: by the base's rules who is in {seen.get('group')} becomes root with the right password, and nobody else"
+        checks.equal(title, [seen.get(one) for one in ("right", "wrong", "other")], [True, False, False], go_on=True)
+        checks.equal("local.sudo without it: by a rule that asks nobody both are root", seen.get("unasked"), [True, True], go_on=True)
+        if seen.get("group") != "wheel":
+            checks.not_run("local.sudo: that group is wheel", "sudo's rules are Debian's on this base")
     made = life.attempt("userns", nobody=True)
     if not life.has("/sys/fs/selinux/enforce"):
         checks.not_run("local.userns: no namespace of one's own", f"SELinux refuses it, and this base has none (here: {made})")
@@ -189,6 +198,15 @@ def rights(life: Life, checks: Checks) -> None:
         checks.equal("browser.memory without it: it goes on unnoticed", plain, "ok", go_on=True)
     else:
         checks.true(title, plain != "ok", plain or "ended", go_on=True)
+
+
+def decisions(life: Life, before: str = "true") -> dict[str, str]:
+    """What polkit decides of each of MOVES for a program without rights, as pkcheck's exit code; BEFORE is run first."""
+    each = f"for move in {' '.join(MOVES)}; do pkcheck --action-id {PREFIX}$move --process $asks >/dev/null 2>&1; echo $move $?; done"
+    life.machine.run(["sh", "-c", f"{before} && systemctl restart polkit.service"])
+    tried = f"{shlex.join(NOBODY)} sleep 60 & asks=$!; sleep 1; {each}; kill $asks"
+    said = life.machine.run(["sh", "-c", tried], timeout=120).out
+    return dict(line.split() for line in said.splitlines())
 
 
 def updaters(life: Life, checks: Checks) -> None:
@@ -208,20 +226,17 @@ def updaters(life: Life, checks: Checks) -> None:
     checks.true(f"{one} without it: one that is not masked starts", masked and started.code == 0, started.err, go_on=True)
     checks.true("supply.mended-soon without it: turned off it would not start", masked, go_on=True)
 
-    title = "supply.admin-asked: to move to another image an administrator's password is asked for"
     if not life.has("/usr/bin/pkcheck"):
-        checks.not_run(title, "this base has no polkit")
+        for title in MOVES.values():
+            checks.not_run(f"{title} an administrator's password is asked for", "this base has no polkit")
     else:
-        life.write_file("/etc/polkit-1/actions/org.projectatomic.rpmostree1.policy", ACTION)
-        ask = f"{shlex.join(NOBODY)} sleep 60 & sleep 1; pkcheck --action-id org.projectatomic.rpmostree1.rebase --process $!"
-        machine.run(["systemctl", "restart", "polkit.service"])
-        checks.equal(title, machine.run(["sh", "-c", ask], check=False).code, 2, go_on=True)
-        machine.run(["mount", "--bind", "/dev/null", GUARD])
-        machine.run(["systemctl", "restart", "polkit.service"])
-        checks.equal("supply.admin-asked without it: nobody is asked", machine.run(["sh", "-c", ask], check=False).code, 0, go_on=True)
-        machine.run(["umount", GUARD])
-        machine.run(["rm", "/etc/polkit-1/actions/org.projectatomic.rpmostree1.policy"])
-        machine.run(["systemctl", "restart", "polkit.service"])
+        actions = f"/etc/polkit-1/actions/{PREFIX}policy"
+        life.write_file(actions, ACTIONS)
+        asked, unasked = decisions(life), decisions(life, f"mount --bind /dev/null {GUARD}")
+        for move, title in MOVES.items():
+            checks.equal(f"{title} an administrator's password is asked for", asked.get(move), "2", go_on=True)
+            checks.equal(f"{title.replace(':', ' without it:', 1)} nobody is asked", unasked.get(move), "0", go_on=True)
+        machine.run(["sh", "-c", f"umount {GUARD} && rm {actions} && systemctl restart polkit.service"])
 
     title = "forensics.changes-are-logged: a change to the accounts is written down"
     if not life.has("/usr/sbin/auditd"):
@@ -284,6 +299,11 @@ def taken_away(kind: str, given: dict) -> tuple[str, str]:
     if kind == "dbus-answer":
         zone = "firewall-cmd -q --zone={} --change-interface=" + given["arguments"][-1]
         return zone.format("trusted"), zone.format(given["want"])
+    zone, bus = "firewall-cmd -q --zone=trusted --{}-interface=veilor-lab0", "/sys/bus/usb/devices/usb*/authorized_default"
+    live = {"audited": ("auditctl -D", "augenrules --load"), "zones": (zone.format("add"), zone.format("remove")),
+            "usb-waits": (f"for bus in {bus}; do echo 1 > $bus; done", f"for bus in {bus}; do echo 0 > $bus; done")}
+    if kind in live:
+        return live[kind]
     if kind == "listening":
         listen = "import socket, time; kept = socket.create_server(('', 8022)); time.sleep(60)"
         unit = "veilor-lab-listens.service"
@@ -300,9 +320,11 @@ def taken_away(kind: str, given: dict) -> tuple[str, str]:
         "swap-safe": f"{{ head -1 /proc/swaps; echo $(findmnt -no SOURCE /boot) partition 1 0 -2; }} > {other}; "
                      f"mount --bind {other} /proc/swaps",
         "policy-intact": laid_over("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}'),
-        "keys-as-shipped": "mount --bind /dev/null /usr/share/pki/containers/veilor-image-b.pub",
+        "keys-as-shipped": laid_over("/usr/share/pki/containers/veilor-image-b.pub", "another key"),
         "statement-remembered": laid_over("/var/lib/veilor/state.json", '{"channel": {"sequence": -1}}'),
         "every-source": f"{{ cat /etc/chrony.conf; echo 'server 192.0.2.9'; }} > {other}; mount --bind {other} /etc/chrony.conf",
+        "says": f"sed 's/^authselectmode .*/authselectmode prefer/' /etc/chrony.conf > {other}; mount --bind {other} /etc/chrony.conf",
+        "asked-first": f"mount --bind /dev/null {GUARD}",
         "first-said": laid_over(given.get("folder", "") + "/10-veilor.conf", "# nothing"),
         "image-verified": f"bootc status --format=json --format-version=1 | sed 's/containerPolicy/insecure/g' > {DESK}/said; "
                           f"printf '#!/bin/sh\\ncat {DESK}/said\\n' > {other}; chmod +x {other}; mount --bind {other} /usr/bin/bootc",

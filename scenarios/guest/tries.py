@@ -104,6 +104,30 @@ def userns():
     if libc.unshare(0x10000000) < 0:
         raise OSError(ctypes.get_errno(), "")
 
+def sudo():
+    """Whom sudo makes root: an administrator by the right and by a wrong word, another account; then with a rule that asks nobody."""
+    group = "wheel" if "\n%wheel" in open("/etc/sudoers").read() else "sudo"
+    word, rule = os.urandom(8).hex(), pathlib.Path("/etc/sudoers.d/veilor-lab")
+
+    def root(who, given):
+        argv = ["setpriv", f"--reuid={who}", f"--regid={who}", "--init-groups", "sudo", "-k", "-S", "-p", "", "id", "-u"]
+        done = subprocess.run(argv, input=given + "\n", capture_output=True, text=True, timeout=120)
+        return done.returncode == 0 and done.stdout.strip() == "0"
+
+    try:
+        for who, more in (("veilor-lab-a", ["-G", group]), ("veilor-lab-p", [])):
+            subprocess.run(["useradd", "-M", "-U", *more, who], check=True, capture_output=True)
+            subprocess.run(["chpasswd"], input=f"{who}:{word}\n", text=True, check=True, capture_output=True)
+        found = {"group": group, "right": root("veilor-lab-a", word), "wrong": root("veilor-lab-a", word + "x"),
+                 "other": root("veilor-lab-p", word)}
+        rule.write_text("ALL ALL=(ALL) NOPASSWD: ALL\n")
+        rule.chmod(0o440)
+        return json.dumps(found | {"unasked": [root("veilor-lab-a", word + "x"), root("veilor-lab-p", word + "x")]})
+    finally:
+        rule.unlink(missing_ok=True)
+        for who in ("veilor-lab-a", "veilor-lab-p"):
+            subprocess.run(["userdel", who], capture_output=True)
+
 def write_after_free():
     for name in ("malloc", "free"):
         getattr(libc, name).restype, getattr(libc, name).argtypes = ctypes.c_void_p, [ctypes.c_void_p]
