@@ -5,8 +5,10 @@ Titles of checks are as in attacks.py. Each door is then opened, to see that it 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
+from collections.abc import Iterator
 
 from veilor.lab.life import Life
 from veilor.lab.machine import REGISTRY_ADDRESS, Machine
@@ -154,6 +156,24 @@ def forged_time(life: Life, checks: Checks) -> None:
     machine.run(["systemctl", "start", "chronyd.service"], check=False)
 
 
+@contextlib.contextmanager
+def lying_resolver(life: Life, honest: str) -> Iterator[str]:
+    """The neighbour answers for names; what the registry's is then. HONEST: /etc/hosts, whose line for it is gone meanwhile."""
+    name, resolv, unit = life.settings.product.registry, "/etc/resolv.conf", "veilor-lab-resolver.service"
+    before = life.machine.run(["cat", resolv], check=False).out
+    life.write_file(f"{DESK}/tries.py", (life.settings.source / "scenarios/guest/tries.py").read_text())
+    life.machine.run(["systemd-run", "--quiet", f"--unit={unit}", "python3", "-I", f"{DESK}/tries.py", "resolver", FAR])
+    try:
+        life.write_file(resolv, f"nameserver {FAR}\n")
+        life.write_file("/etc/hosts", "".join(line for line in honest.splitlines(True) if name not in line))
+        asks = f"for n in $(seq 30); do getent ahostsv4 {name} && break; sleep 1; done"  # it takes a moment to start
+        yield life.machine.run(["sh", "-c", asks], check=False, timeout=600).out.strip()
+    finally:
+        life.write_file("/etc/hosts", honest)
+        life.write_file(resolv, before)
+        life.machine.run(["systemctl", "stop", unit], check=False)
+
+
 def forged_names(life: Life, checks: Checks, release) -> None:
     """The registry's name leads elsewhere, and the clock is wrong, while a newer release is there."""
     claim = "time.update-path"
@@ -166,11 +186,18 @@ def forged_names(life: Life, checks: Checks, release) -> None:
         staged = life.status()["staged"]
         return staged and staged["image"]["imageDigest"], f"{done.code}: {done.text.strip()[-300:]}", "Traceback" not in done.text
 
+    def led_astray(how: str) -> None:
+        got, said, sound = update()
+        checks.equal(f"{claim}: with a name forged {how} nothing is staged", got, None, go_on=True)
+        checks.true(f"{claim}: forged {how}, it is said in a sentence", sound and not said.startswith("0:"), said, go_on=True)
+
     life.write_file("/etc/hosts", honest.replace(REGISTRY_ADDRESS, "127.0.0.1"))
-    got, said, sound = update()
-    checks.equal(f"{claim}: with a forged name nothing is staged", got, None, go_on=True)
-    checks.true(f"{claim}: and it is said in a sentence", sound and not said.startswith("0:"), said, go_on=True)
-    life.write_file("/etc/hosts", honest)
+    led_astray("in /etc/hosts")
+    with lying_resolver(life, honest) as heard:
+        if FAR in heard:
+            led_astray("by the resolver of the network")
+        else:
+            checks.not_run(f"{claim}: with a name forged by the resolver of the network nothing is staged", f"nobody asked it: {heard}")
     got, said, _ = update()
     checks.equal(f"{claim} without it: by its right name the release is taken", got, release.digest)
     life.announce("44.1", old, sequence=1)  # rightly signed, and older than what this machine has seen
@@ -194,9 +221,9 @@ def network(life: Life, checks: Checks) -> None:
             if interface == "wlan-lab0":
                 passwords(life, checks, interface)
                 forged_time(life, checks)
+                forged_names(life, checks, release)
         finally:
             remove_peer(life.machine, interface)
-    forged_names(life, checks, release)
     life.shut_down()
 
 

@@ -267,6 +267,17 @@ def liar(address, ahead):
         head = struct.pack("!BBbbII4s", 0x24, 1, asked[2], -20, 0, 1, b"LAB\0")
         server.sendto(head + now + asked[40:48] + now + now, who)
 
+def resolver(address):
+    """Answer whoever asks for a name on the neighbour's side that it is the neighbour's ADDRESS (RFC 1035; to AAAA: nothing)."""
+    enter_peer()
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((address, 53))
+    while True:
+        asked, who = server.recvfrom(512)
+        question = asked[12:asked.index(b"\0", 12) + 5]
+        given = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(address) if question[-4:-2] == b"\0\1" else b""
+        server.sendto(asked[:2] + b"\x81\x80\0\1" + (b"\0\1" if given else b"\0\0") + b"\0\0\0\0" + question + given, who)
+
 def clock():  # how far the clock is from the time since the start, which nothing sets
     return str(time.time() - time.monotonic())
 

@@ -19,7 +19,7 @@ def known() -> set[str]:
     try:
         seen, health, first = (json.loads(read(path) or "{}") for path in (state.STATE, state.HEALTH, firstboot.STAMP))
         targets = [state.part(state.part(health, "armed"), "target"), *state.many(health, "healthy")]
-        return {one.get("digest") for one in (state.part(seen, "channel"), first, *targets)}
+        return {one.get("digest") for one in (state.part(seen, "channel"), first, *targets)} - {None}
     except (ValueError, RecursionError, TypeError, AttributeError):
         raise Unseen("what this machine remembers of its releases cannot be understood") from None
 
