@@ -111,7 +111,7 @@ def sudo():
 
     def root(who, given):
         argv = ["setpriv", f"--reuid={who}", f"--regid={who}", "--init-groups", "sudo", "-k", "-S", "-p", "", "id", "-u"]
-        done = subprocess.run(argv, input=given + "\n", capture_output=True, text=True, timeout=120)
+        done = subprocess.run(argv, input=given + "\n", capture_output=True, text=True, timeout=170)
         return done.returncode == 0 and done.stdout.strip() == "0"
 
     try:
