@@ -73,6 +73,7 @@ class Box:
         self.put("/etc/polkit-1/rules.d/49-mine.rules", "")
         cmdline, self.world = ["ro"], {"bootc": STATUS, "units": {}, "bus": {"getActiveZones": {"veilor": {"interfaces": ["eth0"]}}}}
         self.world["audit"] = (ROOT / "overlay/etc/audit/rules.d/30-veilor.rules").read_text()
+        self.put("/usr/etc/audit/rules.d/30-veilor.rules", self.world["audit"])
         for check in (check for claim in MODEL.claims for check in claim.boot):
             given = check.arguments
             if check.kind == "sysctl":

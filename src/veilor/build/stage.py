@@ -115,8 +115,8 @@ def sums(tree: Path, product: Product) -> str:
 
 
 def tree_digest(tree: Path) -> str:
-    """What the staged TREE is: sha256:… over every path, run bit and content. Public keys and the sequence floor are left out:
-    a rehearsal has its own of both, and is to name the tree that it was made with."""
+    """What the staged TREE is: sha256:… over every path, run bit and content. Public keys, their hashes and the sequence floor
+    are left out: a rehearsal has its own of them, and is to name the tree that it was made with."""
     total = hashlib.sha256()
     for path in sorted(tree.rglob("*")):
         name = str(path.relative_to(tree))

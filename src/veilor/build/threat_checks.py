@@ -7,6 +7,7 @@ nothing to change raises BuildError, since it would prove nothing.
 from __future__ import annotations
 
 import configparser
+import hashlib
 import json
 import re
 import tomllib
@@ -225,15 +226,21 @@ def key_paths(subject: Subject) -> list[str]:
 
 
 def keys(subject: Subject) -> str | None:
-    """The product's public keys are there, each another."""
+    """The product's public keys are there, each another, and each with the hash that the image carries for it."""
     texts = {path: subject.text(path) for path in key_paths(subject)}
     bad = [path for path, text in texts.items() if "BEGIN PUBLIC KEY" not in text]
-    return f"{bad[0]} is no public key" if bad else "a key stands twice" if len(set(texts.values())) < len(texts) else None
+    if bad or len(set(texts.values())) < len(texts):
+        return f"{bad[0]} is no public key" if bad else "a key stands twice"
+    shipped = subject.text(policy.SUMS.lstrip("/")).splitlines()
+    other = [path for path in texts if f"{hashlib.sha256(subject.at(path).read_bytes()).hexdigest()}  /{path}" not in shipped]
+    return f"{policy.SUMS} has no such hash for {other[0]}" if other else None
 
 
 def keys_mutations() -> list[Mutation]:
     return [("a key is missing", lambda s: s.remove(key_paths(s)[1])),
-            ("the channel's key is the image's", lambda s: s.write(key_paths(s)[-1], s.text(key_paths(s)[0])))]
+            ("the channel's key is the image's", lambda s: s.write(key_paths(s)[-1], s.text(key_paths(s)[0]))),
+            ("a key is another", lambda s: s.write(key_paths(s)[0], s.text(key_paths(s)[0]) + "\n")),
+            ("there are no hashes", lambda s: s.remove(policy.SUMS.lstrip("/")))]
 
 
 def floor(subject: Subject) -> str | None:

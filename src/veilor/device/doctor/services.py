@@ -3,7 +3,7 @@
 import json
 import re
 
-from veilor.device.doctor.look import Finding, Unseen, judge
+from veilor.device.doctor.look import Finding, Unseen, judge, read
 from veilor.device.run import DeviceError, run
 
 MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
@@ -64,11 +64,14 @@ def dbus_answer(service: str, path: str, interface: str, method: str, arguments:
     return judge(value == want, f"{method} of {service} answers {value!r}" + ("" if value == want else f", not {want!r}"))
 
 
-def audited(rules: dict[str, int]) -> Finding:
-    """The kernel writes down what RULES say: under each key it has been given so many audit rules, or more."""
+def audited(rules: str) -> Finding:
+    """The kernel has been given as many audit rules under each key as the file RULES has, the image's own, or more."""
+    wanted = re.findall(r"^-[aw] .*(?:\bkey=|\s-k\s+)(\S+)", read(rules) or "", re.MULTILINE)
+    if not wanted:
+        raise Unseen(f"{rules} has no audit rule to hold them against")
     done = run(["auditctl", "-l"], timeout=TIMEOUT)
     if done.code:
         raise Unseen(f"the audit rules are not shown ({done.reason})")
     given = re.findall(r"(?:\bkey=|\s-k\s+)(\S+)", done.out)  # the two forms in which auditctl writes a rule
-    few = [f"{given.count(key)} of {number} for {key}" for key, number in rules.items() if given.count(key) < number]
-    return judge(not few, f"too few audit rules: {', '.join(few)}" if few else f"{sum(rules.values())} audit rules are in force")
+    few = [f"{given.count(key)} of {wanted.count(key)} for {key}" for key in dict.fromkeys(wanted) if given.count(key) < wanted.count(key)]
+    return judge(not few, f"too few audit rules: {', '.join(few)}" if few else f"{len(wanted)} audit rules are in force")
