@@ -61,7 +61,7 @@ CASES = [  # (check, file below overlay/, what is replaced ("" makes or adds to 
     (guards.check_usbguard, "usr/share/veilor/usbguard/50-veilor.conf", "match-all", "match-al", 2, "can't read this rule"),
     (guards.check_usbguard, "usr/share/veilor/usbguard/usbguard-daemon.conf", "AuthorizedDefault=", "AuthorisedDefault=", 24,
      "AuthorisedDefault"),
-    (guards.check_polkit, "usr/share/polkit-1/rules.d/10-veilor-guard.rules", "var moves", "var var moves", 7,
+    (guards.check_polkit, "usr/share/polkit-1/rules.d/10-veilor-guard.rules", "var looks", "var var looks", None,
      "SyntaxError"),
     (guards.check_polkit, "usr/share/polkit-1/rules.d/10-veilor-guard.rules", "polkit.addRule(", "polkit.addRul(", 0, "TypeError"),
     (guards.check_audit, "etc/audit/rules.d/30-veilor.rules", "-F perm=wa", "-F prem=wa", None, "unknown field: prem"),
