@@ -42,6 +42,10 @@ def replace(root: Path, name: str, old: str, new: str) -> int:
 
 
 WORKFLOW, CHECKOUT = ".github/workflows/livecd.yml", "3d3c42e5aac5ba805825da76410c181273ba90b1"
+UNCONFINED = ("unconfined_domain_type", "files_unconfined_type", "filesystem_unconfined_type", "devices_unconfined_type", "kern_unconfined",
+              "corenet_unconfined_type", "dbusd_unconfined", "xserver_unconfined_type", "x_domain")
+RULES = ("allow brave_t self (capability (", "allow brave_t self (capability2", "allow brave_t self (fifo_file", "allow brave_t self (dbus",
+         "allow brave_t system_bus_type", "allow system_bus_type brave_t", "allow brave_t system_dbusd_t")
 CASES = [  # check, file, what is there, what comes in its place, a word of the finding; the line is where it was
     ("recipe by BlueBuild's schemas", "bluebuild/recipe.yml", "description:", "descripton:", "descripton", False),
     ("recipe by BlueBuild's schemas", "bluebuild/recipe.yml", "10-base.yml", "11-base.yml", "11-base.yml is not there", True),
@@ -61,6 +65,11 @@ CASES = [  # check, file, what is there, what comes in its place, a word of the 
      "neverallow", False),
     ("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", "(typeattributeset cil_gen_require userns_privileged_domain)",
      "(allow unconfined_t self (user_namespace (create)))", "neverallow", False),
+    *(("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", f"(typeattributeset {name} (brave_t))", "", "has no right to", False)
+      for name in UNCONFINED),
+    *(("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", f"({rule}", f"({rule}".replace("brave_t", "unconfined_t"),
+       "has no right to", False)
+      for rule in RULES),
     ("workflows by actionlint", WORKFLOW, "runs-on: ubuntu-24.04", "runs-on: ubunto", "ubunto", True),
     ("workflows by actionlint", WORKFLOW, "- run: scripts/setup-runner", "- run: echo ${{ github.nonsense }}", "nonsense", True),
     ("workflows by zizmor", WORKFLOW, "    permissions:\n      contents: read\n", "    permissions: write-all\n", "permissions",
@@ -102,6 +111,16 @@ def test_it_says_what_and_where(check, name, old, new, text, at_line, clone, too
         assert (name, line) in {(one.path, one.line) for one in hits}
     elif check not in ("what the recipe names", "no mutable fallback from 1.0 on", "workflows by zizmor"):
         assert name in {one.path for one in hits}
+
+
+@pytest.mark.parametrize("name", ["storage_unconfined_type", "set_curr_context"])
+def test_what_only_lifts_a_prohibition_is_missed_too(name, clone, tools):
+    pair = [pair for pair in registry.CHECKS if pair[0] == "SELinux modules by secilc"]
+    replace(clone, "bluebuild/files/selinux/veilor_brave.cil", f"(typeattributeset {name} (brave_t))", "")
+    (result,) = registry.walk(clone, tools.run, pair)
+    if result.not_run:
+        pytest.skip(f"NOT RUN: {result.not_run}")
+    assert any("neverallow check failed" in one.text for one in result.findings)
 
 
 def test_the_guard_lets_1_0_pass_once_the_fallback_is_gone(clone):
