@@ -12,7 +12,7 @@ fi
 if semodule -lfull | grep 'harden_userns' >/dev/null; then  # not -q, which would end semodule by SIGPIPE
   echo "selinux: harden_userns is there; Brave gets a domain that it lets through"
 else
-  echo "selinux: the base has no harden_userns any more; Brave's domain is installed all the same"
+  echo "selinux: the base has no harden_userns any more; Brave's domain is installed, and base-controls.sh will stop the build"
 fi
 semodule -X 300 -i "${modules[@]}"
 restorecon -RF "$root/usr/lib/opt/brave.com" || echo "selinux: no labels in a container; ostree writes them from file contexts"

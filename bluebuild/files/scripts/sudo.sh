@@ -3,8 +3,13 @@
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 if rpm -q sudo >/dev/null; then
-  dnf5 -y reinstall sudo
-  echo "sudo: the package was there without its program; reinstalled"
+  # Only the same version can be reinstalled, and Fedora may have a newer one by now: the base is pinned by its digest.
+  if dnf5 -y reinstall sudo; then
+    echo "sudo: the package was there without its program; reinstalled"
+  else
+    dnf5 -y upgrade sudo
+    echo "sudo: the base's version is in no repository any more; upgraded"
+  fi
 else
   dnf5 -y install sudo
   echo "sudo: the package was not there; installed"

@@ -18,11 +18,14 @@ else
   install -D -m 0644 /dev/null "$root/usr/lib/veilor/declare-trivalent-domain"
   echo "trivalent: trivalent-selinux is not there; its attribute is declared by us"
 fi
-list=$root/usr/share/applications/mimeapps.list
-if [[ -f $list ]] && grep -q 'trivalent\.desktop' "$list"; then
-  sed -i 's/trivalent\.desktop/brave-browser.desktop/g' "$list"
-  echo "trivalent: links are opened by Brave"
-else
-  echo "trivalent: mimeapps.list does not name it"
-fi
+# Launchers and the opening of links: in the lists of the base, and in Plasma's favourites and layouts.
+changed=0
+while IFS= read -r file; do
+  sed -i 's/trivalent\.desktop/brave-browser.desktop/g' "$file"
+  echo "trivalent: ${file#"$root"} starts Brave"
+  changed=$((changed + 1))
+done < <(grep -rlF trivalent.desktop "$root"/{etc/xdg,usr/share/{kde-settings,plasma,applications/mimeapps.list}} 2>/dev/null || true)
+echo "trivalent: $changed file(s) started it"
+grep -rliF trivalent "$root"/{etc/xdg,usr/share/{kde-settings,plasma,applications/mimeapps.list}} 2>/dev/null \
+  | sed "s#^$root#trivalent: still named in #" || true
 rm -rf "$root/etc/trivalent"

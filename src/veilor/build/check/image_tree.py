@@ -26,6 +26,10 @@ MASKED = (
     "user/secureblue-update-verification.timer", "user/security-update-notification.path",
     "user/image-deprecation-notice.service",
 )
+LAUNCHERS = (
+    "usr/share/kde-settings/kde-profile/default/xdg/kicker-extra-favoritesrc",
+    "usr/share/plasma/look-and-feel/org.fedoraproject.fedora.desktop/contents/layouts/org.kde.plasma.desktop-layout.js",
+)
 PACKAGES = ("trivalent", "trivalent-selinux", "trivalent-subresource-filter", "sudo")
 
 
@@ -135,6 +139,11 @@ def promises(root: Path, tree: Path) -> list[tuple[str, str, bool]]:
          and not (tree / "etc/profile.d/sudo-missing-message.sh").exists()),
         ("trivalent.sh", "Trivalent is gone, trivalent-selinux is not", [(tree / ".packages" / name).exists() for name in PACKAGES[:3]]
          == [False, True, False] and "trivalent" not in text["usr/share/applications/mimeapps.list"]),
+        ("trivalent.sh", "favourites and layouts start Brave", all("brave-browser.desktop" in read(tree / name)
+         and "trivalent" not in read(tree / name) for name in LAUNCHERS)),
+        ("audit.sh", "the base's audit stands an image whose name it does not know",
+         'state["image"] is None or' in read(tree / "usr/libexec/secureblue/audit_secureblue.py")),
+        ("base-controls.sh", "what claims rest on was looked for", calls.count("semodule -lfull") == 2),
         ("brave-key.sh", "Brave's key is where dnf looks for it", (tree / "etc/pki/rpm-gpg/brave-core.asc").is_file()),
         ("brave.sh", "Brave lies in /usr and its menu entries start our launcher", (tree / "usr/lib/opt/brave.com/brave/brave").exists()
          and text["usr/share/applications/brave-browser.desktop"].count("Exec=/usr/bin/veilor-brave") == 2),
