@@ -65,8 +65,8 @@ CASES = [  # check, file, what is there, what comes in its place, a word of the 
      "neverallow", False),
     ("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", "(typeattributeset cil_gen_require userns_privileged_domain)",
      "(allow unconfined_t self (user_namespace (create)))", "neverallow", False),
-    *(("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", f"(typeattributeset {name} (brave_t))", "", "has no right to", False)
-      for name in UNCONFINED),
+    *(("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", f"(typeattributeset {name} (brave_t))", "",
+       "has no right to", False) for name in UNCONFINED),
     *(("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", f"({rule}", f"({rule}".replace("brave_t", "unconfined_t"),
        "has no right to", False)
       for rule in RULES),

@@ -102,7 +102,8 @@ STOPS = {
     "no hardened allocator": (lambda tree: (tree / "usr/lib64/libhardened_malloc.so").unlink(), "base-controls.sh"),
     "a permissive SELinux": (lambda tree: edit(tree / "etc/selinux/config", "enforcing", "permissive"), "base-controls.sh"),
     "no composefs": (lambda tree: edit(tree / "usr/lib/ostree/prepare-root.conf", "enabled = true", "enabled = no"), "base-controls.sh"),
-    "composefs in another section": (lambda tree: edit(tree / "usr/lib/ostree/prepare-root.conf", "[composefs]", "[root]"), "base-controls.sh"),
+    "composefs in another section": (lambda tree: edit(tree / "usr/lib/ostree/prepare-root.conf", "[composefs]", "[root]"),
+                                     "base-controls.sh"),
     "ptrace allowed": (lambda tree: edit(tree / "etc/selinux/targeted/active/booleans.local", "=1", "=0"), "base-controls.sh"),
     "a set-user-id bit": (lambda tree: (tree / "usr/bin/run0").chmod(0o4755), "base-controls.sh"),
     "a set-group-id bit": (lambda tree: (tree / "usr/bin/run0").chmod(0o2755), "base-controls.sh"),
@@ -147,8 +148,8 @@ def test_the_bases_audit_ends_in_an_error_by_our_name_and_does_not_once_it_is_me
     image_tree.make_base(clone / image_tree.SHAPE, clone.parent / "base")
     build(clone)
     program = "usr/libexec/secureblue/audit_secureblue.py"
-    before, after = (subprocess.run([sys.executable, clone.parent / tree / program], capture_output=True, text=True, timeout=60, check=False)
-                     for tree in ("base", "tree"))
+    before, after = (subprocess.run([sys.executable, clone.parent / tree / program], capture_output=True, text=True, timeout=60,
+                                    check=False) for tree in ("base", "tree"))
     assert "AttributeError" in before.stderr
     assert (after.returncode, after.stdout) == (0, "a desktop\n")
 
