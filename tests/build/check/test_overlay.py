@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from veilor.build.check import guards, settings, units
+from veilor.build.check import guards, registry, settings, units
 from veilor.build.check.finding import CannotRun
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -16,8 +18,11 @@ SYSTEMD = "overlay/usr/lib/systemd"
 
 @pytest.fixture
 def clone(tmp_path):
-    """The overlay in a repository's place, to be spoiled."""
-    shutil.copytree(ROOT / "overlay", tmp_path / "overlay", symlinks=True)
+    """The overlay and what is staged with it in a repository's place, to be spoiled."""
+    for part in ("overlay", "artwork", "threats", "bluebuild/keys", "src/veilor/core", "src/veilor/device"):
+        shutil.copytree(ROOT / part, tmp_path / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("product.toml", "src/veilor/__init__.py"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
     return tmp_path
 
 
@@ -29,6 +34,11 @@ CASES = [  # (check, file below overlay/, what is replaced ("" makes or adds to 
     (units.check_units, "usr/lib/systemd/system/usbguard.service.d/10-veilor.conf", "ConditionFileNotEmpty", "ConditionFileFull", 3,
      "Unknown key"),
     (units.check_units, "usr/lib/systemd/system/veilor-update-stage.timer", "OnCalendar=", "OnCalendar=dayly ", None, "dayly"),
+    (units.check_units, "usr/lib/systemd/user/veilor-notices.service", "Type=oneshot", "Typ=oneshot", None, "Unknown key 'Typ'"),
+    (units.check_units, "usr/lib/systemd/user/veilor-notices.service", "ExecStart=/usr/bin/python3", "ExecStart=/usr/bin/python4",
+     0, "python4 is not executable"),
+    (units.check_units, "usr/lib/systemd/user/veilor-notices.path", "PathChanged", "PathChangd", None, "Unknown key"),
+    (units.check_units, "usr/lib/dracut/modules.d/51veilor-keymap/veilor-keymap.service", "Before=", "Befor=", None, "Unknown key 'Befor'"),
     (units.check_presets, "usr/lib/systemd/system-preset/10-veilor.preset", "enable usbguard", "enabled usbguard", None, "can't read"),
     (units.check_presets, "usr/lib/systemd/system-preset/10-veilor.preset", "enable usbguard", "enable veilor-none", None, "no unit"),
     (units.check_presets, "usr/lib/systemd/system-preset/50-veilor.preset", "", "enable x.service\n", 0, "sort before 35-"),
@@ -88,10 +98,101 @@ def test_it_says_what_and_where(check, name, old, new, line, words, clone, tools
         [str(one) for one in found]
 
 
-def test_a_link_that_enables_nothing(clone, tools):
-    (clone / f"{SYSTEMD}/system/veilor-unlocked.service").unlink()
+@pytest.mark.parametrize(("unit", "link"), [("system/veilor-unlocked.service", "sysinit.target.wants/veilor-unlocked.service"),
+                                            ("user/veilor-notices.path", "graphical-session.target.wants/veilor-notices.path")])
+def test_a_link_that_enables_nothing(unit, link, clone, tools):
+    assert not units.links_that_lead_nowhere(clone)
+    (clone / SYSTEMD / unit).unlink()
     said = [str(one) for one in units.check_units(clone, tools.run)]
-    assert any("sysinit.target.wants/veilor-unlocked.service:0" in one and "not in the overlay" in one for one in said)
+    assert any(f"{link}:0" in one and "not in the overlay" in one for one in said)
+
+
+def test_a_desktop_entry_of_the_artwork_is_looked_at(clone, tools):
+    assert guards.check_desktop_entries(clone, tools.run) == []
+    entry = clone / "artwork/tree/usr/share/applications/org.veilor.notify.desktop"
+    entry.write_text(entry.read_text().replace("Terminal=true", "Terminal=perhaps"))
+    (found,) = guards.check_desktop_entries(clone, tools.run)
+    assert found.path == str(entry.relative_to(clone)) and "perhaps" in found.text
+
+
+GONE = [  # check, what is taken away
+    ("units by systemd-analyze", "overlay/usr/lib/systemd/user"), ("units by systemd-analyze", "overlay/usr/lib/dracut/modules.d"),
+    ("presets", "overlay/usr/lib/systemd/system-preset"), ("tmpfiles.d and sysusers.d by systemd", "overlay/usr/lib/tmpfiles.d"),
+    ("oomd.conf.d", "overlay/usr/lib/systemd/oomd.conf.d"), ("sysctl.d by sysctl", "overlay/usr/lib/sysctl.d"),
+    ("kargs.d", "overlay/usr/lib/bootc/kargs.d"), ("modprobe.d by modprobe", "overlay/usr/lib/modprobe.d"),
+    ("dracut.conf.d", "overlay/usr/lib/dracut/dracut.conf.d"), ("firewall by firewalld", "overlay/usr/lib/firewalld/zones"),
+    ("zram-generator.conf.d by zram-generator", "overlay/usr/lib/systemd/zram-generator.conf.d"),
+    ("USBGuard's rules by its parser", "overlay/usr/share/veilor/usbguard"),
+    ("polkit rules by duktape", "overlay/usr/share/polkit-1/rules.d"), ("audit rules by auditctl", "overlay/etc/audit/rules.d"),
+    ("chrony.conf by chronyd", "overlay/etc/chrony.conf"), ("sshd_config.d by sshd", "overlay/etc/ssh/sshd_config.d"),
+    ("desktop entries by desktop-file-validate", "artwork/tree/usr/share/applications"),
+]
+
+
+@pytest.mark.parametrize(("check", "place"), GONE, ids=[f"{n}-{one[0]}" for n, one in enumerate(GONE)])
+def test_a_check_that_looks_at_nothing_does_not_pass(check, place, clone, tools):
+    path = clone / place
+    path.rename(clone / "taken-away")
+    (result,) = registry.walk(clone, tools.run, [pair for pair in registry.CHECKS if pair[0] == check])
+    assert any("looked at nothing" in one.text for one in result.wrong(release=False)), (result.findings, result.not_run)
+
+
+@pytest.fixture
+def as_nobody(tools):
+    """The tools tree's runner as a user without rights calls it, as on a build service; NOT RUN where that can't be had."""
+    if os.geteuid():
+        return tools.run
+    # The tree may lie where nobody but root can look, so it is put in the place of /mnt, for that call alone.
+    start = ["unshare", "--mount", "sh", "-c", f'mount --bind "{tools.root}" /mnt && exec setpriv --reuid=1001 --regid=1001 --clear-groups "$@"', "-"]
+    mine = type(tools)(Path("/mnt"))
+
+    def run(argv, *, binds=(), timeout, **_):
+        return subprocess.run([*start, *mine.argv(argv, binds)], capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False)
+
+    probe = run(["id", "-u"], timeout=60)
+    if probe.stdout != b"1001\n":
+        pytest.skip(f"NOT RUN: no command can be run as another user here: {probe.stderr.decode()[-200:]}")
+    return run
+
+
+def test_audit_rules_are_read_without_being_root(clone, as_nobody):
+    assert guards.check_audit(clone, as_nobody) == []
+    rules = clone / "overlay/etc/audit/rules.d/30-veilor.rules"
+    rules.write_text(rules.read_text().replace("-F perm=wa", "-F prem=wa", 1))
+    (found,) = guards.check_audit(clone, as_nobody)
+    assert "unknown field: prem" in found.text and found.path == str(rules.relative_to(clone)) and found.line
+
+
+def test_without_user_namespaces_no_audit_rule_passes(clone):
+    def run(argv, **_):
+        return subprocess.CompletedProcess(argv, 1, b"", b"unshare: unshare failed: Operation not permitted\n")
+
+    with pytest.raises(CannotRun, match="user namespace"):
+        guards.check_audit(clone, run)
+
+
+SSHD = "etc/ssh/sshd_config.d/10-veilor.conf"
+
+
+@pytest.fixture
+def sshd(tools, clone):
+    """Runs the check of sshd's files where there is an sshd; it passes before anything is spoiled."""
+    try:
+        assert guards.check_sshd(clone, tools.run) == []
+    except CannotRun as error:
+        pytest.skip(f"NOT RUN: {error}")
+    return lambda: guards.check_sshd(clone, tools.run)
+
+
+@pytest.mark.parametrize(("old", "new", "line", "words"), [
+    ("MaxAuthTries 3", "MaxAuthTrys 3", 7, "MaxAuthTrys"), ("MaxAuthTries 3", "MaxAuthTries three", 7, "three"),
+    ("MaxAuthTries 3", "PasswordAuthentication yes", 7, "another line before it decides"),
+])
+def test_sshd_reads_its_files_by_itself(old, new, line, words, clone, sshd):
+    path = clone / "overlay" / SSHD
+    path.write_text(path.read_text().replace(old, new))
+    (found,) = sshd()
+    assert (found.path, found.line) == (f"overlay/{SSHD}", line) and words in found.text
 
 
 @pytest.mark.parametrize("check", [units.check_units, settings.check_sysctl, guards.check_firewall, guards.check_polkit])

@@ -33,6 +33,17 @@ class CannotRun(Exception):
     """The check could not look at all; the text says what it needs. Never to be taken for a pass."""
 
 
+class Nothing(Exception):
+    """There was nothing to look at, in the place below the repository's root that the text names. A finding, never a pass."""
+
+
+def some(files: list[Path], place: str) -> list[Path]:
+    """FILES, of which there has to be one in PLACE. Raises Nothing where there is none."""
+    if not files:
+        raise Nothing(place)
+    return files
+
+
 def ask(run: Callable | None, argv: list[str], binds: list[Path], stdin: bytes | None = None) -> tuple[int, str]:
     """Run ARGV in the tools tree: its exit code and both outputs as text. Raises CannotRun without a tree, or where the
     tree is older than the program's place in its package list."""

@@ -1,18 +1,22 @@
-"""Settings of the programs that guard a machine: firewalld, USBGuard, polkit, audit, chrony; desktop entries."""
+"""Settings of the programs that guard a machine: firewalld, USBGuard, polkit, audit, chrony, sshd; desktop entries."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from veilor.build.check.finding import CannotRun, Finding, ask, line_of, lines_matching
+from veilor.build.check.finding import LIMIT, CannotRun, Finding, ask, line_of, lines_matching, some
 from veilor.build.check.units import settings_in
+from veilor.build.stage import stage
 
 FIREWALLD, ZONES = "overlay/etc/firewalld/firewalld.conf", "overlay/usr/lib/firewalld/zones"
 USBGUARD = "usr/share/veilor/usbguard"
+APPLICATIONS = "usr/share/applications"
 SHELL_COPY = "cp -a /usr/lib/firewalld {tree}/default && cp {tree}/zones/* {tree}/default/zones/"
 
 
@@ -26,7 +30,7 @@ def check_firewall(root: Path, run: Callable | None) -> list[Finding]:
             words = re.search(r"Unexpected (?:element|attribute) (\S+)", said)
             line = int(at[1]) if at else line_of(zone.read_text(), f"<{words[1]}") if words else 0
             found.append(Finding(str(zone.relative_to(root)), line, said))
-    if not found and (root / FIREWALLD).exists():
+    if not found and some([path for path in (root / FIREWALLD,) if path.exists()], FIREWALLD):
         said = offline(root, run, settings_in(root, "usr/lib/firewalld/zones", "*"), "--get-default-zone")
         if said:
             found.append(Finding(FIREWALLD, line_of((root / FIREWALLD).read_text(), "DefaultZone="), said))
@@ -95,31 +99,33 @@ def check_polkit(root: Path, run: Callable | None) -> list[Finding]:
     return found
 
 
+# What auditctl says when it has understood a rule and the kernel then takes none from a user namespace.
+UNDERSTOOD = "The audit system is disabled"
+REMARKS = (UNDERSTOOD, "Old style watch rules are slower", "There was an error while processing parameters")
+
+
 def check_audit(root: Path, run: Callable | None) -> list[Finding]:
-    """audit's rules, each by auditctl. Inside of a PID namespace the kernel takes no rule, so none is ever loaded here:
-    a rule that auditctl understands ends with that refusal, another before it."""
+    """audit's rules, each by auditctl, which reads none for anyone but root: in a user namespace everyone is, and from there the
+    kernel takes no rule, so none is ever loaded here. The rule stands on the command line, since in a file it is not even read
+    before the kernel is asked."""
     found = []
-    for path in sorted((root / "overlay/etc/audit/rules.d").glob("*.rules")):
+    for path in settings_in(root, "etc/audit/rules.d", "*.rules"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if not line.strip() or line.startswith("#") or line == "-i":  # -i is no rule: go on after one that can't be loaded
                 continue
-            with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
-                rule = Path(scratch, "one.rules")
-                rule.write_text(line + "\n")
-                _, said = ask(run, ["auditctl", "-R", str(rule)], [rule.parent])
-            if "must be root" in said:
-                raise CannotRun("auditctl reads no rule for anyone but root; run `veilor check` as root")
-            if "Error sending add rule data request" not in said:
-                why = said.strip().splitlines()[0] if said.strip() else "no reason given"
-                found.append(Finding(str(path.relative_to(root)), number, f"auditctl can't read this rule: {why}"))
+            _, said = ask(run, ["unshare", "--user", "--map-root-user", "auditctl", *line.split()], [])
+            if (lacking := re.search(r"unshare: .+|must be root|audit support not in kernel", said)):
+                raise CannotRun(f"auditctl can't be run as root of a user namespace here ({lacking[0]}); "
+                                "allow user namespaces, or run `veilor lab tools` where auditctl is missing")
+            wrong = [one for one in said.splitlines() if one.strip() and one not in REMARKS]
+            if wrong or UNDERSTOOD not in said:
+                found.append(Finding(str(path.relative_to(root)), number, f"auditctl can't read this rule: {(wrong or ['no reason given'])[0]}"))
     return found
 
 
 def check_chrony(root: Path, run: Callable | None) -> list[Finding]:
     """chrony.conf, by chronyd; and every source proves who it is."""
-    path = root / "overlay/etc/chrony.conf"
-    if not path.exists():
-        return []
+    (path,) = settings_in(root, "etc", "chrony.conf")
     name, text = str(path.relative_to(root)), path.read_text()
     with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
         copy = Path(scratch, "chrony.conf")
@@ -135,11 +141,48 @@ def check_chrony(root: Path, run: Callable | None) -> list[Finding]:
     return found
 
 
-def check_desktop_entries(root: Path, run: Callable | None) -> list[Finding]:
-    """Desktop entries of the overlay, by desktop-file-validate."""
+def check_sshd(root: Path, run: Callable | None) -> list[Finding]:
+    """Our files for sshd, by sshd itself: `-G` reads them as `-t` does, but needs neither host keys nor root. Then what a file
+    says is what sshd goes by: of two values for one word it takes the first, and that has to be ours."""
     found = []
-    for path in sorted((root / "overlay").rglob("*.desktop")):
-        _, said = ask(run, ["desktop-file-validate", str(path)], [path.parent])
-        name = str(path.relative_to(root))
-        found += [Finding(name, 0, hit[1]) for _, hit in lines_matching(said, r": (?:error|warning): (.+)$")]
+    for path in settings_in(root, "etc/ssh/sshd_config.d", "*.conf"):
+        name, text = str(path.relative_to(root)), path.read_text()
+        with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
+            copy = Path(scratch, path.name)
+            copy.write_text(text)
+            code, said = by_sshd(run, ["-G", "-f", str(copy)], [copy.parent])
+        for _, hit in lines_matching(said, rf"^{re.escape(str(copy))}(?:: line (\d+)|: line (\d+):)?:? (.+)$") if code else ():
+            if "terminating" not in hit[0]:
+                found.append(Finding(name, int(hit[1] or hit[2] or 0), f"sshd can't read it: {hit[3]}"))
+        if code and not found:
+            found.append(Finding(name, 0, f"sshd can't read it: {said.strip()[-200:]}"))
+        effective = said.lower().splitlines()
+        for number, hit in lines_matching(text, r"^\s*([A-Za-z]\w+)[\s=]+(.+?)\s*$") if not code else ():
+            if f"{hit[1]} {hit[2]}".lower() not in effective:
+                found.append(Finding(name, number, f"sshd does not go by {hit[0].strip()!r}: another line before it decides"))
+    return found
+
+
+def by_sshd(run: Callable | None, arguments: list[str], binds: list[Path]) -> tuple[int, str]:
+    """Run sshd with ARGUMENTS: the tools tree's, else this machine's. Raises CannotRun without either."""
+    try:
+        return ask(run, ["sshd", *arguments], binds)
+    except CannotRun:
+        program = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+        if not program:
+            raise CannotRun("neither the tools tree nor this machine has sshd; install openssh-server") from None
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=LIMIT, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def check_desktop_entries(root: Path, run: Callable | None) -> list[Finding]:
+    """Every program's desktop entry, as it is staged, by desktop-file-validate."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
+        tree = stage(root, Path(scratch, "tree"))
+        for path in some(sorted((tree / APPLICATIONS).rglob("*.desktop")), f"artwork/tree/{APPLICATIONS}"):
+            inside = path.relative_to(tree)
+            name = next((f"{home}/{inside}" for home in ("overlay", "artwork/tree") if (root / home / inside).exists()), "artwork/tree")
+            _, said = ask(run, ["desktop-file-validate", str(path)], [path.parent])
+            found += [Finding(name, 0, hit[1]) for _, hit in lines_matching(said, r": (?:error|warning): (.+)$")]
     return found

@@ -23,7 +23,7 @@ from veilor.build.check import (
     units,
     workflows,
 )
-from veilor.build.check.finding import CannotRun, Finding, Notice
+from veilor.build.check.finding import CannotRun, Finding, Nothing, Notice
 
 Check = Callable[[Path, Callable | None], list[Finding]]
 
@@ -52,6 +52,7 @@ CHECKS: list[tuple[str, Check]] = [
     ("polkit rules by duktape", guards.check_polkit),
     ("audit rules by auditctl", guards.check_audit),
     ("chrony.conf by chronyd", guards.check_chrony),
+    ("sshd_config.d by sshd", guards.check_sshd),
     ("desktop entries by desktop-file-validate", guards.check_desktop_entries),
     ("SELinux modules by secilc", selinux.check_cil),
     ("container policy by skopeo", containers.check_policy),
@@ -99,3 +100,5 @@ def walk(root: Path, run: Callable | None, checks: Iterable[tuple[str, Check]] =
             yield Result(name, check(root, run))
         except CannotRun as error:
             yield Result(name, not_run=str(error))
+        except Nothing as place:
+            yield Result(name, [Finding(str(place), 0, "there is nothing of the kind here, so this check looked at nothing")])

@@ -8,9 +8,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from veilor.build.check.finding import Finding, ask, lines_matching
+from veilor.build.check.finding import CannotRun, Finding, ask, lines_matching, some
 
 UNITS = "overlay/usr/lib/systemd/system"
+USER_UNITS = "overlay/usr/lib/systemd/user"
+DRACUT = "overlay/usr/lib/dracut/modules.d"
 PRESETS = "overlay/usr/lib/systemd/system-preset"
 ENABLED = "overlay/etc/systemd/system"
 FIRST_OF_THE_BASE = "35"  # 35-secureblue-desktop.preset: of two presets the first in order of names decides
@@ -19,33 +21,47 @@ SAID = re.compile(r"^(?P<unit>[^\s:]+\.[a-z]+)(?::(?P<line>\d+))?: (?P<text>.+)$
 
 
 def settings_in(root: Path, folder: str, pattern: str) -> list[Path]:
-    """The files of overlay/FOLDER that match PATTERN, in order of names."""
-    return sorted((root / "overlay" / folder).glob(pattern))
+    """The files of overlay/FOLDER that match PATTERN, in order of names. Raises Nothing where there is none."""
+    return some(sorted((root / "overlay" / folder).glob(pattern)), f"overlay/{folder}")
 
 
 def check_units(root: Path, run: Callable | None) -> list[Finding]:
-    """Every unit and drop-in of ours, by `systemd-analyze verify`: unknown settings, programs that aren't there."""
+    """Every unit and drop-in of ours, by `systemd-analyze verify`: unknown settings, programs that aren't there. The system's,
+    a person's session's, and those that dracut takes into the initramfs."""
+    found = verify(root, UNITS, run) + verify(root, USER_UNITS, run, "--user")
+    for folder in sorted({path.parent for path in some(sorted((root / DRACUT).glob("*/*.service")), DRACUT)}):
+        found += verify(root, str(folder.relative_to(root)), run)
+    return found + links_that_lead_nowhere(root)
+
+
+def verify(root: Path, home: str, run: Callable | None, *options: str) -> list[Finding]:
+    """What `systemd-analyze verify` with OPTIONS says of the units in the folder HOME of the repository."""
     found = []
     with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
         place = Path(scratch, "units")
-        shutil.copytree(root / UNITS, place, symlinks=True)
-        named = [path for path in sorted(place.iterdir()) if path.is_file()]
+        shutil.copytree(some([path for path in (root / home,) if path.is_dir()], home)[0], place, symlinks=True)
+        named = some([path for path in sorted(place.iterdir()) if path.is_file() and path.suffix != ".sh"], home)
         for folder in sorted(place.glob("*.d")):
             # A drop-in for a unit of the base is checked where the tools tree has that unit, else with an empty one.
             base = folder.name.removesuffix(".d")
             if not (place / base).exists():
                 (place / base).write_text(stand_in_for(base))
                 named.append(place / base)
-        argv = ["env", f"SYSTEMD_UNIT_PATH={place}:", "systemd-analyze", "verify", "--man=no", "--generators=no", *map(str, named)]
-        for line in ask(run, argv, [place])[1].splitlines():
+        # A session's manager doesn't begin without the folder that a login makes.
+        argv = ["env", f"SYSTEMD_UNIT_PATH={place}:", "XDG_RUNTIME_DIR=/run", "systemd-analyze", *options, "verify", "--man=no",
+                "--generators=no", *map(str, named)]
+        said_all = ask(run, argv, [place])[1]
+        if "Failed to initialize manager" in said_all:
+            raise CannotRun(f"systemd-analyze can't begin: {' '.join(said_all.split())[-200:]}")
+        for line in said_all.splitlines():
             said = SAID.match(line)
             if not said:
                 continue
             path = Path(said["unit"])
             inside = path.relative_to(place) if path.is_relative_to(place) else Path(path.name)
-            if (root / UNITS / inside).exists():
-                found.append(Finding(f"{UNITS}/{inside}", int(said["line"] or 0), said["text"]))
-    return found + links_that_lead_nowhere(root)
+            if (root / home / inside).exists():
+                found.append(Finding(f"{home}/{inside}", int(said["line"] or 0), said["text"]))
+    return found
 
 
 def stand_in_for(unit: str) -> str:
@@ -56,10 +72,11 @@ def stand_in_for(unit: str) -> str:
 def links_that_lead_nowhere(root: Path) -> list[Finding]:
     """Enabling links to units of ours that the overlay doesn't have; units of the base are not ours to know."""
     found = []
-    for link in sorted((root / ENABLED).rglob("*")):
+    for link in sorted([*(root / ENABLED).rglob("*"), *(root / USER_UNITS).glob("*.wants/*")]):
         if link.is_symlink():
             unit = Path(link.readlink())
-            if unit.name.startswith("veilor-") and not (root / "overlay" / str(unit).lstrip("/")).is_file():
+            home = root / "overlay" / str(unit).lstrip("/") if unit.is_absolute() else link.parent / unit
+            if unit.name.startswith("veilor-") and not home.is_file():
                 found.append(Finding(str(link.relative_to(root)), 0, f"leads to {unit}, which is not in the overlay"))
     return found
 
@@ -67,7 +84,7 @@ def links_that_lead_nowhere(root: Path) -> list[Finding]:
 def check_presets(root: Path, run: Callable | None) -> list[Finding]:
     """Presets are readable, read before the base's, and enable no unit of ours that isn't there."""
     found = []
-    for path in sorted((root / PRESETS).glob("*")):
+    for path in some(sorted((root / PRESETS).glob("*")), PRESETS):
         name = str(path.relative_to(root))
         if not path.name.endswith(".preset") or path.name[:2] >= FIRST_OF_THE_BASE:
             why = f"its name must end in .preset and sort before {FIRST_OF_THE_BASE}-, or the base's presets decide"
@@ -87,9 +104,9 @@ def check_tmpfiles(root: Path, run: Callable | None) -> list[Finding]:
     """tmpfiles.d and sysusers.d, by a dry run of the programs that read them."""
     found = []
     for folder, program in (("tmpfiles.d", ["systemd-tmpfiles", "--create", "--remove", "--boot"]), ("sysusers.d", ["systemd-sysusers"])):
-        files = settings_in(root, f"usr/lib/{folder}", "*.conf")
-        if not files:
-            continue
+        if folder == "sysusers.d" and not (root / "overlay/usr/lib" / folder).exists():
+            continue  # the base has every user that we need
+        settings_in(root, f"usr/lib/{folder}", "*.conf")
         with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
             tree = Path(scratch)
             shutil.copytree(root / "overlay/usr/lib" / folder, tree / "usr/lib" / folder)
