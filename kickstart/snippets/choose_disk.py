@@ -180,7 +180,11 @@ def open_terminal():
 
 def main():
     """Choose and write TARGET; the exit code."""
-    reading, writing, back = open_terminal()
+    try:
+        reading, writing, back = open_terminal()
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"Not installed: there is no terminal to ask at ({error}); nothing was changed.")
+        return 1
 
     def say(text):
         print(text, file=writing, flush=True)

@@ -16,8 +16,9 @@ import time
 
 LOGS = ("/tmp/anaconda.log", "/tmp/storage.log", "/tmp/program.log", "/tmp/packaging.log", "/tmp/dbus.log", "/tmp/syslog",
         "/tmp/anaconda-tb-*", "/tmp/ks-script-*.log", "/tmp/veilor-*.log", "/tmp/veilor-target.ks")
-# The deployment as the installer shows it, then the stateroot's own /var, for when it didn't come that far.
-TARGETS = ("/mnt/sysroot/var", "/mnt/sysimage/ostree/deploy/veilor/var")
+# The deployment as the installer shows it, then the stateroot's own /var, for when it didn't come that far. The stateroot's
+# name is ours where our kickstart deploys, and another where image-builder's own line does.
+TARGETS = ("/mnt/sysroot/var", "/mnt/sysimage/ostree/deploy/*/var")
 TAG = "veilor-logs"
 TAGS = "/sys/bus/virtio/drivers/9pnet_virtio/virtio*/mount_tag"
 SHARE = "/run/veilor-logs"
@@ -41,7 +42,7 @@ def copy_to(folder):
 
 def keep_in_target():
     """Copy the logs to /var/log/veilor-install of the new system, when it is there."""
-    for var in TARGETS:
+    for var in (path for pattern in TARGETS for path in sorted(glob.glob(pattern))):
         if os.path.isdir(var):
             copy_to(os.path.join(var, "log/veilor-install"))
             return var

@@ -20,7 +20,7 @@ Nothing here is secret. The whole text is docs/RECOVERY.md of veilor-os.
 4. Still nothing: start any Linux from a stick and open the disk there, to save your files:
      cryptsetup open {device} veilor
      mount /dev/mapper/veilor /mnt
-   Your files are in /mnt/ostree/deploy/veilor/var/home.
+   Your files are in {home}.
 5. /boot is full, or an update can't be put in place: from the running system, `veilor-status` says what to do.
 """
 
@@ -34,6 +34,15 @@ def find_container(nodes):
         if found:
             return found
     return None
+
+
+def find_home(deploy="/sysroot/ostree/deploy"):
+    """Where the home folders are once the disk is mounted at /mnt: by the one stateroot there is, whatever it is called."""
+    try:
+        stateroots = [name for name in os.listdir(deploy) if os.path.isdir(os.path.join(deploy, name, "var"))]
+    except OSError:
+        return "/mnt/home"  # a system of packages, not an image
+    return f"/mnt/ostree/deploy/{stateroots[0] if len(stateroots) == 1 else '*'}/var/home"
 
 
 def read_keymap(path="/etc/vconsole.conf"):
@@ -56,7 +65,7 @@ def main():
         device = None
     try:
         with open(PLACE + ".new", "w") as out:
-            out.write(NOTES.format(device=device or "/dev/THE-LARGEST-PARTITION", keymap=read_keymap()))
+            out.write(NOTES.format(device=device or "/dev/THE-LARGEST-PARTITION", keymap=read_keymap(), home=find_home()))
         os.rename(PLACE + ".new", PLACE)
     except OSError as error:
         print(f"veilor: no recovery notes on /boot ({error})")

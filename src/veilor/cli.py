@@ -107,8 +107,10 @@ def do_iso(args) -> int:
     from veilor.build.iso import build_iso
     from veilor.build.readiness import refuse_placeholders
 
-    refuse_placeholders(SOURCE_ROOT)
-    print(build_iso(args.medium, args.layout, SOURCE_ROOT / "kickstart/install.ks", args.out, run=runner(args)))
+    if not args.mutable:  # which has no key of ours on it
+        refuse_placeholders(SOURCE_ROOT)
+    kickstart = SOURCE_ROOT / ("kickstart/veilor-os.ks" if args.mutable else "kickstart/install.ks")
+    print(build_iso(args.medium, args.layout, kickstart, args.out, run=runner(args)))
     return 0
 
 
@@ -287,7 +289,9 @@ def parser() -> argparse.ArgumentParser:
 
     one = verb(verbs, "iso", do_iso, "put kickstart and image into a boot medium", tools=True)
     one.add_argument("--medium", type=Path, required=True, metavar="ISO", help="boot medium, such as Fedora's netinst")
-    one.add_argument("--layout", type=Path, required=True, metavar="DIR", help="OCI layout with the image to install")
+    what = one.add_mutually_exclusive_group(required=True)
+    what.add_argument("--layout", type=Path, metavar="DIR", help="OCI layout with the image to install")
+    what.add_argument("--mutable", action="store_true", help="the mutable fallback instead, which has no image; until version 1.0")
     one.add_argument("--out", type=Path, required=True, metavar="ISO", help="the ISO to write; SHA256SUMS lands beside it")
 
     one = verb(verbs, "sign", do_sign, "sign an image by digest", registry=True)

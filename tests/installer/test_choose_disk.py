@@ -167,3 +167,11 @@ def test_target_names_everything_that_goes_and_nothing_else():
         "lang de_DE.UTF-8",
     ]
     assert choosing.target(disk("vdb"), "us", "en_US.UTF-8").splitlines()[1] == "zerombr"
+
+
+def test_without_a_terminal_nothing_is_installed(monkeypatch, capsys):
+    def no_terminal():
+        raise OSError(6, "No such device or address")
+
+    monkeypatch.setattr(choosing, "open_terminal", no_terminal)
+    assert choosing.main() == 1 and "no terminal to ask at" in capsys.readouterr().out

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from veilor.build import iso
+from veilor.build import iso, kickstart
 from veilor.build.errors import BuildError
 
 KICKSTART = Path(__file__).resolve().parents[2] / "kickstart/install.ks"
+MUTABLE = KICKSTART.with_name("veilor-os.ks")
 WANTED = "inst.ks=hd:LABEL=SMALL-MEDIUM:/ks.cfg"
 
 
@@ -75,6 +77,27 @@ def test_same_bytes_in_another_folder_at_another_time(made, medium, run, new_lay
     os.utime(layout / "index.json", (5, 5))
     (layout / "index.json").chmod(0o600)
     assert build(medium, layout, tmp_path / "again.iso", run).read_bytes() == made.read_bytes()
+
+
+def test_the_mutable_fallback_has_its_kickstart_and_no_image(run, medium, tmp_path):
+    made = iso.build_iso(medium, None, MUTABLE, tmp_path / "mutable.iso", run=run)
+    said = extract(run, made, "/ks.cfg", tmp_path / "ks.cfg").read_text()
+    assert said == kickstart.flatten(MUTABLE) and "\nurl --metalink=" in said and "ostreecontainer" not in said
+    assert WANTED in extract(run, made, iso.BOOT_CONFIGURATIONS[0], tmp_path / "grub.cfg").read_text()
+    listed = run(["xorriso", "-indev", str(made), "-find", "/", "-maxdepth", "1"], binds=[tmp_path], timeout=60).stdout.decode()
+    assert "/ks.cfg" in listed and "/container" not in listed
+    assert iso.Job(iso.read_medium(medium), tmp_path, 0, run).ways_to_boot(made) == ["BIOS", "UEFI"]
+
+
+@pytest.mark.parametrize(("spoilt", "old", "new"), [("veilor-os.ks", "poweroff", "ignoredisk --only-use=sda"),
+                                                    ("snippets/storage.ks", "--luks-version=luks2", "--luks-version=luks1")])
+def test_the_mutable_fallback_keeps_the_rules_that_it_can(spoilt, old, new, tmp_path):
+    shutil.copytree(MUTABLE.parent, tmp_path / "kickstart")
+    path = tmp_path / "kickstart" / spoilt
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(BuildError, match="must not go onto a medium"):
+        iso.build_iso(small(tmp_path / "x.iso"), None, tmp_path / "kickstart/veilor-os.ks", tmp_path / "out.iso", run=never)
 
 
 def test_nothing_else_is_left_beside_it(made):

@@ -84,6 +84,15 @@ def test_logs_go_to_the_new_system(logs, monkeypatch):
     assert kept.stat().st_mode & 0o777 == 0o700 and all(path.stat().st_mode & 0o777 == 0o600 for path in kept.iterdir())
 
 
+@pytest.mark.parametrize("stateroot", ["veilor", "default"])
+def test_logs_go_to_the_stateroot_whatever_its_name(stateroot, logs, monkeypatch):
+    var = logs / "ostree/deploy" / stateroot / "var"
+    var.mkdir(parents=True)
+    monkeypatch.setattr(keep_logs, "TARGETS", tuple(place.replace("/mnt/sysimage", str(logs)) for place in keep_logs.TARGETS[1:]))
+    assert keep_logs.keep_in_target() == str(var)
+    assert (var / "log/veilor-install/program.log").exists()
+
+
 def test_logs_go_to_the_host_as_a_tar(logs, monkeypatch):
     port = logs / "port"
     os.mkfifo(port)
@@ -229,6 +238,20 @@ def test_recovery_notes_name_the_disk_and_the_keyboard(tmp_path, monkeypatch):
     leave_notes.main()
     text = (tmp_path / "notes").read_text()
     assert "cryptsetup open /dev/disk/by-uuid/c0ffee veilor" in text and "prompt is de." in text
+
+
+@pytest.mark.parametrize(("stateroots", "home"), [
+    (["veilor"], "/mnt/ostree/deploy/veilor/var/home"), (["default"], "/mnt/ostree/deploy/default/var/home"),
+    (["a", "b"], "/mnt/ostree/deploy/*/var/home"), (None, "/mnt/home"),
+])
+def test_recovery_notes_say_where_the_files_are(stateroots, home, tmp_path, monkeypatch):
+    for name in stateroots or ():
+        (tmp_path / "deploy" / name / "var").mkdir(parents=True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(leave_notes, "PLACE", str(tmp_path / "notes"))
+    monkeypatch.setattr(leave_notes.find_home, "__defaults__", (str(tmp_path / "deploy"),))
+    leave_notes.main()
+    assert f"Your files are in {home}.\n" in (tmp_path / "notes").read_text()
 
 
 def test_notes_are_left_whatever_is_missing_and_never_fail(tmp_path, monkeypatch, capsys):

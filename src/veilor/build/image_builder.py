@@ -1,7 +1,8 @@
-"""installer-iso.toml: the same installation for osbuild's image-builder, generated from kickstart/install.ks.
+"""installer-iso.toml: the installation for osbuild's image-builder, generated from kickstart/install.ks.
 
 image-builder puts the image beside the installer and writes its own `ostreecontainer` line for it, at the same place; a
-second one is an error. Everything else of the kickstart goes in as it is.
+second one is an error. Everything else of the kickstart goes in as it is. So the installation differs in what that line and
+what image-builder adds to it decide: docs/decisions/0041-image-builder.md.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from veilor.build.kickstart import flatten_kickstart
 FILE = "installer-iso.toml"
 HEAD = """# The bootstrap ISO by image-builder, as an alternative to `veilor iso`:
 #   image-builder build --bootc-ref ghcr.io/… bootc-installer --blueprint installer-iso.toml
+# Not the same installation in all: image-builder deploys by a line of its own. The stateroot is then named default, not
+# veilor, and a script of its own has the new system follow the registry at once, unverified as before; the first boot
+# verifies and puts that right as it does after `veilor iso`. See docs/decisions/0041-image-builder.md.
 # Generated from kickstart/install.ks by `make docs`; don't edit. `veilor check` compares them.
 
 [customizations.installer.kickstart]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from veilor.build.errors import BuildError, HostError
-from veilor.build.kickstart import flatten_kickstart
+from veilor.build.kickstart import CHECKS, FALLBACK, flatten_kickstart
 
 EPOCH = 1767225600  # 2026-01-01T00:00:00Z, unless the caller says otherwise
 MiB = 1 << 20
@@ -112,19 +112,20 @@ def check_space(folder: Path, needed: int) -> None:
         raise HostError(f"{folder} has {free // MiB} MiB free and the ISO needs {needed // MiB} MiB; free some, or write elsewhere")
 
 
-def build_iso(medium: Path, oci_layout: Path, kickstart: Path, out: Path, *, run: Callable, volid: str | None = None,
+def build_iso(medium: Path, oci_layout: Path | None, kickstart: Path, out: Path, *, run: Callable, volid: str | None = None,
               epoch: int = EPOCH) -> Path:
-    """Write OUT: the boot MEDIUM with KICKSTART (flattened and checked) as /ks.cfg and OCI_LAYOUT as /container.
+    """Write OUT: the boot MEDIUM with KICKSTART (flattened and checked) as /ks.cfg and OCI_LAYOUT as /container; without a layout
+    an installation from the network, whose kickstart keeps the rules that it can.
 
     SHA256SUMS beside OUT gets its checksum. VOLID, when given, is the label the medium has to have. RUN starts xorriso,
     mtools and implantisomd5. Returns OUT. Raises BuildError, with OUT as it was, when an input is not what it should be.
     """
-    medium, oci_layout, out = medium.absolute(), oci_layout.absolute(), out.absolute()
-    text = flatten_kickstart(kickstart)
+    medium, oci_layout, out = medium.absolute(), oci_layout and oci_layout.absolute(), out.absolute()
+    text = flatten_kickstart(kickstart, CHECKS if oci_layout else FALLBACK)
     found = read_medium(medium)
     if volid is not None and volid != found.label:
         raise BuildError(f"{medium} has the label {found.label}, not {volid}; use the medium that was meant")
-    size = check_layout(oci_layout)
+    size = check_layout(oci_layout) if oci_layout else 0
     out.parent.mkdir(parents=True, exist_ok=True)
     check_space(out.parent, medium.stat().st_size + size + 64 * MiB)
     with tempfile.TemporaryDirectory(prefix=".veilor-iso-", dir=out.parent) as scratch:
@@ -188,24 +189,24 @@ class Job:
         self.tool(["mcopy", "-o", "-m", "-i", str(image), str(copy), EFI_COPY])
         return image
 
-    def write(self, layout: Path) -> Path:
+    def write(self, layout: Path | None) -> Path:
         """Write the ISO into the work folder; its path."""
         made = self.work / "made.iso"
         boot = self.boot_configurations()
         efi = self.efi_image()
         argv = ["xorriso", "-abort_on", "FAILURE", "-return_with", "FAILURE", "32", "-report_about", "WARNING"]
         argv += ["-indev", str(self.medium.path), "-outdev", str(made), "-boot_image", "any", "replay"]
-        argv += ["-map", str(self.work / "ks.cfg"), "/ks.cfg", "-map", str(layout), "/container"]
+        argv += ["-map", str(self.work / "ks.cfg"), "/ks.cfg", *(("-map", str(layout), "/container") if layout else ())]
         for place, file in boot.items():
             argv += ["-map", str(file), place]
-        for place in ("/ks.cfg", "/container", *boot):
+        for place in ("/ks.cfg", *(("/container",) if layout else ()), *boot):
             argv += ["-chown_r", "0", place, "--", "-chgrp_r", "0", place, "--"]
             for kind, mode in (("d", "0755"), ("f", "0644")):
                 argv += ["-find", place, "-type", kind, "-exec", "chmod", mode, "--"]
             argv += ["-alter_date_r", "b", f"={self.epoch}", place, "--"]
         if efi:
             argv += ["-append_partition", "2", EFI_PARTITION, str(efi)]
-        self.tool([*argv, "-commit"], more=(layout,), timeout=1800)
+        self.tool([*argv, "-commit"], more=(layout,) if layout else (), timeout=1800)
         return made
 
     def judge(self, made: Path, least: int) -> None:

@@ -235,10 +235,10 @@ def check(text: str, checks: tuple[Callable[[Parsed], str], ...] = CHECKS) -> li
     return [f"{one.__name__}: {said}" for one in checks if (said := one(parsed))]
 
 
-def flatten_kickstart(path: Path) -> str:
-    """`flatten` PATH and `check` the result. Raises BuildError with every problem in one line."""
+def flatten_kickstart(path: Path, checks: tuple[Callable[[Parsed], str], ...] = CHECKS) -> str:
+    """`flatten` PATH and `check` the result by CHECKS. Raises BuildError with every problem in one line."""
     text = flatten(path)
-    problems = check(text)
+    problems = check(text, checks)
     if problems:
         raise BuildError(f"{path} must not go onto a medium: {'; '.join(problems)}")
     return text

@@ -90,7 +90,7 @@ CASES = [  # check, file, what is there, what comes in its place, a word of the 
     ("recipe against product.toml", "bluebuild/recipe.yml", 'version: "44"', 'version: "43"', "product.toml says '44'", True),
     ("recipe against product.toml", "bluebuild/recipe.yml", "name: veilor-os", "name: veilor", "name is 'veilor'", True),
     ("one Fedora version everywhere", "bluebuild/base.toml", 'tag = "44"', 'tag = "45"', "is for Fedora 45", False),
-    ("one Fedora version everywhere", "scripts/build-livecd", "--releasever 44", "--releasever 43", "is for Fedora 43", False),
+    ("one Fedora version everywhere", "scripts/fetch-medium", "netinst-x86_64-44-", "netinst-x86_64-43-", "is for Fedora 43", False),
     ("what a release refuses", "bluebuild/base.toml", '"not pinned yet"\n', '"sha256:0"\n', "no digest", True),
     ("no mutable fallback from 1.0 on", "pyproject.toml", 'version = "0.1.0"', 'version = "1.0.0"', "no mutable fallback", False),
 ]

@@ -143,11 +143,12 @@ def as_nobody(tools):
     if os.geteuid():
         return tools.run
     # The tree may lie where nobody but root can look, so it is put in the place of /mnt, for that call alone.
-    start = ["unshare", "--mount", "sh", "-c", f'mount --bind "{tools.root}" /mnt && exec setpriv --reuid=1001 --regid=1001 --clear-groups "$@"', "-"]
+    become = f'mount --bind "{tools.root}" /mnt && exec setpriv --reuid=1001 --regid=1001 --clear-groups "$@"'
     mine = type(tools)(Path("/mnt"))
 
     def run(argv, *, binds=(), timeout, **_):
-        return subprocess.run([*start, *mine.argv(argv, binds)], capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False)
+        whole = ["unshare", "--mount", "sh", "-c", become, "-", *mine.argv(argv, binds)]
+        return subprocess.run(whole, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False)
 
     probe = run(["id", "-u"], timeout=60)
     if probe.stdout != b"1001\n":

@@ -119,7 +119,8 @@ def check_audit(root: Path, run: Callable | None) -> list[Finding]:
                                 "allow user namespaces, or run `veilor lab tools` where auditctl is missing")
             wrong = [one for one in said.splitlines() if one.strip() and one not in REMARKS]
             if wrong or UNDERSTOOD not in said:
-                found.append(Finding(str(path.relative_to(root)), number, f"auditctl can't read this rule: {(wrong or ['no reason given'])[0]}"))
+                why = wrong[0] if wrong else "no reason given"
+                found.append(Finding(str(path.relative_to(root)), number, f"auditctl can't read this rule: {why}"))
     return found
 
 
@@ -151,10 +152,11 @@ def check_sshd(root: Path, run: Callable | None) -> list[Finding]:
             copy = Path(scratch, path.name)
             copy.write_text(text)
             code, said = by_sshd(run, ["-G", "-f", str(copy)], [copy.parent])
-        for _, hit in lines_matching(said, rf"^{re.escape(str(copy))}(?:: line (\d+)|: line (\d+):)?:? (.+)$") if code else ():
-            if "terminating" not in hit[0]:
-                found.append(Finding(name, int(hit[1] or hit[2] or 0), f"sshd can't read it: {hit[3]}"))
-        if code and not found:
+        if re.search(r"(?:unknown|illegal) option -- G", said):
+            raise CannotRun("this sshd is older than OpenSSH 9.3 and can't read a file alone; install a newer openssh-server")
+        wrong = lines_matching(said, rf"^{re.escape(str(copy))}:? line (\d+):? (.+)$") if code else []
+        found += [Finding(name, int(hit[1]), f"sshd can't read it: {hit[2]}") for _, hit in wrong]
+        if code and not wrong:
             found.append(Finding(name, 0, f"sshd can't read it: {said.strip()[-200:]}"))
         effective = said.lower().splitlines()
         for number, hit in lines_matching(text, r"^\s*([A-Za-z]\w+)[\s=]+(.+?)\s*$") if not code else ():
