@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,8 @@ def release(tools, tmp_path):
 
     run("cosign generate-key-pair --output-key-prefix=key && cp key.pub veilor-image-a.pub", check=True)
     run("head -c 5000 /dev/zero >veilor-os-44.iso && sha256sum veilor-os-44.iso >SHA256SUMS", check=True)
-    run(typed(BUILD, "cosign sign-blob").replace("build/iso/", "").replace('"$key"', "key.key"), check=True)
+    sign = typed(BUILD, "cosign sign-blob").replace("build/iso/", "").replace('"$key"', "key.key").replace('"${old[@]}" ', "")
+    run(sign, check=True)
     run(typed(BUILD, "split").replace("build/iso/", "").replace("1900M", "1900"), check=True)
     run.folder = folder
     return run
@@ -40,7 +42,10 @@ def ways() -> list[str]:
 
 
 def test_the_guide_and_the_script_verify_the_same_way():
-    assert typed(PUBLISH, "cosign verify-blob").replace("../../bluebuild/keys/", "") == typed(GUIDE, "cosign verify-blob")
+    (verify,) = re.findall(r"^ *if (cosign verify-blob .*); then$", PUBLISH, re.M)
+    plain = verify.replace('"${old[@]}" ', "").replace('"../../bluebuild/keys/veilor-image-$slot.pub"', "veilor-image-a.pub")
+    assert plain == typed(GUIDE, "cosign verify-blob")
+    assert "for slot in a b;" in PUBLISH and "`veilor-image-b.pub`" in GUIDE, "both try the second key as well"
     assert typed(PUBLISH, "sha256sum") == typed(GUIDE, "sha256sum")
     published = PUBLISH.rpartition("gh release create")[2]
     assert all(name in published and name in GUIDE for name in ("veilor-os-44.iso.part-", "SHA256SUMS", "SHA256SUMS.sig"))
@@ -61,3 +66,26 @@ def test_anything_else_is_not(release, harm):
     release(harm, check=True)
     signed, summed = [release(command).returncode for command in ways()], release(typed(GUIDE, "sha256sum")).returncode
     assert summed != 0 if "iso" in harm else 0 not in signed
+
+
+@pytest.mark.parametrize(("signer", "published"), [("a", True), ("b", True), ("c", False)])
+def test_what_either_of_our_keys_signed_is_published_and_nothing_else(signer, published, tools, tmp_path):
+    keys, made, programs = tmp_path / "bluebuild/keys", tmp_path / "build/iso", tmp_path / "bin"
+    for folder in (keys, made, programs, tmp_path / "scripts"):
+        folder.mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/publish-iso", tmp_path / "scripts")
+    (programs / "gh").write_text(f'#!/bin/sh\necho "$*" >{tmp_path}/published\n')
+    (programs / "gh").chmod(0o755)
+
+    def run(command: str, check: bool = True):
+        env = PASSWORD | {"PATH": f"{programs}:/usr/sbin:/usr/bin"}
+        return tools.run(["sh", "-c", f"cd {made} && {command}"], binds=[tmp_path], env=env, timeout=120, check=check)
+
+    for slot in "abc":
+        run(f"cosign generate-key-pair --output-key-prefix={keys}/veilor-image-{slot}")
+    run("head -c 5000 /dev/zero >veilor-os-44.iso && sha256sum veilor-os-44.iso >SHA256SUMS")
+    run("split -b 1900 veilor-os-44.iso veilor-os-44.iso.part-")
+    run(f"cosign sign-blob --yes --key {keys}/veilor-image-{signer}.key --tlog-upload=false --output-signature SHA256SUMS.sig SHA256SUMS")
+    done = run(f"{tmp_path}/scripts/publish-iso 44.1", check=False)
+    assert (done.returncode == 0) == published == (tmp_path / "published").exists(), done.stderr
+    assert published or b"neither image key signed" in done.stderr

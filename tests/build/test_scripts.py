@@ -1,0 +1,175 @@
+"""The scripts that the workflows run, with every program beside them replaced by one that notes how it was called."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGEST = "sha256:" + "0" * 64
+
+
+class Place:
+    """A fresh clone's scripts at ROOT, and a folder of programs before all others."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.bin, self.log = root / "clone", root / "bin", root / "calls"
+        shutil.copytree(ROOT / "scripts", self.root / "scripts")
+        (self.root / ".venv/bin").mkdir(parents=True)
+        self.bin.mkdir()
+
+    def program(self, name: str, text: str = "") -> None:
+        """A program NAME that notes its call and then does TEXT; `veilor` where the scripts look for it."""
+        path = self.root / ".venv/bin/veilor" if name == "veilor" else self.bin / name
+        path.write_text(f'#!/bin/bash\necho "{name} $*" >>{self.log}\n{text}\n')
+        path.chmod(0o755)
+
+    def run(self, name: str, *argv: str, **env: str) -> subprocess.CompletedProcess:
+        env = {"PATH": f"{self.bin}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.root), "TMPDIR": "/tmp", **env}
+        self.log.unlink(missing_ok=True)
+        return subprocess.run([self.root / "scripts" / name, *argv], env=env, capture_output=True, text=True, timeout=120, check=False,
+                              stdin=subprocess.DEVNULL)
+
+    def calls(self, name: str = "") -> list[str]:
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line for line in lines if line.startswith(name)]
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def test_the_fallback_is_made_in_a_fresh_clone(place):
+    place.program("veilor", 'while (($#)); do if [[ $1 == --out ]]; then touch "$2"; fi; shift; done')
+    (place.root / "kickstart").mkdir()
+    (place.root / "kickstart/veilor-os.ks").touch()
+    done = place.run("build-livecd", "medium.iso")
+    assert done.returncode == 0, done.stderr
+    assert place.calls() == ["veilor iso --medium medium.iso --mutable --out build/livecd/veilor-os-44-mutable.iso"]
+    assert (place.root / "build/livecd/veilor-os-44-mutable.iso").exists()
+    (place.root / "kickstart/veilor-os.ks").unlink()
+    assert place.run("build-livecd", "medium.iso").returncode == 1 and not place.calls()
+
+
+@pytest.mark.parametrize("hosted", [True, False])
+def test_room_is_made_on_a_hosted_runner_alone(hosted, place):
+    for name in ("sudo", "make", "go", "df"):
+        place.program(name)
+    done = place.run("setup-runner", "iso", **({"GITHUB_ACTIONS": "true"} if hosted else {}))
+    assert done.returncode == 0, done.stderr
+    removed = [line for line in place.calls("sudo") if " rm " in line]
+    assert removed == (["sudo rm -rf /usr/share/dotnet /usr/local/lib/android /opt/ghc"] if hosted else [])
+    assert bool(place.calls("df")) == hosted and place.calls("make setup")
+
+
+TRIVY = """[[ $1 != image ]] || while (($#)); do if [[ $1 == --output ]]; then echo '{}' >"$2"; fi; shift; done
+[[ $1 != sbom ]] || exit ${HOLES:-0}"""
+
+
+def test_an_image_is_looked_through_by_hand_as_on_github(place):
+    assert place.run("scan-image", DIGEST).returncode == 4, "without trivy nothing was looked at"
+    place.program("trivy", TRIVY)
+    done = place.run("scan-image", DIGEST)
+    assert done.returncode == 0 and (place.root / "build/sbom.json").exists(), done.stderr
+    assert f"ghcr.io/veilor/veilor-os@{DIGEST}" in place.calls("trivy image")[0]
+    assert place.run("scan-image", DIGEST, HOLES="1").returncode == 1
+
+
+def test_a_candidate_is_fetched_with_the_callers_login(place):
+    if not os.access("/dev/kvm", os.W_OK):
+        pytest.skip("NOT RUN: the script begins by looking for /dev/kvm, which is not there or not ours")
+    place.program("veilor")
+    place.program("skopeo", 'echo "login $REGISTRY_AUTH_FILE" >>' + str(place.log))
+    left = place.root / "build/candidate/left-over"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert place.run("rehearse-candidate", DIGEST, "medium.iso", REGISTRY_AUTH_FILE="/x/auth.json").returncode == 0
+    assert f"docker://ghcr.io/veilor/veilor-os@{DIGEST} oci:build/candidate" in place.calls("skopeo")[0]
+    assert place.calls("login /x/auth.json")
+    assert place.calls("veilor") == ["veilor rehearse life --base oci:build/candidate --medium medium.iso"] and not left.exists()
+
+
+COSIGN = """if [[ $2 == --help ]]; then echo "Flags: $FLAGS"; exit; fi
+while (($#)); do if [[ $1 == --output-signature ]]; then touch "$2"; fi; shift; done"""
+
+
+@pytest.mark.parametrize(("known", "asked"), [
+    ("--new-bundle-format --use-signing-config", " --new-bundle-format=false --use-signing-config=false"),
+    ("--new-bundle-format", " --new-bundle-format=false"), ("--key", ""),
+])
+def test_the_iso_is_signed_in_the_format_that_the_guide_reads(known, asked, place):
+    place.program("veilor", '[[ $1 != iso ]] || { echo iso >build/iso/veilor-os-44.iso; echo sum >build/iso/SHA256SUMS; }')
+    place.program("skopeo", "mkdir -p build/iso/layout")
+    place.program("cosign", COSIGN)
+    left = place.root / "build/iso/layout/left-over"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    done = place.run("build-iso", DIGEST, "medium.iso", "image.key", FLAGS=known)
+    assert done.returncode == 0, done.stderr
+    assert place.calls("cosign sign-blob --yes") == [
+        f"cosign sign-blob --yes --key image.key --tlog-upload=false{asked} "
+        "--output-signature build/iso/SHA256SUMS.sig build/iso/SHA256SUMS"]
+    assert not left.exists(), "a second image on the medium"
+
+
+GH = """case "$1 $2" in "pr list") cat {state} 2>/dev/null || true ;; "pr create") echo 7 >{state} ;; esac"""
+LATER = """if [[ $1 == push && -e {trap} ]]; then /usr/bin/git -C {remote} update-ref refs/heads/raise-base main; fi
+exec /usr/bin/git "$@\""""
+
+
+@pytest.fixture
+def base(place, tmp_path):
+    """A clone of a repository on this disk, in place of GitHub's, with a pin that each call of veilor raises to $PIN."""
+    remote = tmp_path / "remote.git"
+    git = {"cwd": place.root, "check": True, "timeout": 60}
+    (place.root / "bluebuild").mkdir()
+    (place.root / "bluebuild/base.toml").write_text("digest = 0\n")
+    subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(remote)], **git)
+    subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], **git)
+    subprocess.run(["git", "add", "scripts", "bluebuild"], **git)
+    subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "--quiet", "-m", "x"], **git)
+    subprocess.run(["git", "push", "--quiet", str(remote), "main"], **git)
+    place.program("veilor", 'echo "digest = $PIN" >bluebuild/base.toml')
+    place.program("gh", GH.format(state=tmp_path / "pull-request"))
+    place.program("git", LATER.format(trap=tmp_path / "somebody-pushes", remote=remote))
+
+    def propose(pin: str, fresh: bool = True):
+        if fresh:  # what a workflow begins with
+            subprocess.run(["git", "switch", "--quiet", "--force", "main"], **git)
+        return place.run("propose-base", PIN=pin, GH_TOKEN="t", GITHUB_REPOSITORY="o/r", GIT_CONFIG_COUNT="1",
+                         GIT_CONFIG_KEY_0=f"url.{remote}.insteadOf", GIT_CONFIG_VALUE_0="https://x-access-token:t@github.com/o/r")
+
+    def show(what: str) -> str:
+        return subprocess.run(["git", "-C", str(remote), *what.split()], capture_output=True, text=True, check=True, timeout=60).stdout
+
+    propose.show = show
+    return propose
+
+
+def test_one_branch_and_one_pull_request_for_the_base_however_often(base, place):
+    first = base("1")
+    assert first.returncode == 0, first.stderr
+    assert place.calls("gh pr create") and not place.calls("gh pr edit")
+    for pin, fresh in (("2", False), ("3", True)):  # the same day again in the same clone, and the next day
+        done = base(pin, fresh)
+        assert done.returncode == 0, done.stderr
+        assert place.calls("gh pr edit 7") and not place.calls("gh pr create")
+    assert base.show("branch --format=%(refname:short)").split() == ["main", "raise-base"]
+    assert base.show("show raise-base:bluebuild/base.toml") == "digest = 3\n"
+    assert base.show("show main:bluebuild/base.toml") == "digest = 0\n"
+
+
+def test_what_somebody_pushed_meanwhile_is_not_written_over(base, place, tmp_path):
+    assert base("1").returncode == 0
+    (tmp_path / "somebody-pushes").touch()
+    assert base("2").returncode != 0 and not place.calls("gh")
+    assert base.show("show raise-base:bluebuild/base.toml") == "digest = 0\n"
+
+
+def test_a_base_that_is_the_same_is_not_proposed(base, place):
+    assert base("0").returncode == 0 and not place.calls("gh")
