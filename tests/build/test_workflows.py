@@ -24,7 +24,8 @@ with tempfile.TemporaryDirectory() as scratch:
 seen |= {module.__file__ for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
 seen |= {str(path) for path in (root / "overlay").rglob("*") if path.is_symlink()}  # read without being opened
 for path in sorted({Path(one).absolute() for one in seen}):
-    if path.is_relative_to(root) and path.exists() and not path.is_dir() and path.suffix != ".pyc" and not path.is_relative_to(root / ".venv"):
+    ours = path.is_relative_to(root) and not path.is_relative_to(root / ".venv")
+    if ours and path.exists() and not path.is_dir() and path.suffix != ".pyc":
         print(path.relative_to(root))
 """
 
