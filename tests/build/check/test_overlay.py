@@ -147,6 +147,8 @@ def as_nobody(tools):
     mine = type(tools)(Path("/mnt"))
 
     def run(argv, *, binds=(), timeout, **_):
+        for one in [path for folder in binds for path in (folder, *folder.rglob("*"))]:
+            os.chown(one, 1001, 1001, follow_symlinks=False)  # as if that user had made it
         whole = ["unshare", "--mount", "sh", "-c", become, "-", *mine.argv(argv, binds)]
         return subprocess.run(whole, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL, check=False)
 
@@ -164,12 +166,23 @@ def test_audit_rules_are_read_without_being_root(clone, as_nobody):
     assert "unknown field: prem" in found.text and found.path == str(rules.relative_to(clone)) and found.line
 
 
-def test_without_user_namespaces_no_audit_rule_passes(clone):
+def test_the_firewall_is_read_without_being_root(clone, as_nobody):
+    assert guards.check_firewall(clone, as_nobody) == []
+    zone = clone / "overlay/usr/lib/firewalld/zones/tailscale.xml"
+    zone.write_text(zone.read_text().replace("<interface name", "<interfaze name", 1))
+    (found,) = guards.check_firewall(clone, as_nobody)
+    assert "interfaze" in found.text and found.path == str(zone.relative_to(clone))
+
+
+@pytest.mark.parametrize("check", [guards.check_audit, guards.check_firewall])
+def test_without_user_namespaces_neither_passes(check, clone):
     def run(argv, **_):
+        if argv[0] != "unshare":
+            return subprocess.CompletedProcess(argv, 0, b"", b"")
         return subprocess.CompletedProcess(argv, 1, b"", b"unshare: unshare failed: Operation not permitted\n")
 
     with pytest.raises(CannotRun, match="user namespace"):
-        guards.check_audit(clone, run)
+        check(clone, run)
 
 
 SSHD = "etc/ssh/sshd_config.d/10-veilor.conf"
@@ -186,7 +199,7 @@ def sshd(tools, clone):
 
 
 @pytest.mark.parametrize(("old", "new", "line", "words"), [
-    ("MaxAuthTries 3", "MaxAuthTrys 3", 7, "MaxAuthTrys"), ("MaxAuthTries 3", "MaxAuthTries three", 7, "three"),
+    ("MaxAuthTries 3", "MaxAuthTrys 3", 7, "MaxAuthTrys"), ("MaxAuthTries 3", "MaxAuthTries three", 7, "invalid"),
     ("MaxAuthTries 3", "PasswordAuthentication yes", 7, "another line before it decides"),
 ])
 def test_sshd_reads_its_files_by_itself(old, new, line, words, clone, sshd):

@@ -15,6 +15,8 @@ from veilor.build.check.units import settings_in
 from veilor.build.stage import stage
 
 FIREWALLD, ZONES = "overlay/etc/firewalld/firewalld.conf", "overlay/usr/lib/firewalld/zones"
+# Two programs read nothing for anyone but root. In a user namespace everyone is, and no setting of this machine is in reach.
+AS_ROOT = ["unshare", "--user", "--map-root-user"]
 USBGUARD = "usr/share/veilor/usbguard"
 APPLICATIONS = "usr/share/applications"
 SHELL_COPY = "cp -a /usr/lib/firewalld {tree}/default && cp {tree}/zones/* {tree}/default/zones/"
@@ -52,9 +54,18 @@ def offline(root: Path, run: Callable | None, zones: list[Path], verb: str) -> s
         if code:
             raise CannotRun(f"firewalld's own zones can't be copied from the tools tree: {said.strip()[-200:]}")
         places = ["--default-config", f"{tree}/default", "--system-config", f"{tree}/system"]
-        code, said = ask(run, ["firewall-offline-cmd", *places, verb], [tree])
+        code, said = as_root(run, ["firewall-offline-cmd", *places, verb], [tree])
     wrong = [line for line in said.splitlines() if re.search(r"(?i)error|warning|not valid|invalid", line)]
     return " ".join(wrong[0].replace(scratch, "").split()) if wrong else f"firewalld ends with {code}" if code else ""
+
+
+def as_root(run: Callable | None, argv: list[str], binds: list[Path]) -> tuple[int, str]:
+    """`ask` ARGV as root of a user namespace, whoever we are. Raises CannotRun where there are none, or the program isn't."""
+    code, said = ask(run, [*AS_ROOT, *argv], binds)
+    if lacking := re.search(r"unshare: .+|(?i:must be root|need to be root)|audit support not in kernel", said):
+        raise CannotRun(f"{argv[0]} can't be run as root of a user namespace here ({lacking[0]}); "
+                        "allow user namespaces, or run `veilor lab tools` where the program is missing")
+    return code, said
 
 
 def check_usbguard(root: Path, run: Callable | None) -> list[Finding]:
@@ -105,18 +116,14 @@ REMARKS = (UNDERSTOOD, "Old style watch rules are slower", "There was an error w
 
 
 def check_audit(root: Path, run: Callable | None) -> list[Finding]:
-    """audit's rules, each by auditctl, which reads none for anyone but root: in a user namespace everyone is, and from there the
-    kernel takes no rule, so none is ever loaded here. The rule stands on the command line, since in a file it is not even read
-    before the kernel is asked."""
+    """audit's rules, each by auditctl. From a user namespace the kernel takes no rule, so none is ever loaded here. The rule stands
+    on the command line, since in a file it is not even read before the kernel is asked."""
     found = []
     for path in settings_in(root, "etc/audit/rules.d", "*.rules"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if not line.strip() or line.startswith("#") or line == "-i":  # -i is no rule: go on after one that can't be loaded
                 continue
-            _, said = ask(run, ["unshare", "--user", "--map-root-user", "auditctl", *line.split()], [])
-            if (lacking := re.search(r"unshare: .+|must be root|audit support not in kernel", said)):
-                raise CannotRun(f"auditctl can't be run as root of a user namespace here ({lacking[0]}); "
-                                "allow user namespaces, or run `veilor lab tools` where auditctl is missing")
+            _, said = as_root(run, ["auditctl", *line.split()], [])
             wrong = [one for one in said.splitlines() if one.strip() and one not in REMARKS]
             if wrong or UNDERSTOOD not in said:
                 why = wrong[0] if wrong else "no reason given"
