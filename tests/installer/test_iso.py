@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from veilor import cli
 from veilor.build import iso, kickstart
 from veilor.build.errors import BuildError
 
@@ -98,6 +99,16 @@ def test_the_mutable_fallback_keeps_the_rules_that_it_can(spoilt, old, new, tmp_
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(BuildError, match="must not go onto a medium"):
         iso.build_iso(small(tmp_path / "x.iso"), None, tmp_path / "kickstart/veilor-os.ks", tmp_path / "out.iso", run=never)
+
+
+def test_only_the_fallback_is_made_while_nobody_holds_our_keys(run, medium, layout, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "runner", lambda args: run)
+    argv = ["iso", "--medium", str(medium), "--out", str(tmp_path / "out.iso")]
+    monkeypatch.setattr("veilor.build.readiness.placeholder_keys", lambda *_: ["veilor-image-a.pub"])
+    assert cli.main([*argv, "--layout", str(layout)]) == 1 and not (tmp_path / "out.iso").exists()
+    assert cli.main([*argv, "--mutable"]) == 0 and (tmp_path / "out.iso").exists()
+    with pytest.raises(SystemExit):  # neither is a slip that would end in the wrong system
+        cli.main(argv)
 
 
 def test_nothing_else_is_left_beside_it(made):
