@@ -85,13 +85,13 @@ def test_a_candidate_is_fetched_with_the_callers_login(place):
         pytest.skip("NOT RUN: the script begins by looking for /dev/kvm, which is not there or not ours")
     place.program("veilor")
     place.program("skopeo", 'echo "login $REGISTRY_AUTH_FILE" >>' + str(place.log))
-    left = place.root / "build/candidate/left-over"
+    left = place.root / "build/candidate-1/left-over"
     left.parent.mkdir(parents=True)
     left.touch()
     assert place.run("rehearse-candidate", DIGEST, "medium.iso", REGISTRY_AUTH_FILE="/x/auth.json").returncode == 0
-    assert f"docker://ghcr.io/veilor/veilor-os@{DIGEST} oci:build/candidate" in place.calls("skopeo")[0]
+    assert f"docker://ghcr.io/veilor/veilor-os@{DIGEST} oci:build/candidate-{DIGEST[7:]}" in place.calls("skopeo")[0]
     assert place.calls("login /x/auth.json")
-    assert place.calls("veilor") == ["veilor rehearse life --base oci:build/candidate --medium medium.iso"] and not left.exists()
+    assert place.calls("veilor") == [f"veilor rehearse life --base oci:build/candidate-{DIGEST[7:]} --medium medium.iso"] and not left.exists()
 
 
 COSIGN = """if [[ $2 == --help ]]; then echo "Flags: $FLAGS"; exit; fi
