@@ -91,7 +91,8 @@ def test_a_candidate_is_fetched_with_the_callers_login(place):
     assert place.run("rehearse-candidate", DIGEST, "medium.iso", REGISTRY_AUTH_FILE="/x/auth.json").returncode == 0
     assert f"docker://ghcr.io/veilor/veilor-os@{DIGEST} oci:build/candidate-{DIGEST[7:]}" in place.calls("skopeo")[0]
     assert place.calls("login /x/auth.json")
-    assert place.calls("veilor") == [f"veilor rehearse life --base oci:build/candidate-{DIGEST[7:]} --medium medium.iso"] and not left.exists()
+    assert place.calls("veilor") == [f"veilor rehearse life --base oci:build/candidate-{DIGEST[7:]} --medium medium.iso"]
+    assert not left.exists()
 
 
 COSIGN = """if [[ $2 == --help ]]; then echo "Flags: $FLAGS"; exit; fi
