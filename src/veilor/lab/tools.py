@@ -29,7 +29,7 @@ PACKAGES = tuple(
     """qemu-system-x86 qemu-utils ovmf skopeo cosign docker-registry xorriso grub-efi-amd64-bin grub-pc-bin grub-common
     mtools dosfstools e2fsprogs rustc cargo gcc libc6-dev pkg-config libostree-dev libssl-dev libzstd-dev ostree
     squashfs-tools isomd5sum socat ca-certificates python3-minimal zstd
-    systemd systemd-oomd systemd-zram-generator dracut-core kmod procps usbguard firewalld chrony auditd polkitd duktape
+    systemd systemd-oomd systemd-zram-generator dracut-core kmod procps usbguard firewalld chrony auditd polkitd duktape openssh-server
     libxml2-utils desktop-file-utils secilc""".split()  # from here on: what checks the overlay by its own programs
 )
 KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp")
