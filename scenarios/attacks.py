@@ -2,7 +2,7 @@
 
 Titles of checks begin with a claim's id, so that `veilor threats --record` knows whose they are: "ID: …" for what has to
 hold, "ID without it: …" for what has to be seen once the control is gone. What the base lacks (SELinux, hardened_malloc,
-stripped set-user-ID bits) is NOT_RUN there, with the reason.
+stripped set-user-ID bits, Brave) is NOT_RUN there, with the reason.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shlex
 import tarfile
 
 from veilor.lab import disk
+from veilor.lab.evidence import NOBODY
 from veilor.lab.life import PASSPHRASE, Life
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
@@ -22,6 +23,11 @@ AFTER = "life:second-boot"
 STORY = "A machine that follows the signed image was read from outside, attacked by programs on it, and examined by its own doctor"
 CLAIMS, DESK = "/usr/lib/veilor/claims.json", "/run/veilor-lab"
 HOLD = f"import sys, time; kept = open('{DESK}/held').read() * 2000; time.sleep(900)"
+BRAVE = "/usr/lib/opt/brave.com/brave/brave"
+# Of the first page's process: its domain, how its system calls are filtered, and whether its network is the machine's.
+PAGES = """pid=$(pgrep -f -- '[-]-type=renderer' | head -1); tr -d '\\0' < /proc/$pid/attr/current; echo
+awk '/^Seccomp:/ {print $2}' /proc/$pid/status
+[ "$(readlink /proc/$pid/ns/net)" = "$(readlink /proc/1/ns/net)" ] && echo shared || echo apart"""
 MOVES = {"rebase": "supply.admin-asked: to move to another image", "cleanup": "supply.admin-asked: to take away the way back",
          "upgrade": "supply.one-updater: to have rpm-ostree update past the announcement"}
 GUARD = "/usr/share/polkit-1/rules.d/10-veilor-guard.rules"
@@ -238,6 +244,23 @@ def programs(life: Life, checks: Checks) -> None:
     modules(life, checks)
     rights(life, checks)
     updaters(life, checks)
+    life.shut_down()
+
+
+@phase("browser", "A page's process is looked at from outside of the browser", starts_from="second-boot", independent=True)
+def browser(life: Life, checks: Checks) -> None:
+    title = "browser.sandbox: a page's process is in Brave's domain, and cut off from system calls and the network"
+    machine = life.boot()
+    runs = (([], True, title), (["--no-sandbox"], False, "browser.sandbox without it: started so, it is not"))
+    if not (life.has(BRAVE) and life.has("/sys/fs/selinux/enforce")):
+        checks.not_run(title, "this base has neither Brave nor SELinux")
+        runs = ()
+    for flags, wanted, said in runs:
+        person = ["runcon", "-r", "unconfined_r", "-t", "unconfined_t", *NOBODY, "env", "HOME=/tmp/veilor-lab-page"]
+        machine.run(["systemd-run", "--quiet", "--unit=veilor-lab-page", *person, "veilor-brave", "--headless", *flags, "about:blank"])
+        seen = machine.run(["sh", "-c", f"sleep 15; {PAGES}; systemctl stop veilor-lab-page.service"], check=False).out.split()
+        apart = len(seen) == 3 and ":brave_t:" in seen[0] and seen[1] == "2" and seen[2] == "apart"
+        checks.true(said, len(seen) == 3 and apart == wanted, seen, go_on=True)
     life.shut_down()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -22,8 +23,13 @@ from veilor.lab import images
 sys.path.insert(0, str(Path(__file__).parent))
 from test_trust import IMAGE, ROOT, bench  # noqa: F401
 
-OF_THE_BASE = {"etc/ld.so.preload": "libhardened_malloc.so\n", "usr/etc/selinux/config": "SELINUX=enforcing\n",
-               "usr/lib/ostree/prepare-root.conf": "[composefs]\nenabled = true\n", "usr/bin/gone": "x", "usr/gone/in": "x"}
+CONTEXTS = "etc/selinux/targeted/contexts/files/file_contexts"
+BRAVE = "/usr/lib/opt/brave\\.com/brave/brave\t--\tsystem_u:object_r:brave_exec_t:s0\n"
+OF_THE_BASE = {f"usr/{CONTEXTS}": BRAVE, "etc/ld.so.preload": "libhardened_malloc.so\n", "usr/etc/selinux/config": "SELINUX=enforcing\n",
+               "usr/lib/ostree/prepare-root.conf": "[composefs]\nenabled = true\n", "usr/bin/gone": "x", "usr/gone/in": "x",
+               "usr/lib64/libhardened_malloc.so": "x", "usr/lib64/glibc-hwcaps/x86-64-v3/libhardened_malloc-light.so": "x",
+               "sysroot/ostree/repo/objects/00/11.file": "x"}  # as the base was published, with the bit on what it has since replaced
+BITS = ("libhardened_malloc", "11.file", "setuid")  # words in the names of files with the set-user-ID bit
 
 
 def layer(files: dict[str, str], links: dict[str, str] | None = None) -> bytes:
@@ -31,7 +37,7 @@ def layer(files: dict[str, str], links: dict[str, str] | None = None) -> bytes:
     with tarfile.open(fileobj=out, mode="w") as tar:
         for name, text in files.items():
             member = tarfile.TarInfo(name)
-            member.size, member.mode = len(text), 0o644
+            member.size, member.mode = len(text), 0o4755 if any(word in name for word in BITS) else 0o644
             tar.addfile(member, io.BytesIO(text.encode()))
         for name, target in (links or {}).items():
             member = tarfile.TarInfo(name)
@@ -114,9 +120,22 @@ def test_what_a_stranger_attaches_is_refused(bench, released, recorded, tmp_path
     assert "no signature exists" in bench.pull(f"{IMAGE}:{digest.replace(':', '-')}.att", tmp_path / "out")
 
 
-def test_of_an_image_that_does_not_keep_its_claims_nothing_is_attached(bench, released, tmp_path):  # noqa: F811
-    with pytest.raises(BuildError, match="does not keep local.userns"):
-        released(**{"usr/etc/selinux/config": "SELINUX=permissive\n"})
+def test_what_is_looked_for_of_braves_domain_is_what_our_module_makes(tmp_path, tools):
+    shutil.copytree(ROOT / "bluebuild/files/selinux", tmp_path, dirs_exist_ok=True)
+    shutil.copy(ROOT / "stand-ins/image/base.cil", tmp_path)
+    made = [str(tmp_path / name) for name in ("base.cil", "veilor_brave.cil")]
+    tools.run(["secilc", "--output=/dev/null", f"--filecontext={tmp_path}/made", *made], binds=[tmp_path], timeout=60)
+    assert (tmp_path / "made").read_text() == BRAVE
+
+
+@pytest.mark.parametrize(("path", "text", "claim"), [
+    ("usr/etc/selinux/config", "SELINUX=permissive\n", "local.userns"),
+    (f"usr/{CONTEXTS}", "", "browser.sandbox"),
+    ("usr/lib64/setuid.so", "x", "local.setuid"), ("usr/lib64/libhardened_malloc/setuid.so", "x", "local.setuid"),
+])
+def test_of_an_image_that_does_not_keep_its_claims_nothing_is_attached(bench, released, path, text, claim):  # noqa: F811
+    with pytest.raises(BuildError, match=f"does not keep {claim}"):
+        released(**{path: text})
 
 
 def test_layers_are_laid_out_as_on_a_machine(tmp_path, tools):

@@ -22,4 +22,5 @@ def box(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "PATH", f"{tmp_path}/bin:{run.PATH}")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "statvfs", lambda path: type("Answer", (), {"f_flag": os.ST_RDONLY}))
+    monkeypatch.setattr(os, "getxattr", lambda path, name: b"system_u:object_r:brave_exec_t:s0\0")
     return made

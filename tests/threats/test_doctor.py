@@ -45,6 +45,8 @@ def spoil(box: Box, check: claims.Check, monkeypatch) -> None:
         box.world["audit"] = "No rules"
     elif check.kind == "read-only":
         monkeypatch.setattr(os, "statvfs", lambda path: type("Answer", (), {"f_flag": 0}))
+    elif check.kind == "label":
+        monkeypatch.setattr(os, "getxattr", lambda path, name: b"system_u:object_r:bin_t:s0\0")
     elif check.kind == "image-verified":
         box.world["bootc"] = {"kind": "BootcHost", "status": {**STATUS["status"], "booted": {**BOOTED, "image": {
             **BOOTED["image"], "image": {"image": "/run/install/repo/container", "transport": "oci"}}}}}

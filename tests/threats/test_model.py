@@ -131,6 +131,27 @@ def test_what_lies_in_the_overlay_is_named_by_a_claim_or_excused(clone):
         assert any(said in one for one in found), (said, found)
 
 
+@pytest.mark.parametrize(("name", "line"), [
+    ("etc/chrony.conf", "allow all"), ("etc/firewalld/firewalld.conf", "CleanupOnExit=no"),
+    ("etc/ssh/sshd_config.d/10-veilor.conf", "PermitTTY no"), ("etc/greenboot/greenboot.conf", "GREENBOOT_X=1"),
+    ("usr/share/veilor/usbguard/usbguard-daemon.conf", "IPCAllowedGroups=wheel"), ("usr/share/veilor/usbguard/50-veilor.conf", "allow"),
+    ("etc/audit/rules.d/30-veilor.rules", "-a never,exit -F dir=/etc"), ("usr/lib/modprobe.d/veilor.conf", "install x /bin/true"),
+    ("usr/lib/systemd/system-preset/10-veilor.preset", "disable x.service"),
+    ("usr/lib/systemd/system/usbguard.service.d/10-veilor.conf", "ExecStart="),
+])
+def test_a_new_line_in_a_file_of_settings_needs_a_claim_or_a_reason(clone, name, line):
+    with (clone / "overlay" / name).open("a") as file:
+        file.write(line + "\n")
+    assert threat_rules.problems(clone, threats.load(clone), SABOTAGES) == [
+        f"overlay/{name}#{line}: no claim names it, and threats/excused.toml gives no reason"]
+
+
+def test_a_line_that_is_claimed_in_one_file_is_not_claimed_in_another(clone):
+    with (clone / "overlay/etc/firewalld/firewalld.conf").open("a") as file:
+        file.write("port 0\n")
+    assert len(threat_rules.problems(clone, threats.load(clone), SABOTAGES)) == 1
+
+
 def test_a_phase_of_the_attacks_that_no_claim_names_is_found(clone):
     with (clone / "scenarios/attacks.py").open("a") as file:
         file.write('\n\n@phase("new", "New")\ndef new(life, checks):\n    pass\n')
@@ -241,6 +262,12 @@ def test_the_page_is_what_its_source_says_and_no_cell_of_the_comparison_is_witho
             assert system in MODEL.compared["systems"] + MODEL.compared["tools"] and text and source and isinstance(when, date)
     losing = [axis for axis in MODEL.compared["axis"] if "veilor-os" not in axis["best"] and "not known" not in axis["best"]]
     assert len(losing) >= 5, "a comparison in which we win everywhere is an advertisement"
+
+
+def test_what_is_stale_is_neither_shown_nor_wrong():
+    shown, stale, wrong = "PASS, fails without (stand-in, 2099-01-01)", "NOT_RUN (stale: OS_FAULT on 2099-01-01)", "LAB_FAULT (2099-01-01)"
+    assert threat_page.count([shown, stale, wrong, f"{stale}, {wrong}", f"{stale}, {shown}"]) == (1, 2, 2)
+    assert threat_page.count([stale, "NOT_RUN (stale: LAB_FAULT on 2099-01-01)"]) == (0, 0, 0)
 
 
 def test_the_shipped_claims_are_those_of_the_model():

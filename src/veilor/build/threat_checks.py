@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from veilor.build.errors import BuildError
@@ -126,6 +126,21 @@ def lines_mutations(path: str, has: list[str]) -> list[Mutation]:
             subject.write(path, "\n".join(kept) + "\n")
         return change
     return [(f"{one!r} is a comment", without(one)) for one in has] + [(f"{path} is gone", lambda s: s.remove(path))]
+
+
+def audit_rules(watch: dict[str, list[str]]) -> list[str]:
+    """The rules that write a change to each place of WATCH (key to places) down, by both ways into the kernel."""
+    return [f"-a always,exit -F arch={way} -F {place} -F perm=wa -F key={key}"
+            for way in ("b64", "b32") for key, places in watch.items() for place in places]
+
+
+def audit(subject: Subject, path: str, watch: dict[str, list[str]]) -> str | None:
+    """The file at PATH has audit's rules for each place of WATCH: `path=FILE` or `dir=FOLDER`, by its key in the log."""
+    return lines(subject, path, audit_rules(watch))
+
+
+def audit_mutations(path: str, watch: dict[str, list[str]]) -> list[Mutation]:
+    return lines_mutations(path, audit_rules(watch))
 
 
 def every(subject: Subject, path: str, words: list[str], has: str) -> str | None:
@@ -257,16 +272,29 @@ def floor_mutations() -> list[Mutation]:
     return [("there is none", lambda s: s.remove(path)), ("it is below all", lambda s: s.write(path, '{"sequence": -1}'))]
 
 
+# An image's own object store: a machine is given the files, and each is looked at where it lies.
+STORE = PurePosixPath("/sysroot/ostree/repo")
+
+
 def no_setuid(subject: Subject, allowed: list[str]) -> str | None:
-    """No file has the set-user-ID or set-group-ID bit but those ALLOWED."""
-    found = [str(path.relative_to(subject.tree)) for path in subject.tree.rglob("*")
-             if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o6000]
-    extra = sorted(set(found) - set(allowed))
-    return f"set-user-ID: {extra[0]}" if extra else None
+    """No file has the set-user-ID or set-group-ID bit but those ALLOWED: paths, in which * stands for a part of one name."""
+    for path in sorted(subject.tree.rglob("*")):
+        name = PurePosixPath("/", path.relative_to(subject.tree))
+        if path.is_file() and not path.is_symlink() and path.stat().st_mode & 0o6000 and not name.is_relative_to(STORE):
+            if not any(name.match(f"/{pattern}") for pattern in allowed):
+                return f"set-user-ID: {name.relative_to('/')}"
+    return None
 
 
 def no_setuid_mutations(allowed: list[str]) -> list[Mutation]:
-    return [("one of our programs has the bit", lambda s: s.at("usr/bin/veilor-update").chmod(0o4755))]
+    def give(path: str) -> Callable[[Subject], None]:
+        def change(subject: Subject) -> None:
+            if not subject.at(path).exists():
+                subject.write(path, "")
+            subject.at(path).chmod(0o4755)
+        return change
+    beside = {f"{PurePosixPath(pattern.replace('*', '')).parent}/other" for pattern in allowed}
+    return [(f"{path} has the bit", give(path)) for path in ("usr/bin/veilor-update", *sorted(beside))]
 
 
 KICKSTART = "kickstart/install.ks"
@@ -341,7 +369,8 @@ def xml_mutations(path: str, attributes: dict, children: list[str]) -> list[Muta
 
 KINDS: dict[str, tuple[Callable[..., str | None], Callable[..., list[Mutation]]]] = {
     "sysctl": (sysctl, sysctl_mutations), "karg": (karg, karg_mutations), "lines": (lines, lines_mutations),
-    "every": (every, every_mutations), "ini": (ini, ini_mutations), "masked": (masked, masked_mutations),
+    "audit": (audit, audit_mutations), "every": (every, every_mutations), "ini": (ini, ini_mutations),
+    "masked": (masked, masked_mutations),
     "link": (link, link_mutations), "policy": (policy_intact, policy_mutations), "keys": (keys, keys_mutations),
     "kickstart": (kickstart, kickstart_mutations), "kickstart-never": (kickstart_never, kickstart_never_mutations),
     "xml": (xml, xml_mutations), "floor": (floor, floor_mutations), "no-setuid": (no_setuid, no_setuid_mutations),

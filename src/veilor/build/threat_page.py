@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from veilor.build import threat_results
@@ -14,16 +15,15 @@ HEAD = """# What veilor-os protects, from whom, and how you can tell
 
 veilor-os is for one person's laptop: the only one, with a life on it. This page says against whom it stands, what it
 promises, and where it ends. Read it with doubt. Each promise has a name, such as `laptop.encrypted`; `veilor-doctor --claim NAME`
-looks on your machine whether it holds. The tables at the end say what was tried and on what, whether the same try went through
-once the control was taken away, and what nobody has seen yet.
+looks on your machine whether it holds. The tables after the costs say what is known to get past each promise, what was tried
+and on what, and what nobody has seen yet; the last one compares.
 
 Three words carry weight below. **Promised** is on in every installation, and has a check of the image, one on the running
 machine, and somebody who tries to break it. **Your choice** is there, and off until you turn it on. **Not kept** is what you
 might expect and we don't promise: read these first.
 
-No release was made yet, nothing here was shown on real hardware, and what was shown on a machine was shown on a stand-in for
-the system it is built on. That tells you that our settings and programs do what is said of them. It does not tell you that a
-released image does: `veilor-status --claims` will say that on your machine, of the very image that runs there.
+No release was made yet, and nothing was shown on real hardware, nor on the base itself but on a stand-in. So our settings and
+programs do what is said of them; that a released image does, `veilor-status --claims` will say on your machine.
 
 """
 BASE = "docker://ghcr.io/secureblue/kinoite-main-hardened:44"
@@ -49,7 +49,7 @@ def page(source_root: Path) -> str:
     outside = [one for one in model.adversaries if one.scope == "out"]
     return "".join([
         HEAD, "## Against whom\n\n", *(section(number, one) for number, one in enumerate(inside, 1)),
-        *not_against(outside), *costs(model), *compared(model), *claims_table(model), *matrix(source_root, model)])
+        *not_against(outside), *costs(model), *claims_table(model), *matrix(source_root, model), "\n", *compared(model)])
 
 
 def section(number: int, one: Adversary) -> str:
@@ -89,7 +89,7 @@ def compared(model: Model) -> list[str]:
             "names its source and when that was current; it may have changed since. “Not looked up” is no verdict. Tails and Qubes OS "
             "stand where they are the better tool.\n")
     return [head, table("on what", "best served by", *systems), *said, "\nSources:\n\n",
-            *(f"{number}. {source}, {when.isoformat()}\n" for number, (source, when) in enumerate(sources, 1)), "\n"]
+            *(f"{number}. {source}, {when.isoformat()}\n" for number, (source, when) in enumerate(sources, 1))]
 
 
 def claims_table(model: Model) -> list[str]:
@@ -108,8 +108,7 @@ def matrix(source_root: Path, model: Model) -> list[str]:
     names = sorted({run.split(":")[0] for one in model.claims for _, run, _ in threat_results.runs(one)})
     commands = ", ".join(f"`veilor rehearse {name} --base {BASE}`" for name in names)
     needs = [cell for _, line in cells for cell in line[1:] if cell]
-    shown = sum("PASS" in cell and "NOT_RUN" not in cell and "FAULT" not in cell for cell in needs)
-    wrong, proved = sum("FAULT" in cell for cell in needs), sum("fails without" in cell and "not yet" not in cell for cell in needs)
+    shown, wrong, proved = count(needs)
     head = ("## What was shown, and on what\n\nAn image check is made by every `make test`, on the tree that is stamped on the base, and "
             "is shown there to fail when its control is taken away. The other layers need a machine. Of their "
             f"{len(needs)} cells {shown} are shown, {wrong} are wrong, and the rest was not run, or not wholly; in {proved} the check was "
@@ -121,6 +120,13 @@ def matrix(source_root: Path, model: Model) -> list[str]:
             "then `veilor threats --record REPORT`.\n")
     return [head, table("claim", "image", "boot", "attack", "usability"), *(row(f"`{one.id}`", *line) for one, line in cells),
             *not_run(source_root, model, results)]
+
+
+def count(cells: list[str]) -> tuple[int, int, int]:
+    """Of the matrix's CELLS that need a machine: how many are shown, wrong, and seen to fail. What is stale is none of these."""
+    shown = sum("PASS" in cell and "NOT_RUN" not in cell and "FAULT" not in cell for cell in cells)
+    wrong = sum(bool(re.search(r"(?<!stale: )(OS|LAB)_FAULT", cell)) for cell in cells)
+    return shown, wrong, sum("fails without" in cell and "not yet" not in cell for cell in cells)
 
 
 def not_run(source_root: Path, model: Model, results: list[dict]) -> list[str]:

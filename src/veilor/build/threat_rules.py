@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from veilor.build import threat_results
-from veilor.build.threat_checks import KINDS, Mutation, lines_of
+from veilor.build.threat_checks import KINDS, Mutation, audit_rules, lines_of
 from veilor.build.threats import Model
 
 
@@ -93,10 +93,21 @@ def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None)
 
 
 def claimed_settings(model: Model) -> set[str]:
-    """Keys of sysctl settings and kernel arguments that some claim's image check looks at."""
-    checks = [check for claim in model.claims for check in claim.image]
-    names = {check.arguments.get("key" if check.kind == "sysctl" else "argument") for check in checks if check.kind in ("sysctl", "karg")}
-    return names | {line for check in checks if check.kind == "lines" for line in check.arguments.get("has", ())}
+    """What some claim's image check looks at: `#KEY` of sysctl, `#ARGUMENT` of the kernel, `PATH#LINE` of a file, and
+    `PATH#WORD ` where it looks at every line that begins with a word."""
+    found = set()
+    for check in (check for claim in model.claims for check in claim.image):
+        given, path = check.arguments, check.arguments.get("path")
+        found |= {f"#{given[name]}" for kind, name in (("sysctl", "key"), ("karg", "argument")) if check.kind == kind and name in given}
+        found |= {f"{path}#{word} " for word in given.get("words", ()) if check.kind == "every"}
+        seen = given.get("has", ()) if check.kind == "lines" else audit_rules(given["watch"]) if check.kind == "audit" else ()
+        found |= {f"{path}#{line}" for line in seen}
+    return found
+
+
+# Files of which every line is a setting: a new one says something that nobody promised, or weakens what somebody did.
+LINES = ("*/modprobe.d/*", "*/etc/chrony.conf", "*/firewalld/firewalld.conf", "*/sshd_config.d/*", "*/veilor/usbguard/*",
+         "*/audit/rules.d/*", "*/greenboot/greenboot.conf", "*/system-preset/*", "*/systemd/system/*.d/*")
 
 
 def settings_of(file: Path) -> list[str]:
@@ -105,7 +116,8 @@ def settings_of(file: Path) -> list[str]:
         return [line.split("=")[0].strip() for line in lines_of(file.read_text())]
     if file.parent.name == "kargs.d":
         return list(tomllib.loads(file.read_text())["kargs"])
-    return lines_of(file.read_text()) if file.parent.name == "modprobe.d" else []
+    every = any(fnmatch(str(file), pattern) for pattern in LINES)
+    return [line for line in lines_of(file.read_text()) if not line.startswith("[")] if every else []
 
 
 def unclaimed(source_root: Path, model: Model) -> Iterator[str]:
@@ -118,7 +130,8 @@ def unclaimed(source_root: Path, model: Model) -> Iterator[str]:
         path = str(file.relative_to(source_root))
         single = [] if file.is_symlink() else settings_of(file)
         for setting in single:
-            if setting not in claimed:
+            place = path.removeprefix("overlay/")
+            if not claimed & {f"#{setting}", f"{place}#{setting}", f"{place}#{setting.split()[0]} "}:
                 needed.add(f"{path}#{setting}")
         if path not in named:
             needed.add(path)

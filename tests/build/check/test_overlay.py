@@ -76,6 +76,8 @@ CASES = [  # (check, file below overlay/, what is replaced ("" makes or adds to 
     (guards.check_polkit, "usr/share/polkit-1/rules.d/10-veilor-guard.rules", "polkit.addRule(", "polkit.addRul(", 0, "TypeError"),
     (guards.check_audit, "etc/audit/rules.d/30-veilor.rules", "-F perm=wa", "-F prem=wa", None, "unknown field: prem"),
     (guards.check_audit, "etc/audit/rules.d/30-veilor.rules", "-S init_module", "-S init_modul", None, "can't read"),
+    (guards.check_audit, "etc/audit/rules.d/30-veilor.rules", "-F arch=b32 -F path=/etc/shadow", "-F arch=b32 -F path=/etc/shad", 9,
+     "arch=b32 is missing"),
     (guards.check_chrony, "etc/chrony.conf", "makestep 1.0 3", "make_step 1.0 3", 16, "Invalid directive"),
     (guards.check_chrony, "etc/chrony.conf", "nts.netnod.se iburst nts", "nts.netnod.se iburst", 5, "without nts"),
     (guards.check_desktop_entries, "usr/share/applications/x.desktop", "", "[Desktop Entry]\nType=Application\n", 0, 'required key "Name"'),

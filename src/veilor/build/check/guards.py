@@ -116,11 +116,15 @@ REMARKS = (UNDERSTOOD, "Old style watch rules are slower", "There was an error w
 
 
 def check_audit(root: Path, run: Callable | None) -> list[Finding]:
-    """audit's rules, each by auditctl. From a user namespace the kernel takes no rule, so none is ever loaded here. The rule stands
-    on the command line, since in a file it is not even read before the kernel is asked."""
+    """audit's rules, each by auditctl, and each for both ways into the kernel. From a user namespace the kernel takes no rule, so none
+    is ever loaded here. The rule stands on the command line, since in a file it is not even read before the kernel is asked."""
     found = []
     for path in settings_in(root, "etc/audit/rules.d", "*.rules"):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        lines = path.read_text().splitlines()
+        for number, line in enumerate(lines, 1):
+            if "arch=b64" in line and line.replace("arch=b64", "arch=b32") not in lines:
+                found.append(Finding(str(path.relative_to(root)), number, "a program that calls the kernel by its 32-bit way is not "
+                                     "seen: the same rule with arch=b32 is missing"))
             if not line.strip() or line.startswith("#") or line == "-i":  # -i is no rule: go on after one that can't be loaded
                 continue
             _, said = as_root(run, ["auditctl", *line.split()], [])

@@ -99,6 +99,15 @@ def read_only(path: str) -> Finding:
     return judge(fixed, f"{path} is {'read-only' if fixed else 'writable'}")
 
 
+def label(path: str, want: str) -> Finding:
+    """SELinux has the file at PATH down as of the type WANT, by which it knows whose domain a program lands in."""
+    try:
+        said = os.getxattr(at(path), "security.selinux").decode().rstrip("\0")
+    except OSError as error:
+        return judge(False, f"{path} has no label of SELinux's ({error.strerror})")
+    return judge(want in said.split(":"), f"SELinux has {path} down as {said}")
+
+
 def setuid(folders: list[str], upper: list[str], allowed: list[str]) -> Finding:
     """No file in FOLDERS, or up to three folders deep in those called UPPER, has a bit with which a program runs as another
     user than who starts it, but those ALLOWED (patterns). Deeper lie tens of thousands of files, and no package's programs."""

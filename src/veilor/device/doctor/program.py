@@ -17,7 +17,7 @@ PLAIN: dict[str, Callable[..., Finding]] = {
     "modules-signed": kernel.modules_signed, "modules-out": kernel.modules_out, "selinux": kernel.selinux, "mapped": kernel.mapped,
     "secure-boot": kernel.secure_boot, "usb-waits": kernel.usb_waits,
     "encrypted": disk.encrypted, "swap-safe": disk.swap_safe, "read-only": disk.read_only, "setuid": disk.setuid,
-    "first-said": disk.first_said,
+    "label": disk.label, "first-said": disk.first_said,
     "dbus-answer": services.dbus_answer, "audited": services.audited, "listening": network.listening, "zones": network.zones,
     "every-source": network.every_source, "says": network.says,
     "statement-remembered": trust.statement_remembered, "asked-first": trust.asked_first,
