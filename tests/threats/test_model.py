@@ -254,12 +254,32 @@ def test_a_damaged_or_unfinished_report_or_one_of_changed_sources_is_not_taken(c
     assert not (clean / threat_results.RESULTS).exists()
 
 
+def unfounded(model: threats.Model):
+    """Sources of the comparison that name nothing: of our own cells a claim, a path or a command; of others' no list of search hits."""
+    ids, ours = {claim.id for claim in model.claims}, {one.id for one in model.adversaries}
+    for axis in model.compared["axis"]:
+        for system, (_, source, _) in axis["cells"].items():
+            for part in source.split(", ") if system == "veilor-os" else [source]:
+                known = part in ids or part.startswith(("make ", "veilor ", "github.com/")) or (ROOT / part).exists() and part not in ours
+                claim = part.split(".")[0] in ours
+                if "/topics/" in part or (system == "veilor-os" or claim) and not known:
+                    yield f"{axis['title']}: {system}: {part}"
+
+
+@pytest.mark.parametrize(("system", "source"), [("veilor-os", "laptop.gone"), ("veilor-os", "session"), ("veilor-os", "docs/GONE.md"),
+                                                ("Kicksecure", "browser.gone"), ("Kicksecure", "github.com/topics/x")])
+def test_a_source_that_names_nothing_is_found(system, source):
+    axis = {"title": "x", "cells": {system: ["so", source, date(2026, 1, 1)]}}
+    assert list(unfounded(replace(MODEL, compared={**MODEL.compared, "axis": [axis]}))) == [f"x: {system}: {source}"]
+
+
 def test_the_page_is_what_its_source_says_and_no_cell_of_the_comparison_is_without_source():
     assert (ROOT / threat_page.PAGE).read_text() == threat_page.page(ROOT)
     for axis in MODEL.compared["axis"]:
         assert axis["best"] and axis["cells"]["veilor-os"]
         for system, (text, source, when) in axis["cells"].items():
             assert system in MODEL.compared["systems"] + MODEL.compared["tools"] and text and source and isinstance(when, date)
+    assert list(unfounded(MODEL)) == []
     losing = [axis for axis in MODEL.compared["axis"] if "veilor-os" not in axis["best"] and "not known" not in axis["best"]]
     assert len(losing) >= 5, "a comparison in which we win everywhere is an advertisement"
 
@@ -268,6 +288,10 @@ def test_what_is_stale_is_neither_shown_nor_wrong():
     shown, stale, wrong = "PASS, fails without (stand-in, 2099-01-01)", "NOT_RUN (stale: OS_FAULT on 2099-01-01)", "LAB_FAULT (2099-01-01)"
     assert threat_page.count([shown, stale, wrong, f"{stale}, {wrong}", f"{stale}, {shown}"]) == (1, 2, 2)
     assert threat_page.count([stale, "NOT_RUN (stale: LAB_FAULT on 2099-01-01)"]) == (0, 0, 0)
+
+
+def test_what_comes_before_the_tables_is_read_in_ten_minutes():
+    assert len(threat_page.page(ROOT).split("## Every claim")[0].split()) < 2500, "at 250 words a minute"
 
 
 def test_the_shipped_claims_are_those_of_the_model():
