@@ -18,6 +18,8 @@ if [[ ! -x $home/brave/brave ]]; then
 fi
 # What a new profile begins with, beside the program, where Chromium looks: no policy turns the advertisements of a new tab off.
 install -m 0644 "$files/brave/initial_preferences.json" "$home/brave/initial_preferences"
+# chrome-sandbox is for kernels without user namespaces, which Brave has here; so no program but sudo has the set-user-ID bit.
+find "$home" -type f -perm /6000 -exec chmod ug-s {} +
 install -D -m 0644 /dev/stdin "$root/usr/lib/tmpfiles.d/veilor-brave.conf" <<<'L+ /var/opt/brave.com - - - - /usr/lib/opt/brave.com'
 entries=("$root"/usr/share/applications/{brave-browser,com.brave.Browser}.desktop)
 changed=0

@@ -215,6 +215,11 @@ def test_a_brave_that_begins_with_its_makers_preferences_is_found(clone):
     assert "without advertisements in a new tab" in one.text
 
 
+def test_a_helper_of_braves_that_keeps_its_set_user_id_bit_is_found(clone):
+    edit(clone / image_tree.SCRIPTS / "brave.sh", "chmod ug-s", "true")
+    assert [one.path for one in build(clone)[0] if "set-user-ID" in one.text] == [f"{image_tree.SCRIPTS}/brave.sh"]
+
+
 @pytest.mark.parametrize(("spoil", "text"), [
     (("Exec=/usr/bin/brave-browser-stable", "Exec=/usr/bin/chromium"), "no desktop entry starts it by our launcher"),
     (("chmod 0755 \"$VEILOR_ROOT/var/opt/brave.com/brave/brave\"", "rm \"$VEILOR_ROOT/var/opt/brave.com/brave/brave\""), "is not there"),

@@ -149,6 +149,8 @@ def promises(root: Path, tree: Path) -> list[tuple[str, str, bool]]:
          and text["usr/share/applications/brave-browser.desktop"].count("Exec=/usr/bin/veilor-brave") == 2),
         ("brave.sh", "Brave's new profiles begin without advertisements in a new tab",
          '"show_branded_background_image": false' in read(tree / "usr/lib/opt/brave.com/brave/initial_preferences")),
+        ("brave.sh", "no program of Brave's has the set-user-ID bit",
+         not any(path.is_file() and path.stat().st_mode & 0o6000 for path in (tree / "usr/lib/opt").rglob("*"))),
         ("brave.sh", "Brave's repository is left disabled", "enabled=0" in read(tree / "etc/yum.repos.d/brave-browser.repo")),
         ("selinux.sh", "Brave's domain is installed at priority 300",
          any(call.startswith("semodule -X 300 -i") and "veilor_brave.cil" in call for call in calls)),
