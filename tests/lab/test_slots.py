@@ -30,6 +30,9 @@ def test_every_committed_slot_names_what_there_is_and_every_sabotage_has_its_tur
 
 def test_each_has_its_turn_and_a_name_overrules():
     assert [choose(SLOTS, [], turn)[0].name for turn in range(3)] == ["a", "b", "a"]
+    long = Slot("long", "takes an hour", [(["four"], "")], by_hand=True)
+    assert [choose([SLOTS[0], long, SLOTS[1]], [], turn)[0].name for turn in range(3)] == ["a", "b", "a"]
+    assert choose([*SLOTS, long], ["long"], 0) == [long]
     assert [slot.name for slot in choose(SLOTS, ["b", "a"], 0)] == ["b", "a"]
     with pytest.raises(UsageError, match="no slot is called c; there are: a, b"):
         choose(SLOTS, ["c"], 0)

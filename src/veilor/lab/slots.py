@@ -20,17 +20,21 @@ from veilor.lab.verdict import EXIT, EXIT_INTERRUPTED, UsageError, Verdict
 
 @dataclass(frozen=True)
 class Slot:
-    """RUNS are command lines of `veilor rehearse`, each with the reason why its verdict may be NOT_RUN, or nothing."""
+    """RUNS are command lines of `veilor rehearse`, each with the reason why its verdict may be NOT_RUN, or nothing.
+
+    One that is BY_HAND never has its turn by itself.
+    """
 
     name: str
     title: str
     runs: list[tuple[list[str], str]]
+    by_hand: bool = False
 
 
 def load_slots(path: Path) -> list[Slot]:
     """The slots of a slots.toml, in order."""
     return [
-        Slot(one["name"], one["title"], [(shlex.split(run["argv"]), run.get("not_run", "")) for run in one["runs"]])
+        Slot(one["name"], one["title"], [(shlex.split(run["argv"]), run.get("not_run", "")) for run in one["runs"]], one.get("by_hand", False))
         for one in tomllib.loads(path.read_text())["slot"]
     ]
 
@@ -41,7 +45,8 @@ def choose(slots: list[Slot], names: list[str], turn: int) -> list[Slot]:
     for name in names:
         if name not in known:
             raise UsageError(f"no slot is called {name}; there are: {', '.join(known)}")
-    return [known[name] for name in names] or [slots[turn % len(slots)]]
+    taking_turns = [slot for slot in slots if not slot.by_hand]
+    return [known[name] for name in names] or [taking_turns[turn % len(taking_turns)]]
 
 
 def run_slots(slots: list[Slot], chosen: list[Slot], run: Callable[[list[str]], int], record: Path, inputs: str) -> int:
