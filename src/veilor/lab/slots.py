@@ -34,7 +34,8 @@ class Slot:
 def load_slots(path: Path) -> list[Slot]:
     """The slots of a slots.toml, in order."""
     return [
-        Slot(one["name"], one["title"], [(shlex.split(run["argv"]), run.get("not_run", "")) for run in one["runs"]], one.get("by_hand", False))
+        Slot(one["name"], one["title"], [(shlex.split(run["argv"]), run.get("not_run", "")) for run in one["runs"]],
+             one.get("by_hand", False))
         for one in tomllib.loads(path.read_text())["slot"]
     ]
 
