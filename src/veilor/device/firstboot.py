@@ -77,6 +77,9 @@ class Walk:
 
     def fetch(self) -> str:
         try:
+            if not network.connected():  # said at once, while the boot screen is still there
+                why, then = network.EXPLAINED["offline"]
+                raise DeviceError("The update channel cannot be asked", why, then, Code.LATER, {"network": "offline"})
             self.said, self.warnings = channel.announced(self.facts)
         except DeviceError as error:
             self.error = error
