@@ -19,6 +19,7 @@ SEEN = rb"veilor-lab: boot_counter"
 WITHOUT_SERIAL = "plymouth.ignore-serial-consoles"
 ASKING = 300  # pixels: the edge of the field that the passphrase goes into has four times as many on the smallest screen
 WRITTEN = 40  # pixels in full colour that a line of text has at the least
+LAYOUT = (0.69, 0.76)  # of the height: where the layout's name stands, below what is said of the passphrase and Caps Lock
 OPENED = rb"Finished [^\r\n]*Cryptography Setup|Reached target [^\r\n]*Local Encrypted Volumes"
 
 
@@ -52,7 +53,7 @@ def picture_prompt(life: Life, checks: Checks) -> None:
     type_keys(machine.qmp, "not this one")
     first = machine.screen()
     life.picture("passphrase", "The passphrase prompt, while something is typed")
-    checks.true("the keyboard's layout is named", first.count(colour["muted"]) >= WRITTEN, first.count(colour["muted"]))
+    machine.wait_screen(lambda shown: shown.rows(*LAYOUT).count(colour["muted"]) >= WRITTEN, 30, "the name of the keyboard's layout")
     checks.equal("nothing is called wrong yet", first.count(colour["negative"]), 0)
     checks.equal("nothing is said of Caps Lock", first.count(colour["neutral"]), 0)
     press(machine.qmp, "ret")

@@ -18,6 +18,12 @@ def test_colours_are_counted_also_when_they_are_nearly_so():
     assert shown.count("#f0b84a") == 0
 
 
+def test_a_part_of_the_rows_is_a_picture_of_its_own():
+    data = b"P6\n1 4\n255\n" + bytes([1] * 3 + [2] * 3 + [3] * 3 + [4] * 3)
+    part = screen.read_ppm(data).rows(0.5, 0.75)
+    assert (part.width, part.height, part.rgb) == (1, 1, bytes([3] * 3))
+
+
 def test_bytes_that_look_like_white_space_are_pixels():
     assert screen.read_ppm(picture((10, 32, 9), (32, 32, 32))).rgb == bytes([10, 32, 9, 32, 32, 32])
 

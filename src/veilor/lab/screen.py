@@ -29,6 +29,11 @@ class Screen:
             found &= int.from_bytes(self.rgb[channel::3].translate(table))
         return found.bit_count()
 
+    def rows(self, first: float, last: float) -> Screen:
+        """The rows from FIRST to LAST, shares of the height, as a picture of their own."""
+        top, bottom = int(self.height * first), int(self.height * last)
+        return Screen(self.width, bottom - top, self.rgb[3 * self.width * top : 3 * self.width * bottom])
+
     def share(self, colour: str) -> float:
         """How much of the picture has nearly the COLOUR #rrggbb, from 0 to 1."""
         return self.count(colour) / (self.width * self.height)

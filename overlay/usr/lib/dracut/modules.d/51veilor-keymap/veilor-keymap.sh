@@ -15,4 +15,10 @@ for argument in $arguments; do
 done
 keymap=$(printf %s "$keymap" | tr -d '"'"'")
 if [ -z "$keymap" ]; then keymap=us; fi
-exec plymouth update --status="keymap=$keymap"
+# Plymouth forgets what it is told before its screen is there, which is when the graphics driver has come: it is told until
+# the disk is open, when the initramfs ends, or for five minutes.
+told=0
+while plymouth update --status="keymap=$keymap" && [ "$told" -lt 300 ]; do
+    told=$((told + 1))
+    sleep 1
+done
