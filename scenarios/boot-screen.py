@@ -82,7 +82,9 @@ def text_prompt(life: Life, checks: Checks) -> None:
     at = machine.wait_console(PROMPT, UNLOCK_TIMEOUT, "the passphrase prompt")
     life.picture("text-prompt", "The screen meanwhile: the same prompt as text")
     machine.console.send(b"not this one\n")
-    at = machine.wait_console(PROMPT, 120, "the passphrase asked for once more", at)
+    # For each letter Plymouth writes the whole prompt again, with a star more.
+    at = machine.wait_console(rb"\*{12}[^*]{1,200}?" + PROMPT + rb"(?!\*)", 120, "the passphrase asked for once more", at)
+    time.sleep(1)  # it listens a moment after it has asked
     checks.true("a wrong passphrase opens nothing", machine.console.wait_for(OPENED, 0) is None, machine.console.text()[-400:])
     machine.console.send(PASSPHRASE + b"\n")
     checks.true("the right one opens the lock", machine.console.wait_for(OPENED, 120, at), machine.console.text()[-400:])
