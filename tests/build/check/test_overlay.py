@@ -164,8 +164,8 @@ def test_audit_rules_are_read_without_being_root(clone, as_nobody):
     assert guards.check_audit(clone, as_nobody) == []
     rules = clone / "overlay/etc/audit/rules.d/30-veilor.rules"
     rules.write_text(rules.read_text().replace("-F perm=wa", "-F prem=wa", 1))
-    (found,) = guards.check_audit(clone, as_nobody)
-    assert "unknown field: prem" in found.text and found.path == str(rules.relative_to(clone)) and found.line
+    found = next(one for one in guards.check_audit(clone, as_nobody) if "prem" in one.text)
+    assert "unknown field" in found.text and found.path == str(rules.relative_to(clone)) and found.line
 
 
 def test_the_firewall_is_read_without_being_root(clone, as_nobody):
