@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from veilor.lab.evidence import COUNTED
 from veilor.lab.life import UNLOCK_TIMEOUT, Life
 from veilor.lab.machine import Machine
 from veilor.lab.scenario import phase
@@ -13,28 +14,21 @@ from veilor.lab.verdict import Checks
 
 AFTER = "life:second-boot"
 STORY = "A machine was given three updates that never come to their health check, and left each of them by itself"
-SEEN = rb"veilor-lab: boot_counter"
 RESTARTING = rb"did not come to the end of its health check: restarting"
 STAYS = 75  # seconds; all limits below are shorter, the emulated start-up before them included
 UNITS = "usr/lib/systemd/system"
 # The person's machine waits ten minutes; only how long is changed, by the image that hangs.
 SHORT_LIMIT = "[Timer]\nOnActiveSec=\nOnActiveSec=20s\n"
-PANICS = """[Unit]
-Description=A driver that brings the kernel down
+BEFORE_THE_CHECK = """[Unit]
+Description=What a new version starts before its health check
 Before=greenboot-healthcheck.service
 After=basic.target
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'echo c > /proc/sysrq-trigger'
+ExecStart=/bin/sh -c '{}'
 """
-HANGS = """[Unit]
-Description=A service that never ends its start
-Before=greenboot-healthcheck.service
-After=basic.target
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -c 'echo This start never ends. > /dev/console; exec sleep infinity'
-"""
+PANICS = BEFORE_THE_CHECK.format("echo c > /proc/sysrq-trigger")
+HANGS = BEFORE_THE_CHECK.format("echo This start never ends. > /dev/console; exec sleep infinity")
 EMERGENCY = """[Unit]
 Description=A file system that cannot be mounted
 DefaultDependencies=no
@@ -68,15 +62,19 @@ def add_unit(text: str, target: str, dependency: str = "wants", limit: str = "",
     return mutate
 
 
+def stage(life: Life, checks: Checks, version: str, mutate: Callable[[Path], None]) -> None:
+    """The running machine is given the update to VERSION, changed by MUTATE."""
+    life.publish(life.make_image(version, mutate=mutate))
+    checks.equal(f"{version} is staged", life.veilor("veilor-update").code, 0)
+
+
 def comes_back(life: Life, checks: Checks, mutate: Callable[[Path], None], said: bytes, allowed: str = "") -> None:
     """An update changed by MUTATE is started three times, SAID being on the console each time, and left.
 
     ALLOWED names what else a console never says and this one may.
     """
-    bad = life.make_image("44.2", mutate=mutate)
     life.boot()
-    life.publish(bad)
-    checks.equal("it is staged", life.veilor("veilor-update").code, 0)
+    stage(life, checks, "44.2", mutate)
     life.shut_down()
 
     machine = life.power_on()
@@ -90,7 +88,7 @@ def comes_back(life: Life, checks: Checks, mutate: Callable[[Path], None], said:
     machine.agent.forget()
     machine.wait_agent(UNLOCK_TIMEOUT)
     life.settle()
-    checks.equal("three starts of it, then one more", machine.console.count(SEEN), 4)
+    checks.equal("three starts of it, then one more", machine.console.count(COUNTED), 4)
     old = life.notes["releases"]["44.1"]
     checks.equal("the fourth is of the version before", life.status()["booted"]["image"]["imageDigest"], old)
     machine.wait_unit("veilor-health-return.service", "inactive", 120)
@@ -105,9 +103,7 @@ def comes_back(life: Life, checks: Checks, mutate: Callable[[Path], None], said:
 
 def go_wrong(life: Life, checks: Checks, mutate: Callable[[Path], None], said: bytes) -> Machine:
     """The next update, changed by MUTATE so that the control is missing, is started and goes wrong, which is SAID on the console."""
-    bad = life.make_image("44.3", mutate=mutate)
-    life.publish(bad)
-    checks.equal("without the control: staged", life.veilor("veilor-update").code, 0)
+    stage(life, checks, "44.3", mutate)
     life.machine.power_off()
     machine = life.power_on()
     at = life.type_passphrase()
@@ -119,7 +115,7 @@ def stays(life: Life, checks: Checks, mutate: Callable[[Path], None], said: byte
     """As `go_wrong`; and the machine stays there."""
     machine = go_wrong(life, checks, mutate, said)
     time.sleep(STAYS)
-    checks.equal("without the control the machine does not restart", machine.console.count(SEEN), 1)
+    checks.equal("without the control the machine does not restart", machine.console.count(COUNTED), 1)
     life.cut_power()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import tomllib
 
-from veilor.lab.evidence import PROMPT
+from veilor.lab.evidence import COUNTED, PROMPT
 from veilor.lab.life import PASSPHRASE, UNLOCK_TIMEOUT, Life
 from veilor.lab.machine import Hardware, Machine
 from veilor.lab.scenario import phase
@@ -14,7 +14,6 @@ from veilor.lab.verdict import Checks
 
 FLAVOUR = "boot-screen"
 STORY = "A machine with a locked disk was started, and its passphrase asked for as a picture on its screen and as text on a serial console"
-SEEN = rb"veilor-lab: boot_counter"
 # A person's machine has no serial console on its command line; the lab's has one, and Plymouth would keep to text for it.
 WITHOUT_SERIAL = "plymouth.ignore-serial-consoles"
 ASKING = 300  # pixels: the edge of the field that the passphrase goes into has four times as many on the smallest screen
@@ -32,7 +31,7 @@ def start(life: Life, arguments: str) -> Machine:
     """Power on a machine of the flavour with kernel ARGUMENTS, and stop at its boot menu."""
     hardware = Hardware([(path, "raw", False) for path in life.locked_disks(arguments)], "uefi", life.uefi_vars, life.settings.accel)
     machine = life.power_on(hardware)
-    machine.wait_console(SEEN, UNLOCK_TIMEOUT, "the boot loader")
+    machine.wait_console(COUNTED, UNLOCK_TIMEOUT, "the boot loader")
     press(machine.qmp, "up")  # any key stops the count-down
     return machine
 

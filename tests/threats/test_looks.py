@@ -69,6 +69,18 @@ def test_what_chrony_is_told_of_agreement(box, capsys, change, status):
     assert seen(box, capsys, "time.authenticated", "says")["status"] == status
 
 
+def hide(monkeypatch, function, place):
+    """os.FUNCTION is not allowed to look into what ends with PLACE."""
+    honest = getattr(os, function)
+
+    def refuse(path):
+        if str(path).endswith(place):
+            raise PermissionError(13, "Permission denied")
+        return honest(path)
+
+    monkeypatch.setattr(os, function, refuse)
+
+
 def test_a_rule_of_polkit_that_is_asked_before_ours_or_cannot_be_seen(box, capsys, monkeypatch):
     claim = "supply.admin-asked"
     assert seen(box, capsys, claim, "asked-first")["status"] == "PASS"
@@ -79,14 +91,7 @@ def test_a_rule_of_polkit_that_is_asked_before_ours_or_cannot_be_seen(box, capsy
     box.put("/usr/share/polkit-1/rules.d/10-veilor-guard.rules", "")
     assert seen(box, capsys, claim, "asked-first")["status"] == "FAIL"
     box.put("/usr/share/polkit-1/rules.d/10-veilor-guard.rules", "return polkit.Result.AUTH_ADMIN;")
-    listed = os.listdir
-
-    def refuse(path):
-        if str(path).endswith("/etc/polkit-1/rules.d"):
-            raise PermissionError(13, "Permission denied")
-        return listed(path)
-
-    monkeypatch.setattr(os, "listdir", refuse)
+    hide(monkeypatch, "listdir", "/etc/polkit-1/rules.d")
     one = seen(box, capsys, claim, "asked-first")
     assert one["status"] == "UNKNOWN" and "/etc/polkit-1/rules.d" in one["reason"]
 
@@ -95,14 +100,7 @@ def test_a_folder_that_cannot_be_looked_into_is_no_proof_that_nothing_there_has_
     named = {"folders": ["/usr/bin", "/usr/nowhere"], "upper": ["/usr/lib"], "allowed": ["/usr/bin/su*"]}
     assert disk.setuid(**named).status is claims.Status.PASS
     (box.root / "usr/bin/hidden").mkdir()
-    scan = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("/hidden"):
-            raise PermissionError(13, "Permission denied")
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    hide(monkeypatch, "scandir", "/hidden")
     with pytest.raises(Unseen, match="/usr/bin/hidden"):
         disk.setuid(**named)
     (box.root / "usr/bin/other").touch()

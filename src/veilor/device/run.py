@@ -129,7 +129,6 @@ def _end(child: subprocess.Popen) -> None:
 
 
 _UNTRUSTED = ("signature", "rejected by policy", "insecureacceptanything", "not accepted", "policy.json")
-_REJECTED = "rejected"
 _SILENT = ("dial tcp", "no such host", "connection", "timeout", "timed out", "deadline exceeded", "unreachable", "tls", "x509", "eof",
            "too many requests", "toomanyrequests", "service unavailable", "manifest unknown", "name resolution", "resolv", "status code: 5")
 
@@ -140,6 +139,7 @@ def kind(text: str) -> Code:
     Only for words and exit codes: whatever it says, the program has failed and nothing is trusted.
     """
     said = text.lower()
-    if any(word in said for word in _UNTRUSTED) and (_REJECTED in said or not any(word in said for word in _SILENT)):
+    silent = any(word in said for word in _SILENT)
+    if any(word in said for word in _UNTRUSTED) and ("rejected" in said or not silent):
         return Code.REFUSED  # but not because a signature could not be fetched
-    return Code.LATER if any(word in said for word in _SILENT) else Code.FAILED
+    return Code.LATER if silent else Code.FAILED

@@ -13,6 +13,7 @@ from veilor.lab.verdict import OSFault
 
 BLOB = re.compile(r"/blobs/(sha256:[0-9a-f]{64})")
 PROMPT = rb"[Pp]lease enter passphrase for disk [^\r\n]{0,200}:"
+COUNTED = rb"veilor-lab: boot_counter"  # the boot loader of stand-ins/bootupctl, once a start
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 SMALL = 64 << 10  # bytes: configurations and signatures are smaller, layers of a rehearsal are larger
 

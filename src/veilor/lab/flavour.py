@@ -8,15 +8,13 @@ loader, kernel and a locked container lie on disks of their own, made in seconds
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
-import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
-from veilor.lab.base import PACKAGES, grub_images
+from veilor.lab.base import grub_images
 from veilor.lab.cache import artefact, hash_tree
-from veilor.lab.tools import Tools, bootstrap
-from veilor.lab.verdict import LabFault
+from veilor.lab.tools import Tools, unpack
 
 FLAVOURS = {"": (), "boot-screen": tuple("plymouth plymouth-label kbd fonts-inter".split())}
 DRACUT = """dracut --force --no-hostonly --zstd --reproducible --add ostree --add crypt --add systemd-cryptsetup
@@ -32,15 +30,6 @@ initrd /initramfs.img
 """
 
 
-def flavour_rootfs(cache: Path, source: Path, flavour: str) -> Path:
-    """The tree of FLAVOUR as a tar file, cached by packages and arrangement as the plain one is (about 2 min, 560 MB)."""
-    arrange, conf = source / "stand-ins/base/arrange.py", source / "stand-ins/base/rootfs/usr/lib/ostree/prepare-root.conf"
-    packages = (*PACKAGES, *FLAVOURS[flavour])
-    inputs = {"packages": " ".join(packages), "arrange": arrange, "prepare-root": conf}
-    hook = f'python3 {shlex.quote(str(arrange))} "$1"'
-    return artefact(cache, "base-rootfs.tar", inputs, lambda dest: bootstrap(dest, packages, [hook]))
-
-
 def stamp(staged: Path, root: Path) -> None:
     """Put every file of the staged tree STAGED in place of what ROOT has there; no link of ROOT is written through."""
     for source in sorted(staged.rglob("*")):
@@ -51,16 +40,16 @@ def stamp(staged: Path, root: Path) -> None:
             shutil.copy2(source, target, follow_symlinks=False)
 
 
-def inside(root: Path, argv: list[str], stdin: bytes | None = None) -> None:
-    """Run ARGV as root of the tree ROOT, without a network. Raises LabFault with its last words."""
-    wrap = ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-net", "--new-session", "--clearenv", "--bind", str(root), "/"]
-    wrap += ["--unshare-user", "--uid", "0", "--gid", "0"] if os.geteuid() else []
-    wrap += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/run", "--tmpfs", "/tmp", "--setenv", "PATH", "/usr/sbin:/usr/bin"]
-    feed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
-    done = subprocess.run([*wrap, "--", *argv], capture_output=True, timeout=900, check=False, **feed)
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise LabFault(f"{argv[0]} ended with {done.returncode}: {' / '.join(said[-3:])[-400:]}")
+class Inside(Tools):
+    """The tree of a flavour, in which a program runs as root and without a network, and may write everywhere."""
+
+    def argv(self, argv: list[str], binds: Iterable[Path] = (), env: dict[str, str] | None = None) -> list[str]:
+        """The bubblewrap command line that runs ARGV in the tree; it takes neither BINDS nor ENV."""
+        wrap = ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-net", "--new-session", "--clearenv"]
+        wrap += ["--bind", str(self.root), "/"]
+        wrap += ["--unshare-user", "--uid", "0", "--gid", "0"] if os.geteuid() else []
+        wrap += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/run", "--tmpfs", "/tmp", "--setenv", "PATH", "/usr/sbin:/usr/bin"]
+        return [*wrap, "--", *argv]
 
 
 def machine_parts(cache: Path, rootfs: Path, staged: Path, passphrase: bytes) -> Path:
@@ -72,16 +61,16 @@ def machine_parts(cache: Path, rootfs: Path, staged: Path, passphrase: bytes) ->
 
     def build(dest: Path) -> None:
         root = dest.with_name(dest.name + ".root")
-        root.mkdir()
         dest.mkdir()
-        subprocess.run(["tar", "-C", str(root), "--no-same-owner", "--exclude=./dev/*", "-xf", str(rootfs)], check=True, timeout=900)
+        unpack(rootfs, root)
         stamp(staged, root)
+        tree = Inside(root)
         (modules,) = (root / "usr/lib/modules").iterdir()
-        inside(root, [*DRACUT, "--kver", modules.name, "/initramfs.img"])
+        tree.run([*DRACUT, "--kver", modules.name, "/initramfs.img"], timeout=900)
         with (root / "lock.img").open("wb") as lock:
             lock.truncate(64 << 20)
         cheap = ["--pbkdf", "argon2id", "--pbkdf-memory", "65536", "--pbkdf-force-iterations", "4", "--uuid", LUKS]
-        inside(root, ["cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", *cheap, "/lock.img", "-"], passphrase)
+        tree.run(["cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", *cheap, "/lock.img", "-"], timeout=900, stdin=passphrase)
         for made in (modules / "vmlinuz", root / "initramfs.img", root / "lock.img"):
             shutil.move(made, dest / made.name)
 

@@ -271,13 +271,13 @@ class Life(Evidence):
 
     def locked_disks(self, arguments: str) -> list[Path]:
         """The disks of a machine of the scenario's flavour that asks for its passphrase, started with kernel ARGUMENTS besides."""
-        tree, what = self.dir / "stage" / "locked", self.settings
+        tree, what, cache = self.dir / "stage" / "locked", self.settings, cache_root()
         what.build.stage(what.source, tree, None, 0)
         # An emulated machine finds its graphics later than a real one; until then Plymouth would take text for good.
         settings = tree / "etc/plymouth/plymouthd.conf"
         settings.write_text(settings.read_text().replace("DeviceTimeout=8", "DeviceTimeout=90"))
-        parts = machine_parts(cache_root(), what.rootfs, tree, PASSPHRASE)
-        return make_disks(parts, tree, self.dir / f"locked-{self.boots}", tools=what.tools, cache=cache_root(), source=what.source,
+        parts = machine_parts(cache, what.rootfs, tree, PASSPHRASE)
+        return make_disks(parts, tree, self.dir / f"locked-{self.boots}", tools=what.tools, cache=cache, source=what.source,
                           arguments=arguments)
 
     def strike(self, point: str) -> None:

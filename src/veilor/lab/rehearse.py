@@ -15,7 +15,7 @@ from veilor.lab import base as bases
 from veilor.lab import images, sabotage
 from veilor.lab.cache import cache_root, hash_tree, locked
 from veilor.lab.checkpoint import Checkpoints
-from veilor.lab.flavour import flavour_rootfs
+from veilor.lab.flavour import FLAVOURS
 from veilor.lab.life import Life, Settings, probe_kvm
 from veilor.lab.live import live_medium
 from veilor.lab.phases import About, failed_set_up, run_scenario, stop_on_signals
@@ -115,7 +115,7 @@ def live(args, build: SimpleNamespace, source: Path, scenario: Scenario, about: 
         try:
             settings = prepare(args, build, source, cache, work, product, about)
             if scenario.flavour:
-                settings.rootfs = flavour_rootfs(cache, source, scenario.flavour)
+                settings.rootfs = bases.base_rootfs(cache, source, FLAVOURS[scenario.flavour])
             store = Checkpoints(cache / "checkpoints", f"{settings.image_sabotage or 'plain'}-{settings.firmware}", keep=1)
             life = Life(settings, store)
         except Fault as fault:

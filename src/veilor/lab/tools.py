@@ -155,6 +155,12 @@ def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), su
     log.unlink()
 
 
+def unpack(tar: Path, dest: Path) -> None:
+    """The tree of `bootstrap`'s TAR in the new folder DEST, without its devices."""
+    dest.mkdir()
+    subprocess.run(["tar", "-C", str(dest), "--no-same-owner", "--exclude=./dev/*", "-xf", str(tar)], check=True, timeout=900)
+
+
 class Tools:
     """The tools tree at ROOT and the way to run its programs."""
 
@@ -223,12 +229,7 @@ def tools_tree(cache: Path) -> Tools:
         tar = dest.with_name(dest.name + ".tar")
         try:
             bootstrap(tar, PACKAGES)
-            dest.mkdir()
-            subprocess.run(
-                ["tar", "-C", str(dest), "--no-same-owner", "--exclude=./dev/*", "-xf", str(tar)],
-                check=True,
-                timeout=900,
-            )
+            unpack(tar, dest)
             (dest / "etc/ssl/certs").mkdir(parents=True, exist_ok=True)
             host = host_certificates()
             if host:  # a host with certificates of its own needs them in the tree as well, for cargo's registry

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from veilor.lab.cache import artefact, remove_tree
 from veilor.lab.flavour import stamp
-from veilor.lab.tools import MIRROR, Tools, bootstrap
+from veilor.lab.tools import MIRROR, Tools, bootstrap, unpack
 
 PACKAGES = tuple(
     """plymouth plymouth-label plymouth-x11 plymouth-themes xvfb xdotool x11-apps x11-utils x11-xkb-utils xkb-data imagemagick
@@ -41,8 +41,7 @@ def desktop_tree(cache: Path) -> Path:
         tar = dest.with_name(dest.name + ".tar")
         try:
             bootstrap(tar, PACKAGES)
-            dest.mkdir()
-            subprocess.run(["tar", "-C", str(dest), "--no-same-owner", "--exclude=./dev/*", "-xf", str(tar)], check=True, timeout=900)
+            unpack(tar, dest)
         finally:
             tar.unlink(missing_ok=True)
 

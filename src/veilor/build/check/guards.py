@@ -32,7 +32,7 @@ def check_firewall(root: Path, run: Callable | None) -> list[Finding]:
             words = re.search(r"Unexpected (?:element|attribute) (\S+)", said)
             line = int(at[1]) if at else line_of(zone.read_text(), f"<{words[1]}") if words else 0
             found.append(Finding(str(zone.relative_to(root)), line, said))
-    if not found and some([path for path in (root / FIREWALLD,) if path.exists()], FIREWALLD):
+    if not found and some(list(root.glob(FIREWALLD)), FIREWALLD):
         said = offline(root, run, settings_in(root, "usr/lib/firewalld/zones", "*"), "--get-default-zone")
         if said:
             found.append(Finding(FIREWALLD, line_of((root / FIREWALLD).read_text(), "DefaultZone="), said))

@@ -39,7 +39,8 @@ def verify(root: Path, home: str, run: Callable | None, *options: str) -> list[F
     found = []
     with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
         place = Path(scratch, "units")
-        shutil.copytree(some([path for path in (root / home,) if path.is_dir()], home)[0], place, symlinks=True)
+        some(list((root / home).glob("*")), home)
+        shutil.copytree(root / home, place, symlinks=True)
         named = some([path for path in sorted(place.iterdir()) if path.is_file() and path.suffix != ".sh"], home)
         for folder in sorted(place.glob("*.d")):
             # A drop-in for a unit of the base is checked where the tools tree has that unit, else with an empty one.
