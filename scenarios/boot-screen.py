@@ -9,7 +9,7 @@ from veilor.lab.evidence import COUNTED, PROMPT
 from veilor.lab.life import PASSPHRASE, UNLOCK_TIMEOUT, Life
 from veilor.lab.machine import Hardware, Machine
 from veilor.lab.scenario import phase
-from veilor.lab.screen import Screen, press, type_keys
+from veilor.lab.screen import Screen, dark_colours, press, type_keys
 from veilor.lab.verdict import Checks
 
 FLAVOUR = "boot-screen"
@@ -20,11 +20,6 @@ ASKING = 300  # pixels: the edge of the field that the passphrase goes into has 
 WRITTEN = 40  # pixels in full colour that a line of text has at the least
 LAYOUT = (0.69, 0.76)  # of the height: where the layout's name stands, below what is said of the passphrase and Caps Lock
 OPENED = rb"Finished [^\r\n]*Cryptography Setup|Reached target [^\r\n]*Local Encrypted Volumes"
-
-
-def colours(life: Life) -> dict[str, str]:
-    """The dark half of the product's palette, in which boot screen and login are drawn."""
-    return tomllib.loads((life.settings.source / "artwork/palette.toml").read_text())["dark"]
 
 
 def start(life: Life, arguments: str) -> Machine:
@@ -38,7 +33,7 @@ def start(life: Life, arguments: str) -> Machine:
 
 @phase("picture-prompt", "The boot menu, then the passphrase asked for on the screen: a wrong one, Caps Lock, the right one")
 def picture_prompt(life: Life, checks: Checks) -> None:
-    colour = colours(life)
+    colour = dark_colours(life.settings.source)
     title = tomllib.loads((life.settings.source / "product.toml").read_text())["product"]["pretty_name"]
 
     def asks(shown: Screen) -> bool:

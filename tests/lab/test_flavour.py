@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "scenarios").glob("[!_]*.py")))
 def test_every_scenario_asks_for_a_flavour_that_there_is(name):
-    assert load_scenario(name, ROOT / "scenarios").flavour in flavour.FLAVOURS
+    assert load_scenario(name, ROOT / "scenarios").flavour in {**flavour.FLAVOURS, **flavour.DESKTOPS}
 
 
 def test_the_life_stays_on_the_plain_base():
-    assert load_scenario("life", ROOT / "scenarios").flavour == "" and flavour.FLAVOURS[""] == ()
+    assert load_scenario("life", ROOT / "scenarios").flavour == "" and flavour.DESKTOPS[""] == ()
 
 
 def test_a_part_of_a_scenario_keeps_its_flavour():

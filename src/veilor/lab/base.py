@@ -36,7 +36,8 @@ LINKS = {
 }
 FOR_BOOTC = ("podman",)  # what the real bootc calls besides, when it removes old images
 STAND_IN = "org.veilor.stand-in"  # the label by which a report knows what of a base stands in for something else
-PARTS = ("base-system", "kernel", "boot-loader", "no-selinux", "no-desktop")
+NO_DESKTOP = "no-desktop"
+PARTS = ("base-system", "kernel", "boot-loader", "no-selinux", NO_DESKTOP)
 FRONT = "bootc-front"
 EMPTY = ("boot", "dev", "proc", "run", "sys", "tmp", "var", "sysroot")
 GRUB_EFI = "usr/lib/bootupd/updates/EFI/BOOT/BOOTX64.EFI"
@@ -203,10 +204,13 @@ def write_tree(rootfs: Path, dest: Path, added: list[tuple[str, Path | str | byt
             out.add(place(name), content, mode)
 
 
-def base_layout(cache: Path, tools: Tools, source: Path, bootc: Path | None = None) -> Path:
-    """The stand-in base as an OCI layout folder, cached by everything that goes into it. BOOTC: the real one, compiled on Debian 13."""
-    rootfs = base_rootfs(cache, source, FOR_BOOTC if bootc else ())
-    stands = (*PARTS, *([] if bootc else [FRONT]))
+def base_layout(cache: Path, tools: Tools, source: Path, bootc: Path | None = None, desktop: tuple[str, ...] = ()) -> Path:
+    """The stand-in base as an OCI layout folder, cached by everything that goes into it.
+
+    BOOTC: the real one, compiled on Debian 13. DESKTOP: the packages of a desktop that it has besides.
+    """
+    rootfs = base_rootfs(cache, source, (*(FOR_BOOTC if bootc else ()), *desktop))
+    stands = [part for part in PARTS if not (desktop and part == NO_DESKTOP)] + ([] if bootc else [FRONT])
     programs = rust_programs(cache, tools, source)
     grub = grub_images(cache, tools)
     added = list(extras(source, programs, grub, bootc))
@@ -220,6 +224,7 @@ def base_layout(cache: Path, tools: Tools, source: Path, bootc: Path | None = No
         "epoch": str(epoch()),
         "writer": Path(__file__),
         "bootc": bootc or FRONT,
+        "label": " ".join(stands),
     }
 
     def build(dest: Path) -> None:

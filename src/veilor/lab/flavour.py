@@ -1,8 +1,10 @@
 """Flavours of the stand-in base: what a scenario's machine has besides the plain one, and how it is started to show it.
 
-A flavour is made on demand and cached like the plain base. Its initramfs is made with the staged tree in place, as the real
-image build does (bluebuild/files/scripts/initramfs.sh): the boot screen lies in there. Such a machine is not installed: boot
-loader, kernel and a locked container lie on disks of their own, made in seconds, and nothing is behind the lock.
+A flavour is made on demand and cached like the plain base. A machine of one with a desktop is installed from an image of it.
+
+The others' machines are not installed. Their initramfs is made with the staged tree in place, as the real image build does
+(bluebuild/files/scripts/initramfs.sh): the boot screen lies in there. Boot loader, kernel and a locked container lie on disks
+of their own, made in seconds, and nothing is behind the lock.
 """
 
 from __future__ import annotations
@@ -16,7 +18,16 @@ from veilor.lab.base import grub_images
 from veilor.lab.cache import artefact, hash_tree
 from veilor.lab.tools import Tools, unpack
 
-FLAVOURS = {"": (), "boot-screen": tuple("plymouth plymouth-label kbd fonts-inter".split())}
+FLAVOURS = {"boot-screen": tuple("plymouth plymouth-label kbd fonts-inter".split())}
+# Drawn by the processor: a machine of the lab has no graphics that could. Weston is what SDDM shows its login on.
+DESKTOPS = {
+    "": (),
+    "desktop": tuple(
+        """plasma-desktop plasma-workspace kwin-wayland kactivitymanagerd systemsettings konsole sddm weston libnotify-bin
+        breeze breeze-icon-theme breeze-cursor-theme breeze-gtk-theme kde-style-breeze kwin-style-breeze plasma-integration
+        qt6-svg-plugins qt6-wayland layer-shell-qt fonts-inter fonts-jetbrains-mono fonts-noto-core libgl1-mesa-dri""".split()
+    ),
+}
 DRACUT = """dracut --force --no-hostonly --zstd --reproducible --add ostree --add crypt --add systemd-cryptsetup
     --omit ecryptfs --omit usrmount --omit selinux""".split()
 LUKS = "7d0c1f52-0f3a-4c55-9b1e-5a1f0d6f2c11"

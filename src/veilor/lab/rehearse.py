@@ -15,7 +15,7 @@ from veilor.lab import base as bases
 from veilor.lab import images, sabotage
 from veilor.lab.cache import cache_root, hash_tree, locked
 from veilor.lab.checkpoint import Checkpoints
-from veilor.lab.flavour import FLAVOURS
+from veilor.lab.flavour import DESKTOPS, FLAVOURS
 from veilor.lab.life import Life, Settings, probe_kvm
 from veilor.lab.live import live_medium
 from veilor.lab.phases import About, failed_set_up, run_scenario, stop_on_signals
@@ -113,10 +113,12 @@ def live(args, build: SimpleNamespace, source: Path, scenario: Scenario, about: 
     life = None
     try:
         try:
-            settings = prepare(args, build, source, cache, work, product, about)
-            if scenario.flavour:
+            desktop = DESKTOPS.get(scenario.flavour, ())
+            settings = prepare(args, build, source, cache, work, product, about, desktop)
+            if scenario.flavour in FLAVOURS:
                 settings.rootfs = bases.base_rootfs(cache, source, FLAVOURS[scenario.flavour])
-            store = Checkpoints(cache / "checkpoints", f"{settings.image_sabotage or 'plain'}-{settings.firmware}", keep=1)
+            kind = scenario.flavour if desktop else "plain"
+            store = Checkpoints(cache / "checkpoints", f"{settings.image_sabotage or kind}-{settings.firmware}", keep=1)
             life = Life(settings, store)
         except Fault as fault:
             run = failed_set_up(scenario, fault, about)
@@ -217,8 +219,11 @@ def product_facts(source: Path) -> SimpleNamespace:
     )
 
 
-def prepare(args, build, source: Path, cache: Path, work: Path, product, about: About) -> Settings:
-    """Everything before the first phase. Raises NotRun or LabFault with one line that says what to do."""
+def prepare(args, build, source: Path, cache: Path, work: Path, product, about: About, desktop: tuple[str, ...] = ()) -> Settings:
+    """Everything before the first phase, the stand-in base with the packages of a DESKTOP.
+
+    Raises NotRun or LabFault with one line that says what to do.
+    """
     (work / "pid").write_text(str(os.getpid()))
     check_host(cache)
     todo = SetUp()
@@ -229,9 +234,9 @@ def prepare(args, build, source: Path, cache: Path, work: Path, product, about: 
     if args.base:
         layout = todo.step("base", lambda: fetch_base(tools, args.base, work / "base"))
     else:
-        layout = todo.step("stand-in base image", lambda: bases.base_layout(cache, tools, source))
+        layout = todo.step("stand-in base image", lambda: bases.base_layout(cache, tools, source, desktop=desktop))
     about.stand_ins += stand_ins_of(images.read_manifest(layout)[1])
-    about.not_applied = load_not_applied() if "base-system" in about.stand_ins else []
+    about.not_applied = load_not_applied(has=desktop) if "base-system" in about.stand_ins else []
     if args.medium:
         medium = Path(args.medium).absolute()
         try:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import tomllib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -53,9 +54,10 @@ def load_stand_ins(path: Path = STAND_INS) -> dict[str, StandIn]:
     return found
 
 
-def load_not_applied(path: Path = NOT_APPLIED) -> list[dict[str, str]]:
-    """What of overlay/ has no effect on the stand-in base: `path`, and `why`."""
-    return [{"path": one["path"], "why": one["why"]} for one in tomllib.loads(path.read_text())["setting"]]
+def load_not_applied(path: Path = NOT_APPLIED, has: Collection[str] = ()) -> list[dict[str, str]]:
+    """What of overlay/ has no effect on the stand-in base, which HAS these packages besides: `path`, and `why`."""
+    settings = tomllib.loads(path.read_text())["setting"]
+    return [{"path": one["path"], "why": one["why"]} for one in settings if one["needs"] not in has]
 
 
 def clean_text(text: str) -> str:

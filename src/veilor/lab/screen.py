@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 NEAR = 14  # of 255, in each channel: edges of letters are blended with what is behind them
 KEYS = {" ": "spc", "\n": "ret", "-": "minus"}
@@ -37,6 +39,11 @@ class Screen:
     def share(self, colour: str) -> float:
         """How much of the picture has nearly the COLOUR #rrggbb, from 0 to 1."""
         return self.count(colour) / (self.width * self.height)
+
+
+def dark_colours(source: Path) -> dict[str, str]:
+    """The dark half of the product's palette in the repository SOURCE, in which boot screen, login and a new desktop are drawn."""
+    return tomllib.loads((source / "artwork/palette.toml").read_text())["dark"]
 
 
 def read_ppm(data: bytes) -> Screen:

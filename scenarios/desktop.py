@@ -1,0 +1,73 @@
+"""The desktop of an installed machine: its login screen, a first session, and what that is told of the move to the signed image."""
+
+from __future__ import annotations
+
+import json
+
+from veilor.lab.life import UNLOCK_TIMEOUT, Life
+from veilor.lab.scenario import phase
+from veilor.lab.screen import Screen, dark_colours, press, type_keys
+from veilor.lab.verdict import Checks
+
+AFTER = "life:install"
+FLAVOUR = "desktop"
+STORY = "A machine with a desktop was installed, moved itself onto the signed image while somebody was logged in, and was logged into again"
+ACCOUNT, PASSWORD = "ada", "late night 7 trains"
+DRAWN = 400  # seconds that an emulated processor may take for a greeter or a session
+LOGIN = 0.05  # of the screen: the login's field and its surroundings, in the palette's colours
+BUS = ["runuser", "-u", ACCOUNT, "--", "env", "XDG_RUNTIME_DIR=/run/user/1000", "busctl", "--user", "--json=short"]
+
+
+def drawn(colour: dict[str, str], *names: str, share: float) -> object:
+    """Whether a screen shows the colours NAMES of the palette on SHARE of it at least."""
+    def good(shown: Screen) -> bool:
+        return sum(shown.share(colour[name]) for name in names) >= share
+
+    return good
+
+
+def add_account(life: Life, checks: Checks) -> None:
+    """The account that Plasma Setup asks for on Fedora, made by the lab."""
+    machine = life.machine
+    if machine.run(["test", "-e", "/usr/libexec/plasma-setup"], check=False).code == 0:
+        checks.not_run("the account is made by Plasma Setup", "nobody answers its questions here")
+    machine.run(["useradd", "--create-home", "--uid", "1000", "--shell", "/bin/bash", ACCOUNT])
+    machine.run(["chpasswd"], stdin=f"{ACCOUNT}:{PASSWORD}\n".encode())
+    machine.run(["systemctl", "restart", "display-manager.service"])
+
+
+def log_in(life: Life, checks: Checks, colour: dict[str, str], name: str) -> None:
+    """Type the password at the login screen, and wait for a session that is drawn."""
+    machine = life.machine
+    machine.wait_screen(drawn(colour, "fold-1", "fold-2", "fold-3", "fold-4", "fold-5", "fold-6", share=LOGIN), DRAWN, "the login")
+    machine.wait_until(["pgrep", "-f", "greeter"], lambda r: r.code == 0, DRAWN, "the login's greeter")
+    life.picture(f"{name}-login", "The login screen")
+    type_keys(machine.qmp, PASSWORD)
+    press(machine.qmp, "ret")
+    machine.wait_until(["pgrep", "-u", ACCOUNT, "-x", "plasmashell"], lambda r: r.code == 0, DRAWN, "the desktop's shell")
+    machine.wait_until([*BUS, "list"], lambda r: "org.freedesktop.Notifications" in r.out, DRAWN, "the desktop's notices")
+    machine.wait_screen(drawn(colour, "fold-1", "fold-2", "fold-3", "fold-4", "fold-5", "fold-6", share=0.3), DRAWN, "the wallpaper")
+
+
+@phase("first-session", "First start: the login, a session, and the notice that the signed image is ready")
+def first_session(life: Life, checks: Checks) -> None:
+    colour = dark_colours(life.settings.source)
+    machine = life.power_on()
+    machine.set_link(False)
+    life.type_passphrase()
+    machine.wait_agent(UNLOCK_TIMEOUT)
+    add_account(life, checks)
+    log_in(life, checks, colour, "first")
+    life.settle()
+    life.picture("first-desktop", "The desktop of the first session")
+    checks.equal("the session is on Wayland", session(life)["Type"], "wayland", go_on=True)
+    life.judge_console()
+    life.cut_power()
+
+
+def session(life: Life) -> dict[str, str]:
+    """What logind knows of the account's session."""
+    listed = json.loads(life.machine.run(["loginctl", "list-sessions", "-j"]).out)
+    number = next(one["session"] for one in listed if one["user"] == ACCOUNT and one.get("seat"))
+    shown = life.machine.run(["loginctl", "show-session", number]).out
+    return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
