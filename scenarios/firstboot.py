@@ -1,7 +1,4 @@
-"""The first boots of a machine that meets trouble: no network, a login page, a wrong clock, others' changes, kill -9.
-
-Not seen on a machine yet, so nothing rests on it, and slots.toml does not have it until it was.
-"""
+"""The first boots of a machine that meets trouble: no network, a login page, a wrong clock, others' changes, kill -9."""
 
 from __future__ import annotations
 

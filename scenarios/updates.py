@@ -1,7 +1,4 @@
-"""What holds an update up, what takes one away, and who may lead it astray: each outcome of the update on one machine.
-
-Not seen on a machine yet, so nothing rests on it, and slots.toml does not have it until it was.
-"""
+"""What holds an update up, what takes one away, and who may lead it astray: each outcome of the update on one machine."""
 
 from __future__ import annotations
 
