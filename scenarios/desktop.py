@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 from veilor.lab.life import UNLOCK_TIMEOUT, Life
 from veilor.lab.scenario import phase
@@ -14,6 +15,7 @@ FLAVOUR = "desktop"
 STORY = "A machine with a desktop was installed, moved itself onto the signed image while somebody was logged in, and was logged into again"
 ACCOUNT, PASSWORD = "ada", "late night 7 trains"
 DRAWN = 400  # seconds that an emulated processor may take for a greeter or a session
+WORDS = 300  # pixels of text that a notice has at the least
 LOGIN = 0.05  # of the screen: the login's field and its surroundings, in the palette's colours
 BUS = ["runuser", "-u", ACCOUNT, "--", "env", "XDG_RUNTIME_DIR=/run/user/1000", "busctl", "--user", "--json=short"]
 
@@ -49,9 +51,30 @@ def log_in(life: Life, checks: Checks, colour: dict[str, str], name: str) -> Non
     machine.wait_screen(drawn(colour, "fold-1", "fold-2", "fold-3", "fold-4", "fold-5", "fold-6", share=0.3), DRAWN, "the wallpaper")
 
 
+def session(life: Life) -> dict[str, str]:
+    """What logind knows of the account's session."""
+    listed = json.loads(life.machine.run(["loginctl", "list-sessions", "-j"]).out)
+    number = next(one["session"] for one in listed if one["user"] == ACCOUNT and one.get("seat"))
+    shown = life.machine.run(["loginctl", "show-session", number]).out
+    return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+
+
+def start_by_keyboard(life: Life, program: str) -> None:
+    """Open the menu, search PROGRAM in it and start it, without a pointer."""
+    machine = life.machine
+    press(machine.qmp, "meta_l")
+    time.sleep(10)
+    type_keys(machine.qmp, program)
+    time.sleep(10)
+    press(machine.qmp, "ret")
+    machine.wait_until(["pgrep", "-u", ACCOUNT, "-x", program], lambda r: r.code == 0, DRAWN, program)
+
+
 @phase("first-session", "First start: the login, a session, and the notice that the signed image is ready")
 def first_session(life: Life, checks: Checks) -> None:
     colour = dark_colours(life.settings.source)
+    same = life.make_image("44.0")  # the very digest that is on the ISO
+    life.publish(same)
     machine = life.power_on()
     machine.set_link(False)
     life.type_passphrase()
@@ -61,13 +84,36 @@ def first_session(life: Life, checks: Checks) -> None:
     life.settle()
     life.picture("first-desktop", "The desktop of the first session")
     checks.equal("the session is on Wayland", session(life)["Type"], "wayland", go_on=True)
+    checks.true("the first boot waits in the background", "not connected" in life.notice(), life.notice(), go_on=True)
+
+    written = machine.screen().rows(0.5, 1).count(colour["text"])
+    machine.set_link(True)
+    machine.wait_unit("veilor-firstboot-rebase.service", "inactive", 400)
+    staged = life.status()["staged"]
+    checks.equal("the signed image is staged", staged and staged["image"]["imageDigest"], same.digest)
+    shown = ["cat", "/run/user/1000/veilor-notices.json"]
+    machine.wait_until(shown, lambda r: "Restart when you like" in r.out, DRAWN, "the desktop to be told that the image is ready")
+    machine.wait_screen(lambda now: now.rows(0.5, 1).count(colour["text"]) > written + WORDS, 60, "the notice")
+    life.picture("first-notice", "The desktop tells that the signed image is ready")
     life.judge_console()
-    life.cut_power()
+    life.shut_down()
 
 
-def session(life: Life) -> dict[str, str]:
-    """What logind knows of the account's session."""
-    listed = json.loads(life.machine.run(["loginctl", "list-sessions", "-j"]).out)
-    number = next(one["session"] for one in listed if one["user"] == ACCOUNT and one.get("seat"))
-    shown = life.machine.run(["loginctl", "show-session", number]).out
-    return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+@phase("second-session", "After the restart: the signed image, a session, and a terminal by keyboard alone")
+def second_session(life: Life, checks: Checks) -> None:
+    colour = dark_colours(life.settings.source)
+    machine = life.power_on()
+    life.type_passphrase()
+    machine.wait_agent(UNLOCK_TIMEOUT)
+    log_in(life, checks, colour, "second")
+    life.settle()
+    booted = life.status()["booted"]
+    checks.equal("what runs is verified", booted["image"]["image"].get("signature"), "containerPolicy")
+    checks.true("healthy", life.healthy(), life.grub_environment())
+    start_by_keyboard(life, "konsole")
+    time.sleep(15)
+    type_keys(machine.qmp, "veilor-status\n")
+    time.sleep(20)
+    life.picture("second-desktop", "A terminal, opened by keyboard alone, says what runs")
+    life.judge_console()
+    life.shut_down()
