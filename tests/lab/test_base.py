@@ -22,9 +22,13 @@ def test_the_real_bootc_leaves_nothing_of_the_front():
     assert {name for name in plain if name not in real} == {name for name in plain if name.startswith("usr/lib/bootc-front/")}
 
 
+PLAIN = ["base-system", "kernel", "boot-loader", "no-selinux"]
+
+
 @pytest.mark.parametrize(("label", "named"), [
-    ("base-system kernel boot-loader no-selinux no-desktop bootc-front", [*base.PARTS, base.FRONT]),
-    ("base-system kernel boot-loader no-selinux no-desktop", [*base.PARTS]),
+    ("base-system kernel boot-loader no-selinux no-desktop bootc-front", [*PLAIN, "no-desktop", base.FRONT]),
+    ("base-system kernel boot-loader no-selinux no-desktop", [*PLAIN, "no-desktop"]),
+    ("base-system kernel boot-loader no-selinux other-desktop bootc-front", [*PLAIN, "other-desktop", base.FRONT]),
     (None, []),
 ])
 def test_a_report_names_what_the_base_itself_says_it_stands_in_for(label, named):

@@ -36,8 +36,8 @@ LINKS = {
 }
 FOR_BOOTC = ("podman",)  # what the real bootc calls besides, when it removes old images
 STAND_IN = "org.veilor.stand-in"  # the label by which a report knows what of a base stands in for something else
-NO_DESKTOP = "no-desktop"
-PARTS = ("base-system", "kernel", "boot-loader", "no-selinux", NO_DESKTOP)
+NO_DESKTOP, DESKTOP = "no-desktop", "other-desktop"
+PARTS = ("base-system", "kernel", "boot-loader", "no-selinux", NO_DESKTOP, DESKTOP)
 FRONT = "bootc-front"
 EMPTY = ("boot", "dev", "proc", "run", "sys", "tmp", "var", "sysroot")
 GRUB_EFI = "usr/lib/bootupd/updates/EFI/BOOT/BOOTX64.EFI"
@@ -210,7 +210,7 @@ def base_layout(cache: Path, tools: Tools, source: Path, bootc: Path | None = No
     BOOTC: the real one, compiled on Debian 13. DESKTOP: the packages of a desktop that it has besides.
     """
     rootfs = base_rootfs(cache, source, (*(FOR_BOOTC if bootc else ()), *desktop))
-    stands = [part for part in PARTS if not (desktop and part == NO_DESKTOP)] + ([] if bootc else [FRONT])
+    stands = [part for part in PARTS if part != (NO_DESKTOP if desktop else DESKTOP)] + ([] if bootc else [FRONT])
     programs = rust_programs(cache, tools, source)
     grub = grub_images(cache, tools)
     added = list(extras(source, programs, grub, bootc))
