@@ -214,6 +214,9 @@ def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_che
     assert "no module" in "".join(threat_page.not_run(clean, MODEL, threat_results.load(clean)))
     threat_results.record(clean, MODEL, report(clean))
     assert len({json.dumps(one) for one in threat_results.load(clean)}) == len(threat_results.load(clean))
+    left_out = [{"name": name, "verdict": "NOT_RUN", "carried": "", "checks": []} for name in ("programs", "doctor")]
+    threat_results.record(clean, MODEL, report(clean, phases=left_out))
+    assert cell("local.ptrace", "attack") == "PASS, fails without (stand-in, 2099-01-01)", "a phase left out takes nothing away"
     for path, layer in (("overlay/usr/lib/sysctl.d/60-veilor.conf", "attack"), ("scenarios/guest/tries.py", "attack"),
                         ("src/veilor/device/doctor/kernel.py", "boot")):
         before = (clean / path).read_text()

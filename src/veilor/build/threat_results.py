@@ -134,8 +134,8 @@ def record(source_root: Path, model: Model, report: Path) -> list[dict]:
     """Take what the rehearsal's REPORT (report.json) shows into threats/results.json; the results that are new there.
 
     A check whose title begins with a claim's id is that claim's; where a phase has none of these, its verdict stands for
-    every claim that names it. A report of a sabotaged run shows of the claims that name the sabotage whether it was noticed,
-    and nothing else. Raises BuildError for a report that cannot be used.
+    every claim that names it; one that was left out shows nothing, and takes nothing away. A report of a sabotaged run shows
+    of the claims that name the sabotage whether it was noticed, and nothing else. Raises BuildError for a report that cannot be used.
     """
     try:
         data = json.loads(report.read_text())
@@ -155,6 +155,8 @@ def record(source_root: Path, model: Model, report: Path) -> list[dict]:
         for layer, run, counterpart in runs(claim):
             name, stamp = (claim.id, layer, run), proofs.get(f"{claim.id} {layer} {run}")
             if not stamp or (counterpart != f"sabotage {sabotage}" if sabotage else run not in shown):
+                continue
+            if name in rows and not sabotage and shown[run]["verdict"] == "NOT_RUN" and not shown[run]["checks"]:
                 continue
             row = rows.setdefault(name, {"claim": claim.id, "layer": layer, "run": run})
             if sabotage:
