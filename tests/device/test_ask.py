@@ -107,16 +107,26 @@ def test_every_combination_of_options_that_a_unit_is_for_does_exactly_that():
 
 @pytest.fixture
 def desktop(machine, monkeypatch, tmp_path):
-    """A session whose notification server takes everything; `calls` are those to it."""
-    (machine.folder / "bin/busctl").write_text(f"#!/bin/sh\nprintf '%s\\0' \"$@\" >>{tmp_path}/shown\nprintf '\\n' >>{tmp_path}/shown\n")
+    """A session whose notification server, :1.7, takes everything and counts; `shown` are the calls to it, and `owner` changes its name."""
+    (tmp_path / "owner").write_text(":1.7")
+    (machine.folder / "bin/busctl").write_text(f"""#!/bin/sh
+case "$*" in *GetNameOwner*) printf '{{"type":"s","data":["%s"]}}' "$(cat {tmp_path}/owner)"; exit;; esac
+printf '%s\\0' "$@" >>{tmp_path}/shown
+printf '\\n' >>{tmp_path}/shown
+printf '{{"type":"u","data":[%s]}}' "$(wc -l <{tmp_path}/shown)"
+""")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     machine.shown = lambda: [one.split("\0")[:-1] for one in (tmp_path / "shown").read_text().splitlines()] if (
         tmp_path / "shown").exists() else []
+    machine.owner = (tmp_path / "owner").write_text
     return machine
 
 
-def test_each_notice_is_shown_once_and_again_when_it_changes(desktop):
-    tell.notify("update", Outcome(Code.DONE, "44.2 is ready", "", "restart when you like"))
+READY = Outcome(Code.DONE, "44.2 is ready", "", "restart when you like")
+
+
+def test_each_notice_is_shown_once(desktop):
+    tell.notify("update", READY)
     tell.notify("channel", Outcome(Code.LATER, "no <b>news</b> & more"))
     assert desktop.program("notices").code == 0
     second, first = desktop.shown()
@@ -126,11 +136,33 @@ def test_each_notice_is_shown_once_and_again_when_it_changes(desktop):
     assert first[first.index("Notify") + 1] == "susssasa{sv}i" and first[0] == "--user"
     desktop.program("notices")
     assert len(desktop.shown()) == 2
-    tell.notify("update", None)
+
+
+def test_a_notice_that_changed_takes_the_old_ones_place_and_one_that_is_no_longer_true_is_closed(desktop):
+    tell.notify("firstboot", Outcome(Code.LATER, "Waiting"))
+    tell.notify("update", READY)
     desktop.program("notices")
-    tell.notify("update", Outcome(Code.DONE, "44.2 is ready", "", "restart when you like"))
+    number = str(1 + [one[-5] for one in desktop.shown()].index("Setting up"))
+    tell.notify("firstboot", Outcome(Code.DONE, "It is ready"))
     desktop.program("notices")
-    assert len(desktop.shown()) == 3
+    assert desktop.shown()[2][-7:-3] == [number, "system-software-update", "Setting up", "It is ready."]
+    tell.notify("firstboot", None)
+    desktop.program("notices")
+    assert desktop.shown()[3][-3:] == ["CloseNotification", "u", "3"]
+    tell.notify("firstboot", Outcome(Code.DONE, "It is ready"))
+    desktop.program("notices")
+    assert desktop.shown()[4][-7] == "0" and len(desktop.shown()) == 5, "what is true again is shown again"
+
+
+def test_the_numbers_of_another_notification_server_are_somebody_elses(desktop):
+    tell.notify("firstboot", Outcome(Code.LATER, "Waiting"))
+    tell.notify("update", READY)
+    desktop.program("notices")
+    desktop.owner(":1.9")
+    tell.notify("firstboot", None)
+    tell.notify("update", Outcome(Code.DONE, "44.3 is ready"))
+    desktop.program("notices")
+    assert [one[-7] for one in desktop.shown()[2:]] == ["0"], "nothing is closed, and nothing replaced"
 
 
 def test_without_a_desktop_it_is_tried_again(desktop):

@@ -90,6 +90,7 @@ def test_the_first_start_enrols_by_itself_just_once_and_only_where_there_is_usb(
 def test_a_return_is_dealt_with_before_the_health_check_and_settled_after_it():
     for name in ("veilor-unlocked.service", "veilor-health-return.service"):
         assert "greenboot-healthcheck.service" in unit(name)["Unit"]["Before"]
+    assert "sysinit.target" in unit("veilor-unlocked.service")["Unit"]["Before"].split(), "what comes later may panic before the note"
     assert "greenboot-healthcheck.service" in unit("veilor-health-settle.service")["Unit"]["After"]
     assert "veilor-unlocked.service" in unit("veilor-health-deadline.timer")["Unit"]["After"]
 

@@ -1,6 +1,7 @@
 """Shows what the person should know as desktop notifications. Runs in the person's session, without root.
 
-Facts: the Desktop Notifications Specification, org.freedesktop.Notifications.Notify.
+One that changed takes the place of the one before, and one that is no longer true is closed: nobody reads two that disagree.
+Facts: the Desktop Notifications Specification, org.freedesktop.Notifications: Notify, CloseNotification.
 """
 
 import contextlib
@@ -11,10 +12,12 @@ from pathlib import Path
 
 from veilor.core.outcome import Code, Outcome, plain
 from veilor.device import state, tell
-from veilor.device.run import DeviceError, run
+from veilor.device.run import DeviceError, Done, run
 
-NOTIFY = ["busctl", "--user", "--timeout=20", "call", "org.freedesktop.Notifications", "/org/freedesktop/Notifications",
-          "org.freedesktop.Notifications", "Notify", "susssasa{sv}i"]
+CALL = ["busctl", "--user", "--timeout=20", "--json=short", "call"]
+DESKTOP = "org.freedesktop.Notifications"
+SERVICE = [*CALL, DESKTOP, "/org/freedesktop/Notifications", DESKTOP]
+OWNER = [*CALL, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetNameOwner", "s", DESKTOP]
 STAYS = "0"  # until it is closed
 TITLES = {"update": "System update", "rollback": "System version", "health": "The system went back by itself",
           "firstboot": "Setting up", "channel": "No news of updates", "usb": "USB devices",
@@ -26,39 +29,65 @@ def shown_file() -> Path:
     return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}") / "veilor-notices.json"
 
 
-def remember(shown: dict[str, str]) -> None:
-    """Keep what was SHOWN. Where that is not possible it is shown once more."""
+def remember(server: str, shown: dict[str, dict]) -> None:
+    """Keep what was SHOWN by SERVER, {topic: {"line", "number"}}. Where that is not possible it is shown once more."""
     with contextlib.suppress(OSError):
-        shown_file().write_text(json.dumps(shown))
+        shown_file().write_text(json.dumps({"server": server, "notices": shown}))
 
 
-def argv(topic: str, notice: dict) -> list[str]:
-    """The call that shows NOTICE about TOPIC. Its text is no markup, though a notification's may be."""
+def remembered() -> tuple[str, dict[str, dict]]:
+    """What `remember` kept."""
+    try:
+        kept = json.loads(shown_file().read_bytes())
+        kept = kept if isinstance(kept, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        kept = {}
+    return str(kept.get("server")), {topic: one for topic, one in state.part(kept, "notices").items() if isinstance(one, dict)}
+
+
+def answer(done: Done) -> object:
+    """The one value that busctl's call gave, or None."""
+    try:
+        return json.loads(done.out)["data"][0]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
+
+
+def number(value: object) -> int:
+    """VALUE as the number of a notice; 0 for none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 32 else 0
+
+
+def argv(topic: str, notice: dict, replaces: int) -> list[str]:
+    """The call that shows NOTICE about TOPIC in the place of number REPLACES. Its text is no markup, though a notification's may be."""
     icon = "system-software-update" if notice.get("code") == int(Code.DONE) else "dialog-warning"
-    return [*NOTIFY, "veilor-os", "0", icon, TITLES.get(topic, "veilor-os"), html.escape(plain(notice["line"])), "0", "0", STAYS]
+    return [*SERVICE, "Notify", "susssasa{sv}i", "veilor-os", str(replaces), icon, TITLES.get(topic, "veilor-os"),
+            html.escape(plain(notice["line"])), "0", "0", STAYS]
 
 
 def show(args) -> Outcome:
     """Show every notice that the session has not shown yet. Raises DeviceError when there is no desktop to show them on."""
-    notices = state.part(state.read(tell.NOTICE), "notices")
-    try:
-        shown = json.loads(shown_file().read_bytes())
-    except (OSError, ValueError, RecursionError):
-        shown = {}
-    shown = shown if isinstance(shown, dict) else {}
-    kept, new = {}, 0
-    for topic, notice in notices.items():
-        if not isinstance(notice, dict) or not isinstance(notice.get("line"), str):
-            continue
-        if shown.get(topic) != notice["line"]:
-            done = run(argv(topic, notice), timeout=60)
+    notices = {topic: notice for topic, notice in state.part(state.read(tell.NOTICE), "notices").items()
+               if isinstance(notice, dict) and isinstance(notice.get("line"), str)}
+    server, shown = remembered()
+    new = [topic for topic, notice in notices.items() if shown.get(topic, {}).get("line") != notice["line"]]
+    gone = shown.keys() - notices.keys()
+    if new or gone:
+        owner = str(answer(run(OWNER, timeout=60)))
+        if owner != server:  # another program, or started anew: the numbers may be of somebody else's notices
+            shown = {topic: {**one, "number": 0} for topic, one in shown.items()}
+        for topic in gone:
+            known = number(shown.pop(topic).get("number"))
+            if known:
+                run([*SERVICE, "CloseNotification", "u", str(known)], timeout=60)  # fails where the person has closed it
+        for topic in new:
+            done = run(argv(topic, notices[topic], number(shown.get(topic, {}).get("number"))), timeout=60)
             if done.code:
                 raise DeviceError(f"The desktop does not show notices ({done.reason})", "", f"read {tell.MOTD}", Code.LATER)
-            new += 1
-        kept[topic] = notice["line"]
-        remember({**shown, **kept})
-    remember(kept)
-    return Outcome(Code.DONE, f"{new} new notice{'s' * (new != 1)} shown")
+            shown[topic] = {"line": notices[topic]["line"], "number": number(answer(done))}
+            remember(owner, shown)
+        remember(owner, shown)
+    return Outcome(Code.DONE, f"{len(new)} new notice{'s' * (len(new) != 1)} shown")
 
 
 def main(argv: list[str]) -> int:

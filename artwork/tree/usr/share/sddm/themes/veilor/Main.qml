@@ -111,7 +111,8 @@ FocusScope {
 
         Field {
             id: name
-            text: userModel.lastUser
+            // A laptop's only person is not asked for a name at the first login either. Qt.UserRole + 1 is SDDM's role of the name.
+            text: userModel.lastUser || (userModel.count === 1 ? userModel.data(userModel.index(0, 0), Qt.UserRole + 1) : "")
             placeholderText: "User name"
             Accessible.name: "User name"
             KeyNavigation.tab: password
