@@ -15,40 +15,52 @@ FLAVOUR = "desktop"
 STORY = "A machine with a desktop was installed, moved itself onto the signed image while somebody was logged in, and was logged into again"
 ACCOUNT, PASSWORD = "ada", "late night 7 trains"
 DRAWN = 400  # seconds that an emulated processor may take for a greeter or a session
-WORDS = 300  # pixels of text that a notice has at the least
-LOGIN = 0.05  # of the screen: the login's field and its surroundings, in the palette's colours
+WORDS = 300  # pixels of text that a notice or a menu has at the least
+ELSE = 80  # pixels of text by which two notices differ
+WALLPAPER = 0.05  # of the screen in the colours of its front folds, which the splash does not have
+FOCUS = 1000  # pixels of the accent: the ring around the field of the login that is typed into
+FIELDS = (0.47, 0.62)  # the rows with the login's two fields, of a screen of 1280 x 800
 BUS = ["runuser", "-u", ACCOUNT, "--", "env", "XDG_RUNTIME_DIR=/run/user/1000", "busctl", "--user", "--json=short"]
 
 
-def drawn(colour: dict[str, str], *names: str, share: float) -> object:
-    """Whether a screen shows the colours NAMES of the palette on SHARE of it at least."""
-    def good(shown: Screen) -> bool:
-        return sum(shown.share(colour[name]) for name in names) >= share
+def wallpaper(colour: dict[str, str], shown: Screen) -> bool:
+    """Whether SHOWN has the wallpaper, in the palette's COLOURs."""
+    return shown.share(colour["fold-5"]) + shown.share(colour["fold-6"]) >= WALLPAPER
 
-    return good
+
+def words(colour: dict[str, str], shown: Screen) -> int:
+    """Pixels of text above the panel in the lower half of SHOWN."""
+    return shown.rows(0.5, 0.93).count(colour["text"])
 
 
 def add_account(life: Life, checks: Checks) -> None:
-    """The account that Plasma Setup asks for on Fedora, made by the lab."""
+    """The account that Plasma Setup asks for on Fedora, made by the lab, and the browser's entry, which Debian has no package of."""
     machine = life.machine
     if machine.run(["test", "-e", "/usr/libexec/plasma-setup"], check=False).code == 0:
         checks.not_run("the account is made by Plasma Setup", "nobody answers its questions here")
     machine.run(["useradd", "--create-home", "--uid", "1000", "--shell", "/bin/bash", ACCOUNT])
     machine.run(["chpasswd"], stdin=f"{ACCOUNT}:{PASSWORD}\n".encode())
+    if machine.run(["test", "-e", "/usr/share/applications/brave-browser.desktop"], check=False).code:
+        entry = "[Desktop Entry]\nType=Application\nName=Brave\nExec=false\nIcon=internet-web-browser\n"
+        machine.run(["runuser", "-u", ACCOUNT, "--", "mkdir", "-p", f"/home/{ACCOUNT}/.local/share/applications"])
+        life.write_file(f"/home/{ACCOUNT}/.local/share/applications/brave-browser.desktop", entry)
     machine.run(["systemctl", "restart", "display-manager.service"])
 
 
 def log_in(life: Life, checks: Checks, colour: dict[str, str], name: str) -> None:
-    """Type the password at the login screen, and wait for a session that is drawn."""
+    """Type the password at the login screen, which knows the machine's only account, and wait for a session that is drawn."""
     machine = life.machine
-    machine.wait_screen(drawn(colour, "fold-1", "fold-2", "fold-3", "fold-4", "fold-5", "fold-6", share=LOGIN), DRAWN, "the login")
-    machine.wait_until(["pgrep", "-f", "greeter"], lambda r: r.code == 0, DRAWN, "the login's greeter")
+
+    def ready(now: Screen) -> bool:
+        return wallpaper(colour, now) and now.rows(*FIELDS).count(colour["accent"]) > FOCUS
+
+    machine.wait_screen(ready, DRAWN, "the login")
     life.picture(f"{name}-login", "The login screen")
     type_keys(machine.qmp, PASSWORD)
     press(machine.qmp, "ret")
     machine.wait_until(["pgrep", "-u", ACCOUNT, "-x", "plasmashell"], lambda r: r.code == 0, DRAWN, "the desktop's shell")
     machine.wait_until([*BUS, "list"], lambda r: "org.freedesktop.Notifications" in r.out, DRAWN, "the desktop's notices")
-    machine.wait_screen(drawn(colour, "fold-1", "fold-2", "fold-3", "fold-4", "fold-5", "fold-6", share=0.3), DRAWN, "the wallpaper")
+    machine.wait_screen(lambda now: wallpaper(colour, now), DRAWN, "the desktop")
 
 
 def session(life: Life) -> dict[str, str]:
@@ -59,13 +71,14 @@ def session(life: Life) -> dict[str, str]:
     return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
 
-def start_by_keyboard(life: Life, program: str) -> None:
+def start_by_keyboard(life: Life, colour: dict[str, str], program: str) -> None:
     """Open the menu, search PROGRAM in it and start it, without a pointer."""
     machine = life.machine
+    before = words(colour, machine.screen())
     press(machine.qmp, "meta_l")
-    time.sleep(10)
+    machine.wait_screen(lambda now: words(colour, now) > before + WORDS, DRAWN, "the menu")
     type_keys(machine.qmp, program)
-    time.sleep(10)
+    time.sleep(15)
     press(machine.qmp, "ret")
     machine.wait_until(["pgrep", "-u", ACCOUNT, "-x", program], lambda r: r.code == 0, DRAWN, program)
 
@@ -82,18 +95,19 @@ def first_session(life: Life, checks: Checks) -> None:
     add_account(life, checks)
     log_in(life, checks, colour, "first")
     life.settle()
-    life.picture("first-desktop", "The desktop of the first session")
     checks.equal("the session is on Wayland", session(life)["Type"], "wayland", go_on=True)
+    machine.wait_screen(lambda now: words(colour, now) > WORDS, DRAWN, "the notice that it waits for a network")
     checks.true("the first boot waits in the background", "not connected" in life.notice(), life.notice(), go_on=True)
+    life.picture("first-desktop", "The desktop of the first session says what it waits for")
 
-    written = machine.screen().rows(0.5, 1).count(colour["text"])
+    written = words(colour, machine.screen())
     machine.set_link(True)
     machine.wait_unit("veilor-firstboot-rebase.service", "inactive", 400)
     staged = life.status()["staged"]
     checks.equal("the signed image is staged", staged and staged["image"]["imageDigest"], same.digest)
     shown = ["cat", "/run/user/1000/veilor-notices.json"]
     machine.wait_until(shown, lambda r: "Restart when you like" in r.out, DRAWN, "the desktop to be told that the image is ready")
-    machine.wait_screen(lambda now: now.rows(0.5, 1).count(colour["text"]) > written + WORDS, 60, "the notice")
+    machine.wait_screen(lambda now: abs(words(colour, now) - written) > ELSE, 60, "the notice that the image is ready")
     life.picture("first-notice", "The desktop tells that the signed image is ready")
     life.judge_console()
     life.shut_down()
@@ -110,7 +124,7 @@ def second_session(life: Life, checks: Checks) -> None:
     booted = life.status()["booted"]
     checks.equal("what runs is verified", booted["image"]["image"].get("signature"), "containerPolicy")
     checks.true("healthy", life.healthy(), life.grub_environment())
-    start_by_keyboard(life, "konsole")
+    start_by_keyboard(life, colour, "konsole")
     time.sleep(15)
     type_keys(machine.qmp, "veilor-status\n")
     time.sleep(20)

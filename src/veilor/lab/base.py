@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from veilor.lab.cache import artefact, hash_tree
-from veilor.lab.tools import Tools, bootstrap, host_certificates
+from veilor.lab.tools import SLIM, Tools, bootstrap, host_certificates
 
 EPOCH = 1767225600  # 2026-01-01T00:00:00Z: the time of everything we build, unless SOURCE_DATE_EPOCH says otherwise
 PACKAGES = tuple(
@@ -54,7 +54,7 @@ def base_rootfs(cache: Path, source: Path, more: tuple[str, ...] = ()) -> Path:
     arrange = source / "stand-ins/base/arrange.py"
     conf = source / "stand-ins/base/rootfs/usr/lib/ostree/prepare-root.conf"
     packages = (*PACKAGES, *more)
-    inputs = {"packages": " ".join(packages), "arrange": arrange, "prepare-root": conf}
+    inputs = {"packages": " ".join(packages), "slim": SLIM, "arrange": arrange, "prepare-root": conf}
     hook = f'python3 {shlex.quote(str(arrange))} "$1"'
     return artefact(cache, "base-rootfs.tar", inputs, lambda dest: bootstrap(dest, packages, [hook]))
 

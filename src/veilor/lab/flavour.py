@@ -19,13 +19,13 @@ from veilor.lab.cache import artefact, hash_tree
 from veilor.lab.tools import Tools, unpack
 
 FLAVOURS = {"boot-screen": tuple("plymouth plymouth-label kbd fonts-inter".split())}
-# Drawn by the processor: a machine of the lab has no graphics that could. Weston is what SDDM shows its login on.
+# Drawn by the processor: a machine of the lab has no graphics that could.
 DESKTOPS = {
     "": (),
     "desktop": tuple(
-        """plasma-desktop plasma-workspace kwin-wayland kactivitymanagerd systemsettings konsole sddm weston libnotify-bin
+        """plasma-desktop plasma-workspace kwin-wayland kactivitymanagerd systemsettings konsole dolphin sddm
         breeze breeze-icon-theme breeze-cursor-theme breeze-gtk-theme kde-style-breeze kwin-style-breeze plasma-integration
-        qt6-svg-plugins qt6-wayland layer-shell-qt fonts-inter fonts-jetbrains-mono fonts-noto-core libgl1-mesa-dri""".split()
+        qt6-svg-plugins qt6-wayland layer-shell-qt fonts-inter fonts-jetbrains-mono libgl1-mesa-dri""".split()
     ),
 }
 DRACUT = """dracut --force --no-hostonly --zstd --reproducible --add ostree --add crypt --add systemd-cryptsetup
