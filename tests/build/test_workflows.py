@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from veilor.lab.slots import load_slots
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = {path.name: path.read_text() for path in sorted((ROOT / ".github/workflows").glob("*.yml"))}
 # Stages, and says which files of this repository were opened for it, the modules that do it included.
@@ -88,3 +90,9 @@ def test_a_job_without_a_login_is_found(name, job):
 
 def test_every_workflow_of_ours_is_looked_at():
     assert {"build-bluebuild.yml", "iso.yml", "rehearse.yml", "channel.yml"} <= set(WORKFLOWS)
+
+
+def test_a_slot_without_a_turn_has_its_day_in_the_week():
+    jobs = yaml.safe_load(WORKFLOWS["rehearse.yml"])["jobs"]
+    slots = load_slots(ROOT / "scenarios/slots.toml")
+    assert jobs["without-a-turn"]["strategy"]["matrix"]["slot"] == sorted(slot.name for slot in slots if slot.by_hand)
