@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from pathlib import Path
 
@@ -41,13 +40,6 @@ def ends(life: Life, checks: Checks, what: str, code: int, *argv: str, says: str
     return done.data
 
 
-def timed(life: Life, *argv: str) -> float:
-    """Seconds that ARGV takes on the machine."""
-    began = time.monotonic()
-    life.machine.run(list(argv), timeout=300)
-    return time.monotonic() - began
-
-
 @phase("nothing-new", "Nothing new: bootc is asked for its status alone", starts_from="second-boot", independent=True)
 def nothing_new(life: Life, checks: Checks) -> None:
     machine = life.boot()
@@ -57,18 +49,6 @@ def nothing_new(life: Life, checks: Checks) -> None:
     bootc = [call for call in calls if call.startswith("bootc ")]
     checks.equal("bootc is asked for its status alone", bootc, ["bootc status --format=json --format-version=1"], go_on=True)
     checks.equal("beside it one program is started", [call.split()[0] for call in calls if call not in bootc], ["skopeo"], go_on=True)
-    machine.run(["sh", "-c", TAP, "tap.sh"])
-    ours, theirs = [], []
-    for _ in range(3):
-        ours.append(timed(life, "veilor-update"))
-        theirs.append(timed(life, "bootc", "upgrade"))
-    life.notes["nothing-new"] = {"veilor-update": ours, "bootc upgrade": theirs}
-    median, bound = statistics.median(ours), statistics.median(theirs) / 2
-    what = "at most half the time of `bootc upgrade` alone"
-    if machine.run(["head", "-c", "2", "/usr/bin/bootc"]).out == "#!":
-        checks.not_run(what, f"a front stands in for bootc here; {ours} against {theirs} seconds")
-    else:
-        checks.true(what, median <= bound, f"{ours} against {theirs} seconds", go_on=True)
     life.cut_power()
 
 
