@@ -1,10 +1,9 @@
 #!/bin/sh
 # tap.sh PROGRAM... : notes in /run/veilor-lab/calls how veilor's programs call each PROGRAM. "N before" or "N after" in
-# /run/veilor-lab/kill ends the caller by SIGKILL at the N-th of those calls. `tap.sh` alone takes it away again.
+# /run/veilor-lab/kill ends the caller by SIGKILL at the N-th of those calls.
 set -e
 cd /run/veilor-lab
 mkdir -p real
-test $# -gt 0 || { for real in real/*; do umount "$(readlink -f "$(command -v "${real#real/}")")"; done; rm -rf real; exit; }
 for name; do
   path=$(readlink -f "$(command -v "$name")")
   cp "$path" "real/$name"
