@@ -28,9 +28,9 @@ def wallpaper(colour: dict[str, str], shown: Screen) -> bool:
     return shown.share(colour["fold-5"]) + shown.share(colour["fold-6"]) >= WALLPAPER
 
 
-def words(colour: dict[str, str], shown: Screen) -> int:
-    """Pixels of text above the panel in the lower half of SHOWN."""
-    return shown.rows(0.5, 0.93).count(colour["text"])
+def words(colour: dict[str, str], shown: Screen, top: float = 0.5) -> int:
+    """Pixels of text above the panel in SHOWN, from TOP on, a share of its height; notices and the menu are in the lower half."""
+    return shown.rows(top, 0.93).count(colour["text"])
 
 
 def add_account(life: Life, checks: Checks) -> None:
@@ -126,8 +126,9 @@ def second_session(life: Life, checks: Checks) -> None:
     checks.true("healthy", life.healthy(), life.grub_environment())
     start_by_keyboard(life, colour, "konsole")
     time.sleep(15)
+    before = words(colour, machine.screen(), 0)
     type_keys(machine.qmp, "veilor-status\n")
-    time.sleep(20)
+    machine.wait_screen(lambda now: words(colour, now, 0) > before + 4 * WORDS, DRAWN, "the terminal to answer")
     life.picture("second-desktop", "A terminal, opened by keyboard alone, says what runs")
     life.judge_console()
     life.shut_down()
