@@ -35,8 +35,7 @@ PACKAGES = tuple(
 KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp")
 ROOM_GIB = 4  # a tree, its tar file and the packages it is made from
 HOST_PACKAGES = {"mmdebstrap": "mmdebstrap", "bwrap": "bubblewrap"}
-# Plasma recolours the one set of icons that is kept; the other alone is a third of a desktop's files.
-SLIM = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "icons/breeze-dark", "wallpapers/Next")]
+SLIM = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "wallpapers/Next")]
 
 
 @dataclass(frozen=True)
