@@ -110,7 +110,10 @@ def desktop(machine, monkeypatch, tmp_path):
     """A session whose notification server, :1.7, takes everything and counts; `shown` are the calls to it, and `owner` changes its name."""
     (tmp_path / "owner").write_text(":1.7")
     (machine.folder / "bin/busctl").write_text(f"""#!/bin/sh
-case "$*" in *GetNameOwner*) printf '{{"type":"s","data":["%s"]}}' "$(cat {tmp_path}/owner)"; exit;; esac
+case "$*" in *GetNameOwner*)
+  test -s {tmp_path}/owner || {{ echo 'The name does not have an owner' >&2; exit 1; }}
+  printf '{{"type":"s","data":["%s"]}}' "$(cat {tmp_path}/owner)"; exit;; esac
+test -s {tmp_path}/owner || printf ':1.7' >{tmp_path}/owner
 printf '%s\\0' "$@" >>{tmp_path}/shown
 printf '\\n' >>{tmp_path}/shown
 printf '{{"type":"u","data":[%s]}}' "$(wc -l <{tmp_path}/shown)"
@@ -138,7 +141,9 @@ def test_each_notice_is_shown_once(desktop):
     assert len(desktop.shown()) == 2
 
 
-def test_a_notice_that_changed_takes_the_old_ones_place_and_one_that_is_no_longer_true_is_closed(desktop):
+@pytest.mark.parametrize("owner", [":1.7", ""], ids=["a desktop that is there", "one that comes when it is called"])
+def test_a_notice_that_changed_takes_the_old_ones_place_and_one_that_is_no_longer_true_is_closed(desktop, owner):
+    desktop.owner(owner)
     tell.notify("firstboot", Outcome(Code.LATER, "Waiting"))
     tell.notify("update", READY)
     desktop.program("notices")

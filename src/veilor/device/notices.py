@@ -65,6 +65,11 @@ def argv(topic: str, notice: dict, replaces: int) -> list[str]:
             html.escape(plain(notice["line"])), "0", "0", STAYS]
 
 
+def owner() -> str:
+    """Who shows notices now, by its name on the bus; empty where nobody does yet."""
+    return str(answer(run(OWNER, timeout=60)) or "")
+
+
 def show(args) -> Outcome:
     """Show every notice that the session has not shown yet. Raises DeviceError when there is no desktop to show them on."""
     notices = {topic: notice for topic, notice in state.part(state.read(tell.NOTICE), "notices").items()
@@ -73,8 +78,8 @@ def show(args) -> Outcome:
     new = [topic for topic, notice in notices.items() if shown.get(topic, {}).get("line") != notice["line"]]
     gone = shown.keys() - notices.keys()
     if new or gone:
-        owner = str(answer(run(OWNER, timeout=60)))
-        if owner != server:  # another program, or started anew: the numbers may be of somebody else's notices
+        now = owner()
+        if now != server:  # another program, or started anew: the numbers may be of somebody else's notices
             shown = {topic: {**one, "number": 0} for topic, one in shown.items()}
         for topic in gone:
             known = number(shown.pop(topic).get("number"))
@@ -85,8 +90,9 @@ def show(args) -> Outcome:
             if done.code:
                 raise DeviceError(f"The desktop does not show notices ({done.reason})", "", f"read {tell.MOTD}", Code.LATER)
             shown[topic] = {"line": notices[topic]["line"], "number": number(answer(done))}
-            remember(owner, shown)
-        remember(owner, shown)
+            now = now or owner()  # at the start of a session the first notice waits for the desktop to show it
+            remember(now, shown)
+        remember(now, shown)
     return Outcome(Code.DONE, f"{len(new)} new notice{'s' * (len(new) != 1)} shown")
 
 
