@@ -109,7 +109,7 @@ def first_session(life: Life, checks: Checks) -> None:
     machine.wait_until(shown, lambda r: "Restart when you like" in r.out, DRAWN, "the desktop to be told that the image is ready")
     time.sleep(DRAWING)
     now = words(colour, machine.screen())
-    checks.true("one notice has taken the other's place", WORDS < now < 1.5 * written, f"{now} pixels of text, before {written}", go_on=True)
+    checks.true("one notice has taken the other's place", WORDS < now < 1.5 * written, f"{now} of text, before {written}", go_on=True)
     life.picture("first-notice", "The desktop tells that the signed image is ready")
     life.judge_console()
     life.shut_down()
