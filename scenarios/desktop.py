@@ -34,16 +34,19 @@ def words(colour: dict[str, str], shown: Screen, top: float = 0.5) -> int:
 
 
 def add_account(life: Life, checks: Checks) -> None:
-    """The account that Plasma Setup asks for on Fedora, made by the lab, and the browser's entry, which Debian has no package of."""
+    """The account that Plasma Setup asks for on Fedora, made by the lab, and an entry for the browser, which Debian lacks."""
     machine = life.machine
     if machine.run(["test", "-e", "/usr/libexec/plasma-setup"], check=False).code == 0:
         checks.not_run("the account is made by Plasma Setup", "nobody answers its questions here")
     machine.run(["useradd", "--create-home", "--uid", "1000", "--shell", "/bin/bash", ACCOUNT])
     machine.run(["chpasswd"], stdin=f"{ACCOUNT}:{PASSWORD}\n".encode())
+    home = f"/home/{ACCOUNT}"
+    machine.run(["runuser", "-u", ACCOUNT, "--", "mkdir", "-p", f"{home}/.local/share/applications", f"{home}/.config"])
+    # A busy emulated processor hears of a key's release late, and the session would repeat the key.
+    life.write_file(f"{home}/.config/kcminputrc", "[Keyboard]\nKeyRepeat=nothing\n")
     if machine.run(["test", "-e", "/usr/share/applications/brave-browser.desktop"], check=False).code:
         entry = "[Desktop Entry]\nType=Application\nName=Brave\nExec=false\nIcon=internet-web-browser\n"
-        machine.run(["runuser", "-u", ACCOUNT, "--", "mkdir", "-p", f"/home/{ACCOUNT}/.local/share/applications"])
-        life.write_file(f"/home/{ACCOUNT}/.local/share/applications/brave-browser.desktop", entry)
+        life.write_file(f"{home}/.local/share/applications/brave-browser.desktop", entry)
     machine.run(["systemctl", "restart", "display-manager.service"])
 
 
