@@ -88,7 +88,8 @@ def test_a_control_without_a_name_is_found(person, tree, tmp_path):
 
 def test_tab_goes_through_every_control_and_comes_round(login):
     order = [called(node) for node in login["walk"]]
-    assert order[:3] == ["User name", "Password", "Log in"]
+    assert order[:2] == ["Password", "Log in"], "the only person's name stands there already"
+    assert "User name" in order
     controls = {called(node) for node in login["all"] if node["focusable"]}
     assert set(order) == controls and order[len(controls)] == order[0]
 
