@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -168,6 +169,28 @@ def test_the_numbers_of_another_notification_server_are_somebody_elses(desktop):
     tell.notify("update", Outcome(Code.DONE, "44.3 is ready"))
     desktop.program("notices")
     assert [one[-7] for one in desktop.shown()[2:]] == ["0"], "nothing is closed, and nothing replaced"
+
+
+def test_a_server_that_nobody_can_name_has_no_numbers_of_ours(desktop):
+    tell.notify("update", READY)
+    notices.shown_file().write_text(json.dumps({"server": "", "notices": {"update": {"line": "old", "number": 5}}}))
+    desktop.owner("")
+    desktop.program("notices")
+    assert desktop.shown()[0][-7] == "0"
+
+
+def test_what_is_written_while_notices_are_shown_is_shown_too(desktop, monkeypatch):
+    tell.notify("update", READY)
+    kept = notices.remember
+
+    def late(*args):
+        kept(*args)
+        monkeypatch.setattr(notices, "remember", kept)
+        tell.notify("update", Outcome(Code.DONE, "44.3 is ready"))
+
+    monkeypatch.setattr(notices, "remember", late)
+    desktop.program("notices")
+    assert [one[-4] for one in desktop.shown()] == ["44.2 is ready. Restart when you like.", "44.3 is ready."]
 
 
 def test_without_a_desktop_it_is_tried_again(desktop):

@@ -68,3 +68,14 @@ def test_what_was_left_out_is_said_with_when_it_last_passed():
 def test_a_damaged_record_says_nothing(tmp_path, text):
     (tmp_path / "slots.json").write_text(text)
     assert passed(tmp_path / "slots.json") == {}
+
+
+NAMED = '[[slot]]\nname = "a"\ntitle = "t"\n'
+
+
+@pytest.mark.parametrize("text", ["", "[[slot", "slot = 3", '[[slot]]\nname = "a"', NAMED + 'runs = [{argv = "\'"}]',
+                                  NAMED + "by_hand = true\nruns = []"])
+def test_a_file_that_says_no_slots_is_one_line(tmp_path, text):
+    (tmp_path / "slots.toml").write_text(text)
+    with pytest.raises(UsageError, match="compare it with the committed one"):
+        load_slots(tmp_path / "slots.toml")

@@ -68,7 +68,7 @@ def main():
     Path("/tmp/run").mkdir(mode=0o700)
     Path("/tmp/.X11-unix").mkdir(mode=0o1777)
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.Popen(["Xvfb", ":9", "-screen", "0", f"{size}x24"], **quiet)
+    subprocess.Popen(["Xvfb", ":9", "-noreset", "-screen", "0", f"{size}x24"], **quiet)
     subprocess.Popen(["dbus-daemon", "--session", "--nofork", f"--address={BUS}"], **quiet)
     until("the display", lambda: subprocess.run(["xdpyinfo"], **quiet, check=True).returncode == 0)
     until("the bus", Path("/tmp/bus").exists)

@@ -24,6 +24,7 @@ RESULTS = f"{FOLDER}/results.json"
 DOCTOR = "attacks:doctor"  # the phase that runs veilor-doctor on a machine: what it shows is the boot layer's
 LOOKS, TRIES = "src/veilor/device/doctor", "scenarios/guest/tries.py"  # the code of checks that is no phase's
 VERDICTS = ("PASS", "NOT_RUN", "LAB_FAULT", "OS_FAULT")
+UNSEEN = ("NOT_RUN", "LAB_FAULT")  # a phase with one of these and without a check shows nothing
 WITHOUT = "{} without it: "  # how the title of a check begins that has to see the control gone
 
 
@@ -156,7 +157,7 @@ def record(source_root: Path, model: Model, report: Path) -> list[dict]:
             name, stamp = (claim.id, layer, run), proofs.get(f"{claim.id} {layer} {run}")
             if not stamp or (counterpart != f"sabotage {sabotage}" if sabotage else run not in shown):
                 continue
-            if name in rows and not sabotage and shown[run]["verdict"] == "NOT_RUN" and not shown[run]["checks"]:
+            if name in rows and not sabotage and shown[run]["verdict"] in UNSEEN and not shown[run]["checks"]:
                 continue
             row = rows.setdefault(name, {"claim": claim.id, "layer": layer, "run": run})
             if sabotage:

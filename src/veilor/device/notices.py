@@ -18,6 +18,7 @@ CALL = ["busctl", "--user", "--timeout=20", "--json=short", "call"]
 DESKTOP = "org.freedesktop.Notifications"
 SERVICE = [*CALL, DESKTOP, "/org/freedesktop/Notifications", DESKTOP]
 OWNER = [*CALL, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetNameOwner", "s", DESKTOP]
+ROUNDS = 20  # whoever writes notices without an end is left alone
 STAYS = "0"  # until it is closed
 TITLES = {"update": "System update", "rollback": "System version", "health": "The system went back by itself",
           "firstboot": "Setting up", "channel": "No news of updates", "usb": "USB devices",
@@ -70,30 +71,52 @@ def owner() -> str:
     return str(answer(run(OWNER, timeout=60)) or "")
 
 
-def show(args) -> Outcome:
-    """Show every notice that the session has not shown yet. Raises DeviceError when there is no desktop to show them on."""
+def forget_numbers(shown: dict[str, dict]) -> dict[str, dict]:
+    """SHOWN without numbers: they may be of somebody else's notices once another server counts."""
+    return {topic: {**one, "number": 0} for topic, one in shown.items()}
+
+
+def show_changes() -> int:
+    """Show what is new or has changed, and close what is no longer true; how many those were. Raises DeviceError."""
     notices = {topic: notice for topic, notice in state.part(state.read(tell.NOTICE), "notices").items()
                if isinstance(notice, dict) and isinstance(notice.get("line"), str)}
     server, shown = remembered()
     new = [topic for topic, notice in notices.items() if shown.get(topic, {}).get("line") != notice["line"]]
     gone = shown.keys() - notices.keys()
-    if new or gone:
-        now = owner()
-        if now != server:  # another program, or started anew: the numbers may be of somebody else's notices
-            shown = {topic: {**one, "number": 0} for topic, one in shown.items()}
-        for topic in gone:
-            known = number(shown.pop(topic).get("number"))
-            if known:
-                run([*SERVICE, "CloseNotification", "u", str(known)], timeout=60)  # fails where the person has closed it
-        for topic in new:
-            done = run(argv(topic, notices[topic], number(shown.get(topic, {}).get("number"))), timeout=60)
-            if done.code:
-                raise DeviceError(f"The desktop does not show notices ({done.reason})", "", f"read {tell.MOTD}", Code.LATER)
-            shown[topic] = {"line": notices[topic]["line"], "number": number(answer(done))}
-            now = now or owner()  # at the start of a session the first notice waits for the desktop to show it
-            remember(now, shown)
+    if not new and not gone:
+        return 0
+    now = owner()
+    if not now or now != server:
+        shown = forget_numbers(shown)
+    for topic in gone:
+        known = number(shown.pop(topic).get("number"))
+        if known:
+            run([*SERVICE, "CloseNotification", "u", str(known)], timeout=60)  # fails where the person has closed it
+    for topic in new:
+        done = run(argv(topic, notices[topic], number(shown.get(topic, {}).get("number"))), timeout=60)
+        if done.code:
+            raise DeviceError(f"The desktop does not show notices ({done.reason})", "", f"read {tell.MOTD}", Code.LATER)
+        after = owner()
+        if after != now:  # at the start of a session it comes only when it is called
+            now, shown = after, forget_numbers(shown)
+        shown[topic] = {"line": notices[topic]["line"], "number": number(answer(done))}
         remember(now, shown)
-    return Outcome(Code.DONE, f"{len(new)} new notice{'s' * (len(new) != 1)} shown")
+    remember(now, shown)
+    return len(new) + len(gone)
+
+
+def show(args) -> Outcome:
+    """Show every notice that the session has not shown yet. Raises DeviceError when there is no desktop to show them on.
+
+    It is looked again until nothing has changed: systemd's path unit does not see what is written while this runs.
+    """
+    changes = 0
+    for _ in range(ROUNDS):
+        found = show_changes()
+        changes += found
+        if not found:
+            break
+    return Outcome(Code.DONE, f"{changes} change{'s' * (changes != 1)} shown")
 
 
 def main(argv: list[str]) -> int:

@@ -32,12 +32,18 @@ class Slot:
 
 
 def load_slots(path: Path) -> list[Slot]:
-    """The slots of a slots.toml, in order."""
-    return [
-        Slot(one["name"], one["title"], [(shlex.split(run["argv"]), run.get("not_run", "")) for run in one["runs"]],
-             one.get("by_hand", False))
-        for one in tomllib.loads(path.read_text())["slot"]
-    ]
+    """The slots of a slots.toml, in order, one at least of which takes turns. Raises UsageError for a file that says none."""
+    try:
+        slots = [
+            Slot(one["name"], one["title"], [(shlex.split(run["argv"]), run.get("not_run", "")) for run in one["runs"]],
+                 one.get("by_hand", False))
+            for one in tomllib.loads(path.read_text())["slot"]
+        ]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} cannot be used ({type(error).__name__}: {error}); compare it with the committed one") from None
+    if all(slot.by_hand for slot in slots):
+        raise UsageError(f"{path} has no slot that takes its turn; compare it with the committed one")
+    return slots
 
 
 def choose(slots: list[Slot], names: list[str], turn: int) -> list[Slot]:

@@ -56,7 +56,7 @@ def answers(argv: list[str]) -> bool:
 def display(width: int, height: int) -> None:
     """Start an X server in memory with a screen of WIDTH × HEIGHT pixels."""
     Path("/tmp/.X11-unix").mkdir(mode=0o1777)
-    start(["Xvfb", DISPLAY, "-screen", "0", f"{width}x{height}x24", "-dpi", "96"], stderr=subprocess.DEVNULL)
+    start(["Xvfb", DISPLAY, "-noreset", "-screen", "0", f"{width}x{height}x24", "-dpi", "96"], stderr=subprocess.DEVNULL)
     os.environ["DISPLAY"] = DISPLAY
     wait("the display", lambda: answers(["xdpyinfo"]), 30)
 
