@@ -7,23 +7,20 @@ stripped set-user-ID bits, Brave) is NOT_RUN there, with the reason.
 
 from __future__ import annotations
 
-import base64
 import json
 import secrets
 import shlex
 import tarfile
 
-from veilor.lab import disk
 from veilor.lab.evidence import NOBODY
-from veilor.lab.life import PASSPHRASE, Life
+from veilor.lab.life import Life
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
 
 AFTER = "life:second-boot"
-STORY = "A machine that follows the signed image was read from outside, attacked by programs on it, and examined by its own doctor"
+STORY = "A machine that follows the signed image was attacked by programs on it, and examined by its own doctor"
 KEPT = ("-not", "-regex", r"/usr/\(bin/sudo\|lib64/\(glibc-hwcaps/[^/]*/\)?libhardened_malloc[a-z-]*\.so\|lib64/libno_rlimit_as\.so\)")
 CLAIMS, DESK = "/usr/lib/veilor/claims.json", "/run/veilor-lab"
-HOLD = f"import sys, time; kept = open('{DESK}/held').read() * 2000; time.sleep(900)"
 BRAVE = "/usr/lib/opt/brave.com/brave/brave"
 # Of the first page's process: its domain, how its system calls are filtered, and whether its network is the machine's.
 PAGES = """pid=$(pgrep -f -- '[-]-type=renderer' | head -1); tr -d '\\0' < /proc/$pid/attr/current; echo
@@ -61,52 +58,6 @@ def weaken(life: Life, checks: Checks, claim: str, what: str, name: str, setting
             life.machine.run(["sysctl", "-w", f"{key}={value}"])
 
 
-@phase("disk-off", "The disk is taken out and read", starts_from="second-boot", independent=True)
-def disk_off(life: Life, checks: Checks) -> None:
-    inside, outside, held = (secrets.token_hex(24) for _ in range(3))
-    machine = life.boot()
-    life.write_file("/var/home/diary.txt", inside)
-    machine.run(["mount", "-o", "remount,rw", "/boot"])  # the health check leaves it read-only
-    life.write_file("/boot/veilor-lab.txt", outside)
-    life.write_file(f"{DESK}/held", held)  # in memory alone: swap is the way by which it could reach a disk
-    machine.run(["systemd-run", "--quiet", "--unit=veilor-lab-held", "python3", "-c", HOLD])
-    machine.run(["sh", "-c", "sleep 2; echo 900M > /sys/fs/cgroup/system.slice/veilor-lab-held.service/memory.reclaim"], check=False)
-    pid = machine.run(["systemctl", "show", "-P", "MainPID", "veilor-lab-held.service"]).out.strip()
-    swapped = int((machine.run(["sed", "-n", "s/^VmSwap:[^0-9]*\\([0-9]*\\).*/\\1/p", f"/proc/{pid}/status"]).out or "0").strip() or 0)
-    device = machine.run(["blkid", "-t", "TYPE=crypto_LUKS", "-o", "device"]).out.split()[0]
-    dumped = machine.run(["sh", "-c", f"cryptsetup luksDump --dump-volume-key --volume-key-file {DESK}/key --batch-mode --key-file - \"$1\""
-                          f" && base64 -w0 {DESK}/key && rm {DESK}/key", "sh", device], stdin=PASSPHRASE, check=False, timeout=300)
-    searched = PASSPHRASE + b"\n" + outside.encode() + b"\n"
-    found = machine.run(["grep", "-rlaF", "-f", "-", "/var/log", "/var/lib", "/etc", "/boot"], check=False, stdin=searched, timeout=300)
-    checks.equal("laptop.no-second-copy: the passphrase is in no log, setting or state, where a planted word is found",
-                 found.out.split(), ["/boot/veilor-lab.txt"], go_on=True)
-    life.shut_down()
-
-    raw = life.raw_disk()
-    whole = [(0, raw.stat().st_size)]
-    try:
-        clear = disk.find(raw, [outside.encode()], whole)
-        for claim in ("laptop.encrypted", "laptop.no-swap-on-disk", "laptop.no-second-copy"):
-            checks.true(f"{claim} without it: the search finds what lies in the clear (/boot)", clear)
-        checks.equal("laptop.encrypted: a file of the person's can't be found", disk.find(raw, [inside.encode()], whole), [], go_on=True)
-        checks.equal("laptop.no-second-copy: nor the passphrase", disk.find(raw, [PASSPHRASE], whole), [], go_on=True)
-        title = "laptop.no-swap-on-disk: what lay in memory, and was swapped out of it, is not there"
-        if swapped < 20:
-            checks.not_run(title, f"nothing of it was swapped ({swapped} KiB): this base has no swap")
-        else:
-            checks.equal(title, disk.find(raw, [held.encode()], whole), [], go_on=True)
-        root = max(disk.read_gpt(raw), key=lambda part: part.size)
-        header = disk.luks_header(raw, root)
-        checks.equal("laptop.encrypted: one way in, by argon2id", (header["slots"], header["kdf"]), (1, "argon2id"), go_on=True)
-        title = "laptop.no-second-copy: nor the key that the passphrase opens"
-        if dumped.code == 0 and len(key := base64.b64decode(dumped.out)) >= 32:
-            checks.equal(title, disk.find(raw, [key[:32], key[-32:]], whole), [], go_on=True)
-        else:
-            checks.not_run(title, f"cryptsetup gave none out: {dumped.err[-200:]}")
-    finally:
-        raw.unlink()
-
-
 def processes(life: Life, checks: Checks) -> None:
     """A program without rights looks for a way into the kernel and into other programs."""
     addresses, less = "local.kernel-addresses", "local.less-kernel"
@@ -123,10 +74,6 @@ def processes(life: Life, checks: Checks) -> None:
     weaken(life, checks, "local.ptrace", "another program of the same account can't be read", "ptrace", {"kernel.yama.ptrace_scope": "0"})
     weaken(life, checks, "forensics.no-crash-dumps", "a program that crashes leaves no memory behind", "core",
            {"kernel.core_pattern": "/tmp/core.%p"})
-    wiped = "local.memory-wiped"
-    refused(life, checks, wiped, "no program has a page at an address that everybody knows", "vsyscall", nobody=True)
-    refused(life, checks, wiped, "the kernel keeps objects of different kinds apart", "merged")
-    checks.not_run(f"{wiped}: memory is wiped before it is given out", "a program can't see it from outside of the kernel")
 
 
 def modules(life: Life, checks: Checks) -> None:
@@ -382,18 +329,16 @@ def missed(life: Life, checks: Checks, group: list[tuple[str, str, str, dict]]) 
 
 
 def slower(life: Life, checks: Checks, seconds: float) -> None:
-    """lynis, put beside the system, takes ten times as long as the doctor did, or more."""
-    source = life.settings.tools.root / "usr/share/lynis"
-    title = "doctor: at most a tenth of the time that lynis takes on the same machine"
-    if not source.is_dir():
-        checks.not_run(title, "the tools tree has no lynis")
-        return
+    """lynis, put beside the system, is still at work after ten times as long as the doctor took; it is ended then."""
     packed = life.dir / "lynis.tar"
     with tarfile.open(packed, "w") as tar:
         for part in ("usr/share/lynis", "etc/lynis", "usr/sbin/lynis"):
             tar.add(life.settings.tools.root / part, part)
     life.machine.run(["sh", "-c", f"mkdir -p {DESK}/lynis && tar -C {DESK}/lynis -xf -"], stdin=packed.read_bytes(), timeout=120)
-    start = f"cd {DESK}/lynis/usr/share/lynis && exec ../../sbin/lynis audit system --quick --quiet --no-colors"
+    audit = f"../../sbin/lynis audit system --quick --quiet --no-colors --logfile {DESK}/lynis.log --report-file {DESK}/lynis.dat"
+    start = f"cd {DESK}/lynis/usr/share/lynis && exec timeout {10 * seconds:.0f} {audit}"
     theirs = json.loads(life.machine.run(["python3", "-I", "-c", MEASURED, "sh", "-c", start], check=False, timeout=1500).out)
-    life.notes["lynis"] = {key: value for key, value in theirs.items() if key != "out"}
-    checks.true(title, theirs["seconds"] > 60 and seconds <= theirs["seconds"] / 10, (seconds, theirs), go_on=True)
+    done = life.machine.run(["grep", "-c", "Performing test ID", f"{DESK}/lynis.log"], check=False).out.strip()
+    life.notes["lynis"] = {key: value for key, value in theirs.items() if key != "out"} | {"tests": done}
+    title = "doctor: at most a tenth of the time that lynis takes on the same machine"
+    checks.true(title, int(done or 0) >= 5 and theirs["seconds"] >= 10 * seconds - 1, f"{seconds:.1f} s; {life.notes['lynis']}", go_on=True)

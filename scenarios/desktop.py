@@ -8,7 +8,7 @@ import time
 from veilor.lab.life import UNLOCK_TIMEOUT, Life
 from veilor.lab.scenario import phase
 from veilor.lab.screen import Screen, dark_colours, press, type_keys
-from veilor.lab.verdict import Checks
+from veilor.lab.verdict import Checks, OSFault
 
 AFTER = "life:install"
 FLAVOUR = "desktop"
@@ -69,8 +69,10 @@ def log_in(life: Life, checks: Checks, colour: dict[str, str], name: str) -> Non
 def session(life: Life) -> dict[str, str]:
     """What logind knows of the account's session."""
     listed = json.loads(life.machine.run(["loginctl", "list-sessions", "-j"]).out)
-    number = next(one["session"] for one in listed if one["user"] == ACCOUNT and one.get("seat"))
-    shown = life.machine.run(["loginctl", "show-session", number]).out
+    numbers = [one["session"] for one in listed if one["user"] == ACCOUNT and one.get("seat")]
+    if not numbers:
+        raise OSFault(f"logind knows no session of {ACCOUNT}'s on the seat: {listed}")
+    shown = life.machine.run(["loginctl", "show-session", numbers[0]]).out
     return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
 

@@ -336,11 +336,11 @@ def wifi_after_suspend(life: Life, checks: Checks) -> None:
     machine.run(["modprobe", "--remove", DRIVER])
     see(life, "unsign", DRIVER)
     refused = machine.run(["insmod", "/run/unsigned.ko"], check=False)
-    checks.true("the same driver without its signature is refused", refused.code != 0 and radios(life) == 0, refused.err)
+    checks.true("local.modules: the same driver without its signature is refused", refused.code != 0 and radios(life) == 0, refused.err)
 
     missing = [name for name in ("nmcli", "hostapd", "iw") if not has(life, name)]
     if missing:
-        checks.not_run("Wi-Fi by a real access point", f"this base has no {' and no '.join(missing)}")
+        checks.not_run("local.modules: Wi-Fi by a real access point", f"this base has no {' and no '.join(missing)}")
         life.shut_down()
         return
     see(life, "access_point", PEER, FAR, WIFI_KEY)
@@ -353,12 +353,12 @@ def wifi_after_suspend(life: Life, checks: Checks) -> None:
     slept = life.read_file("/sys/power/suspend_stats/success").strip()
     checks.equal("the machine slept, with the driver gone", (slept, radios(life)), ("1", 0))
     see(life, "access_point", PEER, FAR, WIFI_KEY)
-    checks.true("the driver loads after the suspend, and Wi-Fi comes back by itself", connected(life))
+    checks.true("local.modules: the driver loads after the suspend, and Wi-Fi comes back by itself", connected(life))
     see(life, "no_access_point", PEER)
 
     machine.run(["sysctl", "-w", "kernel.modules_disabled=1"])
     latched = machine.run(["modprobe", DRIVER, "radios=2"], check=False)
-    checks.true("with the latch of 0.5.32 the driver stays away", latched.code != 0 and radios(life) == 0, latched.err)
+    checks.true("local.modules without it: with 0.5.32's latch the driver stays away", latched.code != 0 and radios(life) == 0, latched.err)
     checks.true("and Wi-Fi stays dead", not connected(life, 20))
     life.shut_down()
 

@@ -6,7 +6,7 @@ import json
 import secrets
 
 from veilor.lab import disk
-from veilor.lab.evidence import PROMPT
+from veilor.lab.evidence import COUNTED, PROMPT
 from veilor.lab.life import PASSPHRASE, UNLOCK_TIMEOUT, Life
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
@@ -15,7 +15,6 @@ STORY = (
     "A machine was installed on an encrypted disk, moved itself onto the signed image, was updated, rolled back, "
     "given an update that breaks, and attacked through its update channel"
 )
-SEEN = rb"veilor-lab: boot_counter"
 HOME_FILE, ETC_FILE, CANARY_FILE = "/var/home/letter.txt", "/etc/veilor-lab-marker", "/var/lib/veilor-lab-canary"
 
 
@@ -71,13 +70,14 @@ def install(life: Life, checks: Checks) -> None:
     checks.equal("the root partition is LUKS2", header["version"], 2)
     checks.equal("its passphrase is stretched by argon2id", header["kdf"], "argon2id")
     checks.true("/boot has 2 GiB", any(part.size >= 2 << 30 for part in layout if part is not root))
-    outside = [(0, layout[0].start), (root.start, raw.stat().st_size)]
-    checks.equal(
-        "no readable file of ours outside /boot and the EFI partition",
-        disk.find(raw, [b"veilor-firstboot-rebase", b"/usr/lib/veilor", b"org.containers.bootc"], outside),
-        [],
-    )
-    checks.equal("the passphrase is nowhere on the disk", disk.find(raw, [PASSPHRASE], [(0, raw.stat().st_size)]), [])
+    outside, whole = [(0, layout[0].start), (root.start, raw.stat().st_size)], [(0, raw.stat().st_size)]
+    ours = [b"veilor-firstboot-rebase", b"/usr/lib/veilor", b"org.containers.bootc"]
+    checks.equal("laptop.encrypted: no readable file of ours outside /boot and the EFI partition", disk.find(raw, ours, outside), [])
+    checks.equal("laptop.no-second-copy: the passphrase is nowhere on the disk", disk.find(raw, [PASSPHRASE], whole), [])
+    disk.plant(raw, root, ours[0] + PASSPHRASE)
+    found = disk.find(raw, [ours[0], PASSPHRASE], outside)
+    checks.equal("laptop.encrypted without it: what lies there in the clear is found", len(found), 2)
+    checks.equal("laptop.no-second-copy without it: the passphrase is found where it lies", len(found), 2)
     checks.true("the passphrase is not on the console", PASSPHRASE.decode() not in said)
     raw.unlink()
     other.unlink()
@@ -138,6 +138,7 @@ def first_boot(life: Life, checks: Checks) -> None:
     policy = json.loads(life.read_file("/etc/containers/policy.json"))
     checks.equal("what no policy names is rejected", policy["default"], [{"type": "reject"}])
     life.judge_console()
+    life.strike("first-boot-end")
     life.shut_down()
 
 
@@ -175,6 +176,7 @@ def second_boot(life: Life, checks: Checks) -> None:
 def update(life: Life, checks: Checks) -> None:
     v2 = life.make_image("44.2")
     life.boot()
+    life.strike("update")
     life.publish(v2)
     mark = life.registry.mark()
     done = life.veilor("veilor-update", "--download-only")
@@ -214,6 +216,7 @@ def update(life: Life, checks: Checks) -> None:
 def rollback(life: Life, checks: Checks) -> None:
     releases = life.notes["releases"]
     life.boot()
+    life.strike("rollback")
     life.write_file("/etc/veilor-lab-v2", "made on v2\n")
     life.write_file("/var/home/v2.txt", "made on v2\n")
     done = life.veilor("veilor-rollback", "--yes")
@@ -254,7 +257,7 @@ def bad_update(life: Life, checks: Checks) -> None:
         life.boots += number > 1  # the machine restarts by itself
         if number == 3:
             life.picture("third-boot", "The third boot of an image whose health check fails")
-    checks.equal("three boots of v3, then one more", machine.console.count(SEEN), 4)
+    checks.equal("three boots of v3, then one more", machine.console.count(COUNTED), 4)
     life.settle()
     status = life.status()
     checks.equal("the fourth is v2", digest_of(status["booted"]), life.notes["releases"]["44.2"])
@@ -279,6 +282,7 @@ def not_unlocked(life: Life, checks: Checks) -> None:
     life.publish(v4)
     checks.equal("a newer good release is staged", life.veilor("veilor-update").code, 0)
     checks.equal("it is v4", digest_of(life.status()["staged"]), v4.digest)
+    life.strike("not-unlocked")
     life.shut_down()
     for _ in range(3):
         machine = life.power_on()

@@ -107,7 +107,11 @@ def test_what_the_host_refuses_is_one_line(monkeypatch, capsys):
 
 @pytest.mark.parametrize(("arguments", "text"), [
     (["--base", "nonsense"], "want oci:DIR or docker://REFERENCE"), (["--base", "oci:/nope"], "no OCI layout lies there"),
-    (["--medium", "/nope"], "no such file"), (["--prove"], "name one with --sabotage"), (["--until", "nap"], "has no phase nap"),
+    (["--medium", "/nope"], "it is not there"), (["--medium", "/usr"], "it is a folder"),
+    (["--prove"], "name one with --sabotage"), (["--until", "nap"], "has no phase nap"),
+    (["all", "--from", "update"], "belong to one scenario"), (["desktop", "--sabotage", "agent-killed"], "not among desktop's phases"),
+    (["--sabotage", "agent-killed", "--until", "first-boot"], "not among life's phases"),
+    (["--report", "/etc/hostname"], "it is a file"),
 ])
 def test_a_rehearsal_that_cannot_be_is_refused_before_anything_is_made(arguments, text, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VEILOR_CACHE", str(tmp_path / "cache"))

@@ -204,11 +204,13 @@ def do_rehearse(args) -> int:
 
     if args.scenario != "all":
         return rehearse(args, product_tools())
-    reports = Path(args.report or SOURCE_ROOT / "build/report")
-    codes = []
+    if args.start or args.until or args.sabotage or args.prove:
+        print("veilor rehearse: --from, --until, --sabotage and --prove belong to one scenario: name it", file=sys.stderr)
+        return USAGE
+    reports, codes = Path(args.report or SOURCE_ROOT / "build/report"), []
     # life first: the others go on from its checkpoints.
-    for path in sorted((SOURCE_ROOT / "scenarios").glob("[!_]*.py"), key=lambda path: (path.stem != "life", path.stem)):
-        codes.append(rehearse(argparse.Namespace(**{**vars(args), "scenario": path.stem, "report": reports / path.stem}), product_tools()))
+    for name in sorted((path.stem for path in (SOURCE_ROOT / "scenarios").glob("[!_]*.py")), key=lambda name: (name != "life", name)):
+        codes.append(rehearse(argparse.Namespace(**{**vars(args), "scenario": name, "report": reports / name}), product_tools()))
         if codes[-1] == INTERRUPTED:
             return INTERRUPTED
     return next((code for code in (1, 3, 4, 2) if code in codes), 0 if codes else FAILED)
@@ -220,8 +222,7 @@ def do_lab_slot(args) -> int:
     from veilor.lab.rehearse import tracked
 
     every = slots.load_slots(SOURCE_ROOT / "scenarios/slots.toml")
-    if args.names == ["all"]:
-        args.names = [slot.name for slot in every]
+    args.names = [slot.name for slot in every] if args.names == ["all"] else args.names
     counted = ["git", "-C", str(SOURCE_ROOT), "rev-list", "--count", "HEAD"]
     turn = int(host_run(counted, timeout=60).stdout) if not args.names else 0
     chosen = slots.choose(every, args.names, turn)

@@ -11,6 +11,7 @@ import pytest
 
 from veilor.core.outcome import Code, Outcome
 from veilor.device import ask, notices, rollback, state, status, tell, update
+from veilor.device.run import Done
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "overlay/usr/lib/systemd/system"
@@ -169,6 +170,28 @@ def test_the_numbers_of_another_notification_server_are_somebody_elses(desktop):
     tell.notify("update", Outcome(Code.DONE, "44.3 is ready"))
     desktop.program("notices")
     assert [one[-7] for one in desktop.shown()[2:]] == ["0"], "nothing is closed, and nothing replaced"
+
+
+def test_what_still_holds_is_shown_to_a_server_that_has_never_heard_of_it(desktop):
+    tell.notify("firstboot", Outcome(Code.LATER, "Waiting"))
+    desktop.program("notices")
+    desktop.owner(":1.9")
+    tell.notify("update", READY)
+    desktop.program("notices")
+    assert sorted(one[-5] for one in desktop.shown()[1:]) == ["Setting up", "System update"]
+    assert {one[-7] for one in desktop.shown()} == {"0"}
+    desktop.program("notices")
+    assert len(desktop.shown()) == 3
+
+
+@pytest.mark.parametrize(("value", "known"), [(5, 5), ("5", 0), (True, 0), (-1, 0), (None, 0), (1 << 32, 0), (4294967295, 4294967295)])
+def test_a_number_that_no_server_gives_is_none(value, known):
+    assert notices.number(value) == known
+
+
+@pytest.mark.parametrize("said", ["", "[", "null", "[]", '{"data": []}', '{"data": null}', '"x"', "[" * 9000])
+def test_an_answer_of_the_bus_that_cannot_be_read_is_none(said):
+    assert notices.answer(Done(0, said, "")) is None
 
 
 def test_a_server_that_nobody_can_name_has_no_numbers_of_ours(desktop):

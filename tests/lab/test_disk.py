@@ -78,6 +78,15 @@ def test_words_are_found_across_the_border_of_two_reads_and_only_where_asked(tmp
     assert disk.find(raw, [b"secret words", b"other"], [(2 * MIB, 4 * MIB)], chunk=MIB) == []
 
 
+def test_what_is_planted_in_a_partition_is_found_there(tmp_path):
+    raw = gpt(tmp_path / "raw", [(8 * MIB, 32 * MIB)])
+    part = disk.read_gpt(raw)[0]
+    disk.plant(raw, part, b"secret words")
+    size, place = raw.stat().st_size, part.start + part.size // 2
+    assert disk.find(raw, [b"secret words"], [(part.start, part.start + part.size)]) == [f"secret words at byte {place}"]
+    assert raw.stat().st_size == size and disk.find(raw, [b"secret words"], [(0, part.start)]) == []
+
+
 def test_any_write_to_the_other_disk_shows(tmp_path):
     other = disk.make_other(tmp_path / "other", size=64 * MIB, data=MIB)
     before = disk.fingerprint(other)

@@ -209,7 +209,7 @@ def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_che
     assert cell("local.links", "attack") == "OS_FAULT (2099-01-01)"
     assert cell("local.userns", "attack") == "NOT_RUN (2099-01-01)"
     assert cell("local.modules", "attack") == "NOT_RUN in part: 1 of 2 PASS (stand-in, 2099-01-01)"
-    assert cell("local.memory-wiped", "attack") == "NOT_RUN (2099-01-01)", "a phase that has no check of a claim shows nothing of it"
+    assert cell("local.kernel-addresses", "attack") == "NOT_RUN (2099-01-01)", "a phase that has no check of a claim shows nothing of it"
     assert cell("laptop.encrypted", "attack") == "NOT_RUN" and cell("laptop.asleep", "attack") == ""
     assert "no module" in "".join(threat_page.not_run(clean, MODEL, threat_results.load(clean)))
     threat_results.record(clean, MODEL, report(clean))

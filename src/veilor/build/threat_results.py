@@ -29,10 +29,13 @@ WITHOUT = "{} without it: "  # how the title of a check begins that has to see t
 
 
 def phases(source_root: Path) -> dict[str, str]:
-    """SCENARIO:PHASE of every scenario, with the phase's code and that of the helpers that it uses."""
+    """SCENARIO:PHASE of every scenario, with the phase's code and that of the helpers that it uses. Raises BuildError."""
     found = {}
     for path in sorted((source_root / "scenarios").glob("[!_]*.py")):
-        found |= {f"{path.stem}:{name}": code for name, code in phases_in(path.read_text()).items()}
+        try:
+            found |= {f"{path.stem}:{name}": code for name, code in phases_in(path.read_text()).items()}
+        except (SyntaxError, ValueError) as error:
+            raise BuildError(f"{path} is no scenario that can be read ({error}); mend it, or take it from git") from None
     return found
 
 
@@ -126,7 +129,10 @@ def load(source_root: Path) -> list[dict]:
     """The recorded results. Raises BuildError when the file cannot be used."""
     path = source_root / RESULTS
     try:
-        return json.loads(path.read_text())["results"] if path.exists() else []
+        found = json.loads(path.read_text())["results"] if path.exists() else []
+        if not all(isinstance(one[key], str) for one in found for key in ("claim", "layer", "run")):
+            raise TypeError("a result without its claim, layer and run")
+        return found
     except (ValueError, LookupError, TypeError) as error:
         raise BuildError(f"{path} cannot be used ({error}); take it from git, or remove it and record anew") from None
 
@@ -146,6 +152,9 @@ def record(source_root: Path, model: Model, report: Path) -> list[dict]:
         proofs, sabotage, when = data["source"]["proofs"], data["sabotage"], data["started"][:10]
         about = {"base": data["base"], "stand_ins": sorted(data["stand_ins"]), "tree": data["source"]["tree"]}
         noticed = data["noticed"]
+        for phase in data["phases"]:
+            if not {check["verdict"] for check in phase["checks"]} | {phase["verdict"]} <= set(VERDICTS):
+                raise ValueError(f"phase {phase['name']} has a verdict that is none")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise BuildError(f"{report} is no report of a rehearsal that can be used ({error}); nothing was recorded") from None
     if sabotage and noticed is None:

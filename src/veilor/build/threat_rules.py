@@ -77,7 +77,7 @@ def layers(model: Model) -> Iterator[str]:
 
 
 def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None) -> Iterator[str]:
-    """Phases that are named exist, and so do the sabotages; every phase of attacks and strangers belongs to a claim."""
+    """Phases that are named exist, and so do the sabotages; every phase of attacks, outside and strangers belongs to a claim."""
     known, used = threat_results.phases(source_root), {threat_results.DOCTOR}
     for claim in model.claims:
         for trial in (*claim.attack, *claim.usability):
@@ -88,7 +88,7 @@ def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None)
             if kind == "sabotage" and sabotages is not None and name not in sabotages:
                 yield f"{claim.id}: the rehearsal has no sabotage {name}"
     for run in sorted(set(known) - used):
-        if run.startswith(("attacks:", "strangers:")):
+        if run.startswith(("attacks:", "outside:", "strangers:")):
             yield f"{run}: this phase checks something that no claim says"
 
 

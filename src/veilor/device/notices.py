@@ -1,6 +1,7 @@
 """Shows what the person should know as desktop notifications. Runs in the person's session, without root.
 
 One that changed takes the place of the one before, and one that is no longer true is closed: nobody reads two that disagree.
+When the desktop's part that shows them was restarted, what still holds is shown once more, at the next change of anything.
 Facts: the Desktop Notifications Specification, org.freedesktop.Notifications: Notify, CloseNotification.
 """
 
@@ -81,11 +82,15 @@ def show_changes() -> int:
     notices = {topic: notice for topic, notice in state.part(state.read(tell.NOTICE), "notices").items()
                if isinstance(notice, dict) and isinstance(notice.get("line"), str)}
     server, shown = remembered()
+    if not notices and not shown:
+        return 0
+    now = owner()
+    if now and server and now != server:
+        shown = {}  # another server has nothing of what the one before it was given
     new = [topic for topic, notice in notices.items() if shown.get(topic, {}).get("line") != notice["line"]]
     gone = shown.keys() - notices.keys()
     if not new and not gone:
         return 0
-    now = owner()
     if not now or now != server:
         shown = forget_numbers(shown)
     for topic in gone:

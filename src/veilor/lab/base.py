@@ -235,34 +235,10 @@ def base_layout(cache: Path, tools: Tools, source: Path, bootc: Path | None = No
             shutil.copy2(programs / "ostree-ext-cli", work / "ostree-ext-cli")
             repo, run = f"--repo={work}/repo", {"binds": [work, dest.parent], "timeout": 900}
             tools.run(["ostree", repo, "init", "--mode=bare-user"], **run)
-            tools.run(
-                [
-                    "ostree",
-                    repo,
-                    "commit",
-                    "--branch=base",
-                    "--bootable",
-                    f"--tree=tar={work}/tree.tar",
-                    "--tar-autocreate-parents",
-                    f"--timestamp=@{epoch()}",
-                    "--no-xattrs",
-                ],
-                **run,
-            )
-            tools.run(
-                [
-                    str(work / "ostree-ext-cli"),
-                    "container",
-                    "encapsulate",
-                    repo,
-                    "--label=containers.bootc=1",
-                    "--label=ostree.bootable=true",
-                    f"--label={STAND_IN}={' '.join(stands)}",
-                    "base",
-                    f"oci:{dest}",
-                ],
-                **run,
-            )
+            commit = ["--branch=base", "--bootable", f"--tree=tar={work}/tree.tar", "--tar-autocreate-parents", "--no-xattrs"]
+            tools.run(["ostree", repo, "commit", *commit, f"--timestamp=@{epoch()}"], **run)
+            labels = ["--label=containers.bootc=1", "--label=ostree.bootable=true", f"--label={STAND_IN}={' '.join(stands)}"]
+            tools.run([str(work / "ostree-ext-cli"), "container", "encapsulate", repo, *labels, "base", f"oci:{dest}"], **run)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

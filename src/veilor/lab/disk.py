@@ -125,6 +125,13 @@ def data_ranges(raw: Path, start: int, end: int) -> Iterator[tuple[int, int]]:
             at = hole
 
 
+def plant(raw: Path, part: Partition, data: bytes) -> None:
+    """Write DATA in the clear over the middle of PART: to see that a search finds what lies there. What was there is lost."""
+    with raw.open("r+b") as disk:
+        disk.seek(part.start + part.size // 2)
+        disk.write(data)
+
+
 def find(raw: Path, needles: Iterable[bytes], ranges: Iterable[tuple[int, int]], chunk: int = 16 << 20) -> list[str]:
     """Where NEEDLES occur in RANGES of the file, as 'needle at byte N' (the first place of each)."""
     needles = list(needles)

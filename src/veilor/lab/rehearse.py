@@ -93,12 +93,14 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
     if args.until:
         scenario = scenario.up_to(args.until)
     begins = sabotage.SABOTAGES[args.sabotage].phase if args.sabotage else None
+    if begins and begins not in [one.name for one in scenario.phases]:
+        raise UsageError(f"--sabotage {args.sabotage} is to be noticed in {begins}, which is not among {scenario.name}'s phases asked for")
     if args.start and scenario.place(args.start) > (scenario.place(begins) if begins else len(scenario.phases)):
         raise UsageError(f"--from {args.start} is behind {begins}, where --sabotage {args.sabotage} is to be noticed; begin earlier")
     report_dir = Path(args.report or source / "build/report")
     host, stand_ins = {"accel": "?", "qemu": "?", "cores": os.cpu_count()}, ALWAYS + ([] if args.medium else OF_THE_MEDIUM)
-    about = About(args.base or "Debian 13 stand-in", host, stand_ins, args.sabotage, source=build.snapshot(source))
     refuse_early(args)
+    about = About(args.base or "Debian 13 stand-in", host, stand_ins, args.sabotage, source=build.snapshot(source))
     with locked(report_dir / ".lock", wait=False) as ours:
         if not ours:
             raise UsageError(f"another rehearsal is writing its report to {report_dir}; wait for it, or give this one --report DIR")
@@ -125,27 +127,14 @@ def live(args, build: SimpleNamespace, source: Path, scenario: Scenario, about: 
             write_report(run, report_dir)
             print(f"{run.verdict}: {fault}", file=sys.stderr)
             return run.exit_code
-        inputs = {
-            "base": images.read_manifest(settings.base)[2],
-            "source": tracked(source),
-            "firmware": settings.firmware,
-            "accel": settings.accel,
-            "sabotage": settings.image_sabotage or "",
-            "medium": hash_tree(settings.medium) if args.medium else settings.medium.parent.name,
-        }
+        inputs = {"base": images.read_manifest(settings.base)[2], "source": tracked(source), "firmware": settings.firmware,
+                  "accel": settings.accel, "sabotage": settings.image_sabotage or "",
+                  "medium": hash_tree(settings.medium) if args.medium else settings.medium.parent.name}
         progress = Progress(len(scenario.phases))
         run = run_scenario(
-            scenario,
-            life,
-            inputs=inputs,
-            start=args.start,
-            resume=args.sabotage and sabotage.SABOTAGES[args.sabotage].begins,
-            about=about,
-            records=store,
-            remember=not args.sabotage or bool(settings.image_sabotage),
-            report=lambda run: write_report(run, report_dir),
-            progress=progress,
-        )
+            scenario, life, inputs=inputs, start=args.start, resume=args.sabotage and sabotage.SABOTAGES[args.sabotage].begins,
+            about=about, records=store, remember=not args.sabotage or bool(settings.image_sabotage),
+            report=lambda run: write_report(run, report_dir), progress=progress)
         print(f"{run.verdict}: report in {report_dir}/index.html", file=sys.stderr)
         if about.source != build.snapshot(source):
             about.source = {}
@@ -173,7 +162,10 @@ def refuse_early(args) -> None:
     if args.base and args.base.startswith("oci:") and not Path(args.base[4:], "index.json").is_file():
         raise UsageError(f"--base {args.base}: no OCI layout lies there; `veilor lab base DIR` writes one")
     if args.medium and not Path(args.medium).is_file():
-        raise UsageError(f"--medium {args.medium}: no such file; give a Fedora netinst ISO")
+        what = "a folder" if Path(args.medium).is_dir() else "not there"
+        raise UsageError(f"--medium {args.medium}: it is {what}; give the file of a Fedora netinst ISO")
+    if args.report and Path(args.report).exists() and not Path(args.report).is_dir():
+        raise UsageError(f"--report {args.report}: it is a file; name a folder, which is made where there is none")
     if args.prove and not args.sabotage:
         raise UsageError("--prove says that a sabotage was noticed; name one with --sabotage")
 
@@ -208,15 +200,9 @@ def product_facts(source: Path) -> SimpleNamespace:
     product = load(source / "product.toml")
     registry, _, image = product.image_repo.partition("/")
     return SimpleNamespace(
-        name=product.name,
-        tag=product.tag,
-        registry=registry,
-        image_repo=product.image_repo,
-        image_repository=image,
+        name=product.name, tag=product.tag, registry=registry, image_repo=product.image_repo, image_repository=image,
         channel_repository=product.channel_repo.partition("/")[2],
-        image_keys=list(product.image_keys),
-        channel_keys=list(product.channel_keys),
-    )
+        image_keys=list(product.image_keys), channel_keys=list(product.channel_keys))
 
 
 def prepare(args, build, source: Path, cache: Path, work: Path, product, about: About, desktop: tuple[str, ...] = ()) -> Settings:
@@ -236,7 +222,10 @@ def prepare(args, build, source: Path, cache: Path, work: Path, product, about: 
     else:
         layout = todo.step("stand-in base image", lambda: bases.base_layout(cache, tools, source, desktop=desktop))
     about.stand_ins += stand_ins_of(images.read_manifest(layout)[1])
-    about.not_applied = load_not_applied(has=desktop) if "base-system" in about.stand_ins else []
+    if desktop and bases.NO_DESKTOP in about.stand_ins:
+        raise UsageError(f"--base {args.base}: this base has no desktop, which is what is rehearsed; leave --base out, or give one with it")
+    has = DESKTOPS["desktop"] if bases.DESKTOP in about.stand_ins else ()
+    about.not_applied = load_not_applied(has=has) if "base-system" in about.stand_ins else []
     if args.medium:
         medium = Path(args.medium).absolute()
         try:

@@ -80,6 +80,27 @@ def _kill_agent(life) -> None:
     life.machine.run(["sh", "-c", "systemctl stop --no-block veilor-lab-agent.service; kill -9 $PPID"], timeout=5, check=False)
 
 
+def _verb_lies(verb: str) -> Callable:
+    """bootc's VERB ends with 0 and does nothing, until the next start."""
+    front = f"#!/bin/sh\n[ \"$1\" != {verb} ] || exit 0\nexec /run/veilor-lab/bootc \"$@\"\n"
+
+    def strike(life) -> None:
+        life.write_file("/run/veilor-lab/front", front)
+        life.machine.run(["sh", "-ec", "cd /run/veilor-lab; cp /usr/bin/bootc bootc; chmod +x front; mount --bind front /usr/bin/bootc"])
+
+    return strike
+
+
+def _lose_staged(life) -> None:
+    life.machine.run(["rm", "/run/ostree/staged-deployment"])
+
+
+def _count_as_unlocked(life) -> None:
+    health = json.loads(life.read_file("/var/lib/veilor/health.json"))
+    health["armed"]["unlocked"] = 3
+    life.write_file("/var/lib/veilor/health.json", json.dumps(health))
+
+
 def _kill_qemu(life) -> None:
     life.machine.process.kill()
 
@@ -98,6 +119,14 @@ SABOTAGES = {
                                     begins="not-unlocked", since="44.4"),
     "health-check-missing": Sabotage("the image ships no health check", Verdict.OS_FAULT, "bad-update", _no_health_check,
                                      begins="bad-update", since="44.3", says="the passphrase prompt did not come"),
+    "rollback-does-nothing": Sabotage("bootc's way back ends with 0 and changes nothing", Verdict.OS_FAULT, "rollback", None,
+                                      "rollback", _verb_lies("rollback"), "rollback", says="veilor-rollback ends well"),
+    "update-does-nothing": Sabotage("bootc's upgrade ends with 0 and changes nothing", Verdict.OS_FAULT, "update", None,
+                                    "update", _verb_lies("upgrade"), "update", says="the update is downloaded"),
+    "staged-lost": Sabotage("the signed image that was staged is lost before the restart", Verdict.OS_FAULT, "second-boot", None,
+                            "first-boot-end", _lose_staged, "first-boot", says="the booted image is the announced one"),
+    "unlock-not-told": Sabotage("starts that nobody unlocked are taken for ones that failed", Verdict.OS_FAULT, "not-unlocked", None,
+                                "not-unlocked", _count_as_unlocked, "not-unlocked", says="status says that nobody unlocked it"),
     "agent-killed": Sabotage("the lab's agent is killed in the guest", Verdict.OS_FAULT, "second-boot", None,
                              "second-boot", _kill_agent, "second-boot", says="the guest's agent did not answer"),
     "qemu-killed": Sabotage("QEMU is killed", Verdict.LAB_FAULT, "second-boot", None, "second-boot", _kill_qemu,

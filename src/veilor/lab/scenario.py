@@ -86,7 +86,8 @@ def phase(name: str, title: str, *, starts_from: str | None = None, independent:
 
 
 def load_scenario(name: str, folder: Path) -> Scenario:
-    """Scenario NAME from FOLDER/NAME.py, behind the phases it goes on from. Raises UsageError that lists what there is.
+    """Scenario NAME from FOLDER/NAME.py, behind the phases it goes on from. Raises UsageError that lists what there is, or says why
+    the module can't be loaded.
 
     A module that says AFTER = "SCENARIO:PHASE" takes the machine where that phase has left it. One that says FLAVOUR
     lives on that flavour of the base, also through the phases before.
@@ -97,7 +98,10 @@ def load_scenario(name: str, folder: Path) -> Scenario:
     path = folder / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"scenarios.{name.replace('-', '_')}", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a module that somebody is writing can do
+        raise UsageError(f"{path} can't be loaded ({type(error).__name__}: {error}); mend it, or take it from git") from None
     common = _common_code(path.read_text(), folder)
     own = [replace(value.phase, scenario=name, common=common) for value in vars(module).values()
            if isinstance(getattr(value, "phase", None), Phase)]

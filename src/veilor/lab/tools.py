@@ -30,7 +30,8 @@ PACKAGES = tuple(
     mtools dosfstools e2fsprogs rustc cargo gcc libc6-dev pkg-config libostree-dev libssl-dev libzstd-dev ostree
     squashfs-tools isomd5sum socat ca-certificates python3-minimal zstd
     systemd systemd-oomd systemd-zram-generator dracut-core kmod procps usbguard firewalld chrony auditd polkitd duktape openssh-server
-    libxml2-utils desktop-file-utils secilc""".split()  # from here on: what checks the overlay by its own programs
+    libxml2-utils desktop-file-utils secilc
+    lynis""".split()  # from systemd on: what checks the overlay by its own programs; lynis: what veilor-doctor is held against
 )
 KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp")
 ROOM_GIB = 4  # a tree, its tar file and the packages it is made from
@@ -241,10 +242,11 @@ def tools_tree(cache: Path) -> Tools:
 
 
 def tools_inputs() -> dict[str, str]:
-    """What the tools tree is made from: another list of packages is another tree."""
+    """What the tools tree is made from: another list of packages, or other files left out, is another tree."""
     host = host_certificates()
     return {
         "packages": " ".join(PACKAGES),
+        "slim": " ".join(SLIM),
         "suite": MIRROR,
         "certificates": hashlib.sha256(host.read_bytes()).hexdigest() if host else "none",
     }
