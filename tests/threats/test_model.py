@@ -249,12 +249,28 @@ def test_a_sabotaged_run_shows_only_that_a_check_can_fail(clean, cell):
 
 
 def test_a_damaged_or_unfinished_report_or_one_of_changed_sources_is_not_taken(clean):
-    for changes in ({"phases": [{}]}, {"started": 7}, {"source": {}}, {"source": None}, {"sabotage": "health-check-missing"}):
+    odd = {"name": "programs", "verdict": "PASS", "carried": "", "checks": [{"title": "local.ptrace: one", "verdict": "FINE"}]}
+    bare = {"name": "programs", "checks": []}
+    for changes in ({"phases": [{}]}, {"phases": [bare]}, {"phases": [odd]}, {"started": 7}, {"source": {}}, {"source": None},
+                    {"sabotage": "health-check-missing"}):
         with pytest.raises(BuildError):
             threat_results.record(clean, MODEL, report(clean, **changes))
     with pytest.raises(BuildError):
         threat_results.record(clean, MODEL, clean / "missing.json")
     assert not (clean / threat_results.RESULTS).exists()
+
+
+@pytest.mark.parametrize("text", ["[]", '{"results": 1}', '{"results": [1]}', '{"results": [{"claim": "local.ptrace"}]}'])
+def test_results_of_another_form_are_named(clean, text):
+    (clean / threat_results.RESULTS).write_text(text)
+    with pytest.raises(BuildError, match="results.json cannot be used .*record anew"):
+        threat_results.load(clean)
+
+
+def test_a_scenario_that_cannot_be_read_is_named(clean):
+    (clean / "scenarios/broken.py").write_text("def (")
+    with pytest.raises(BuildError, match="broken.py is no scenario that can be read"):
+        threat_results.snapshot(clean)
 
 
 def unfounded(model: threats.Model):
