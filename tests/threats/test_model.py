@@ -260,6 +260,17 @@ def test_a_damaged_or_unfinished_report_or_one_of_changed_sources_is_not_taken(c
     assert not (clean / threat_results.RESULTS).exists()
 
 
+def test_a_result_that_no_claim_names_any_more_goes_at_the_next_record(clean):
+    threat_results.record(clean, MODEL, report(clean))
+    path = clean / threat_results.RESULTS
+    data = json.loads(path.read_text())
+    before = len(data["results"])
+    data["results"].append({**data["results"][0], "run": "attacks:gone"})
+    path.write_text(json.dumps(data))
+    threat_results.record(clean, MODEL, report(clean))
+    assert len(threat_results.load(clean)) == before
+
+
 @pytest.mark.parametrize("text", ["[]", '{"results": 1}', '{"results": [1]}', '{"results": [{"claim": "local.ptrace"}]}'])
 def test_results_of_another_form_are_named(clean, text):
     (clean / threat_results.RESULTS).write_text(text)

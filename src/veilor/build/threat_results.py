@@ -142,7 +142,8 @@ def record(source_root: Path, model: Model, report: Path) -> list[dict]:
 
     A check whose title begins with a claim's id is that claim's; where a phase has none of these, its verdict stands for
     every claim that names it; one that was left out shows nothing, and takes nothing away. A report of a sabotaged run shows
-    of the claims that name the sabotage whether it was noticed, and nothing else. Raises BuildError for a report that cannot be used.
+    of the claims that name the sabotage whether it was noticed, and nothing else. What no claim names any more goes.
+    Raises BuildError for a report that cannot be used.
     """
     try:
         data = json.loads(report.read_text())
@@ -160,7 +161,8 @@ def record(source_root: Path, model: Model, report: Path) -> list[dict]:
     if sabotage and noticed is None:
         raise BuildError(f"{report} is of a run with the sabotage {sabotage} that came to no end; nothing was recorded")
     new, ids = [], {claim.id for claim in model.claims}
-    rows = {(one["claim"], one["layer"], one["run"]): one for one in load(source_root)}
+    named = {(claim.id, layer, run) for claim in model.claims for layer, run, _ in runs(claim)}
+    rows = {name: one for one in load(source_root) if (name := (one["claim"], one["layer"], one["run"])) in named}
     for claim in model.claims:
         for layer, run, counterpart in runs(claim):
             name, stamp = (claim.id, layer, run), proofs.get(f"{claim.id} {layer} {run}")
