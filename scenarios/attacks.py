@@ -335,7 +335,8 @@ def slower(life: Life, checks: Checks, seconds: float) -> None:
         for part in ("usr/share/lynis", "etc/lynis", "usr/sbin/lynis"):
             tar.add(life.settings.tools.root / part, part)
     life.machine.run(["sh", "-c", f"mkdir -p {DESK}/lynis && tar -C {DESK}/lynis -xf -"], stdin=packed.read_bytes(), timeout=120)
-    audit = f"../../sbin/lynis audit system --quick --quiet --no-colors --logfile {DESK}/lynis.log --report-file {DESK}/lynis.dat"
+    audit = (f"../../sbin/lynis audit system --profile {DESK}/lynis/etc/lynis/default.prf --plugindir {DESK}/lynis/etc/lynis/plugins "
+             f"--quick --quiet --no-colors --logfile {DESK}/lynis.log --report-file {DESK}/lynis.dat")
     start = f"cd {DESK}/lynis/usr/share/lynis && exec timeout {10 * seconds:.0f} {audit}"
     theirs = json.loads(life.machine.run(["python3", "-I", "-c", MEASURED, "sh", "-c", start], check=False, timeout=1500).out)
     done = life.machine.run(["grep", "-c", "Performing test ID", f"{DESK}/lynis.log"], check=False).out.strip()
