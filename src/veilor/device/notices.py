@@ -85,14 +85,14 @@ def show_changes() -> int:
     if not notices and not shown:
         return 0
     now = owner()
-    if now and server and now != server:
+    if not now or not server:
+        shown = forget_numbers(shown)
+    elif now != server:
         shown = {}  # another server has nothing of what the one before it was given
     new = [topic for topic, notice in notices.items() if shown.get(topic, {}).get("line") != notice["line"]]
     gone = shown.keys() - notices.keys()
     if not new and not gone:
         return 0
-    if not now or now != server:
-        shown = forget_numbers(shown)
     for topic in gone:
         known = number(shown.pop(topic).get("number"))
         if known:

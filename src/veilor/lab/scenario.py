@@ -86,8 +86,8 @@ def phase(name: str, title: str, *, starts_from: str | None = None, independent:
 
 
 def load_scenario(name: str, folder: Path) -> Scenario:
-    """Scenario NAME from FOLDER/NAME.py, behind the phases it goes on from. Raises UsageError that lists what there is, or says why
-    the module can't be loaded.
+    """Scenario NAME from FOLDER/NAME.py, behind the phases it goes on from. Raises UsageError that lists what there is, or says what
+    is wrong with the module.
 
     A module that says AFTER = "SCENARIO:PHASE" takes the machine where that phase has left it. One that says FLAVOUR
     lives on that flavour of the base, also through the phases before.
@@ -106,14 +106,14 @@ def load_scenario(name: str, folder: Path) -> Scenario:
     own = [replace(value.phase, scenario=name, common=common) for value in vars(module).values()
            if isinstance(getattr(value, "phase", None), Phase)]
     if not own:
-        raise ValueError(f"{path.name}: no function in it is marked as a phase")
+        raise UsageError(f"{path.name}: no function in it is marked as a phase")
     phases = _borrowed(getattr(module, "AFTER", ""), folder) + own
     seen: list[str] = []
     for one in phases:
         if one.name in seen:
-            raise ValueError(f"{path.name}: two phases are called {one.name}")
+            raise UsageError(f"{path.name}: two phases are called {one.name}")
         if one.starts_from and one.starts_from not in seen:
-            raise ValueError(f"{path.name}: phase {one.name} starts from {one.starts_from}, which is no earlier phase")
+            raise UsageError(f"{path.name}: phase {one.name} starts from {one.starts_from}, which is no earlier phase")
         seen.append(one.name)
     title = (inspect.getdoc(module) or name).splitlines()[0].rstrip(".")
     return Scenario(name, title, getattr(module, "STORY", ""), phases, len(phases) - len(own), getattr(module, "FLAVOUR", ""))
