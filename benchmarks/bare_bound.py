@@ -1,9 +1,11 @@
-"""What the scenario `life` could take at the least on this machine: its boots with none of our programs, its install by dd.
+"""What the scenario `life` could take at the least on this machine: its boots with none of our programs, its
+install by dd.
 
 Usage: .venv/bin/python benchmarks/bare_bound.py [--boots N] [--report build/report/report.json]
-Installs the bare stand-in base once, then boots, unlocks and shuts it down N times (three by default), and writes as many
-bytes through LUKS by dd as the installation leaves on the disk. The bound is the boots of the report × the median cycle
-+ the writes; printed with the ratio of the report's seconds to it. One machine at a time: run nothing beside it.
+Installs the bare stand-in base once, then boots, unlocks and shuts it down N times (three by default), and
+writes as many bytes through LUKS by dd as the installation leaves on the disk. The bound is the boots of the
+report × the median cycle + the writes; printed with the ratio of the report's seconds to it. One machine at a
+time: run nothing beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ WRITE = """set -e
 printf %s "$2" | cryptsetup luksFormat --batch-mode --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file=- /dev/vdb
 printf %s "$2" | cryptsetup open --key-file=- /dev/vdb bound
 dd if=/dev/zero of=/dev/mapper/bound bs=1M count="$1" conv=fsync 2>/dev/null
-cryptsetup close bound"""
+cryptsetup close bound"""  # noqa: E501
 
 
 def machine(tools, folder: Path, disks: list, log: str) -> Machine:
@@ -74,7 +76,11 @@ def cycle(tools, folder: Path, disk: Path) -> float:
 def write(tools, folder: Path, iso: Path, size: int) -> float:
     """Seconds of the live medium's boot and of SIZE bytes written by dd through LUKS."""
     target = folder / "dd.qcow2"
-    tools.run(["qemu-img", "create", "-q", "-f", "qcow2", str(target), str(size + (64 << 20))], binds=[folder], timeout=60)
+    tools.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", str(target), str(size + (64 << 20))],
+        binds=[folder],
+        timeout=60,
+    )
     started = time.monotonic()
     guest = machine(tools, folder, [(iso, "raw", True), (target, "qcow2", False)], "dd.log")
     try:
@@ -100,21 +106,29 @@ def main() -> None:
         shutil.copyfile(tools.root / OVMF_VARS, folder / "uefi.fd")
         iso, disk = folder / "bare.iso", folder / "disk.qcow2"
         build_iso(live, layout, SOURCE / "kickstart/install.ks", iso, run=tools.run, epoch=epoch())
-        tools.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), str(12 << 30)], binds=[folder], timeout=60)
+        tools.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", str(disk), str(12 << 30)], binds=[folder], timeout=60
+        )
         install(tools, folder, iso, disk)
         size = disk.stat().st_blocks * 512
         cycles = [cycle(tools, folder, disk) for _ in range(args.boots)]
         writes = write(tools, folder, live, size)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"boot, unlock and shut down, bare: {statistics.median(cycles):.1f} s (of {', '.join(f'{c:.1f}' for c in cycles)})")
+    print(
+        f"boot, unlock and shut down, bare: {statistics.median(cycles):.1f} s (of "
+        f"{', '.join(f'{c:.1f}' for c in cycles)})"
+    )
     print(f"live medium and {size >> 20} MiB by dd through LUKS: {writes:.1f} s")
     if args.report.exists():
         told = json.loads(args.report.read_text())
         boots = sum(phase["boots"] for phase in told["phases"])
         bound = writes + (boots - 1) * statistics.median(cycles)
         spent = sum(phase["seconds"] for phase in told["phases"])
-        print(f"bound for {boots} boots: {bound:.0f} s; {told['scenario']} took {spent:.0f} s in its phases: {spent / bound:.2f} ×")
+        print(
+            f"bound for {boots} boots: {bound:.0f} s; {told['scenario']} took {spent:.0f} s in its phases: "
+            f"{spent / bound:.2f} ×"
+        )
 
 
 if __name__ == "__main__":

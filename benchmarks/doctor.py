@@ -1,9 +1,10 @@
-"""veilor-doctor beside lynis: time and memory of both in the same tree, the lab's base with the staged tree on it.
+"""veilor-doctor beside lynis: time and memory of both in the same tree, the lab's base with the staged tree
+on it.
 
 Usage, as root: .venv/bin/python benchmarks/doctor.py LYNIS     (a folder made by `dpkg-deb -x lynis_*.deb LYNIS`)
 Both run by chroot in a namespace of their own, with this host's kernel beneath: what they find says nothing of a machine,
 and a claim that asks systemd or bootc comes out UNKNOWN at once. In the scenario `attacks` the doctor runs on a machine.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ from veilor.lab.base import base_rootfs
 from veilor.lab.cache import cache_root
 
 SOURCE = Path(__file__).resolve().parents[1]
-ENTER = 'mount -t proc proc "$0/proc" && mount -t sysfs sys "$0/sys"; mount --bind /dev "$0/dev" && exec chroot "$0" "$@"'
+ENTER = (
+    'mount -t proc proc "$0/proc" && mount -t sysfs sys "$0/sys"; mount --bind /dev "$0/dev" && exec '
+    'chroot "$0" "$@"'
+)
 MEASURED = """
 import json, resource, subprocess, sys, time
 began = time.monotonic()
@@ -27,12 +31,26 @@ subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(json.dumps({"seconds": round(time.monotonic() - began, 2), "processor": round(used.ru_utime + used.ru_stime, 2),
                   "peak MiB": round(used.ru_maxrss / 1024, 1)}))
-"""
+"""  # noqa: E501
 
 
 def measure(root: Path, argv: list[str]) -> dict:
     """Seconds, seconds of the processor, and the largest process of ARGV in the tree ROOT."""
-    enter = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", ENTER, str(root), "python3", "-I", "-c", MEASURED, *argv]
+    enter = [
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "sh",
+        "-c",
+        ENTER,
+        str(root),
+        "python3",
+        "-I",
+        "-c",
+        MEASURED,
+        *argv,
+    ]
     return json.loads(subprocess.run(enter, capture_output=True, check=True, timeout=3600).stdout)
 
 
@@ -44,7 +62,10 @@ def main() -> None:
             tar.extractall(root, filter="tar")
         for tree in (stage(SOURCE, Path(scratch, "tree")), Path(sys.argv[1])):
             subprocess.run(["cp", "-a", f"{tree}/.", str(root)], check=True, timeout=600)
-        for argv in (["veilor-doctor", "--json"], ["lynis", "audit", "system", "--quick", "--quiet", "--no-colors"]):
+        for argv in (
+            ["veilor-doctor", "--json"],
+            ["lynis", "audit", "system", "--quick", "--quiet", "--no-colors"],
+        ):
             print(argv[0], json.dumps(measure(root, argv)), flush=True)
 
 

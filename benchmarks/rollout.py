@@ -1,11 +1,12 @@
 """A million machines take a release: the registry's load, and how many have a bad one when it is withdrawn.
 
-Usage: .venv/bin/python benchmarks/rollout.py [--machines N] [--window HOURS] [--lead HOURS] [--start HOUR] [--seed N] [--out FOLDER]
-Three ways are compared for the same machines, wake times, offline spells and failed tries: the shipped one (places of
-veilor.core.rollout, looks every 20 hours), everybody at the first moment awake, and an oracle that knows all wake times
-beforehand. The oracle's peak is a lower bound that no schedule can beat: those who are awake in a stretch of hours of the
-window and in no other have to be served in it. So the ratio printed is never better than the truth.
-The population is made up (below), not measured: no machine reports home. Writes rollout.json and two SVG pictures.
+Usage: .venv/bin/python benchmarks/rollout.py [--machines N] [--window HOURS] [--lead HOURS] [--start HOUR]
+[--seed N] [--out FOLDER] Three ways are compared for the same machines, wake times, offline spells and failed
+tries: the shipped one (places of veilor.core.rollout, looks every 20 hours), everybody at the first moment
+awake, and an oracle that knows all wake times beforehand. The oracle's peak is a lower bound that no schedule
+can beat: those who are awake in a stretch of hours of the window and in no other have to be served in it. So
+the ratio printed is never better than the truth. The population is made up (below), not measured: no machine
+reports home. Writes rollout.json and two SVG pictures.
 """
 
 from __future__ import annotations
@@ -23,9 +24,25 @@ DAY = 1440
 TAIL = 7  # days that are looked at from the window's start on
 FAILS = 0.05  # of tries, which are repeated after LOOK_AGAIN
 # Hours from UTC and share of machines.
-ZONES = ((-8, 0.12), (-5, 0.18), (-3, 0.06), (0, 0.12), (1, 0.26), (2, 0.06), (3, 0.04), (5.5, 0.06), (8, 0.06), (9, 0.04))
-# Share, hour of waking and its spread among people, hours awake and their spread, share of days, spread between days.
-KINDS = ((0.45, 8.5, 1.0, 9.0, 1.5, 0.90, 0.4), (0.30, 18.5, 1.5, 4.0, 1.2, 0.85, 0.7), (0.10, 15.0, 4.0, 2.0, 1.0, 0.40, 3.0))
+ZONES = (
+    (-8, 0.12),
+    (-5, 0.18),
+    (-3, 0.06),
+    (0, 0.12),
+    (1, 0.26),
+    (2, 0.06),
+    (3, 0.04),
+    (5.5, 0.06),
+    (8, 0.06),
+    (9, 0.04),
+)
+# Share, hour of waking and its spread among people, hours awake and their spread, share of days, spread
+# between days.
+KINDS = (
+    (0.45, 8.5, 1.0, 9.0, 1.5, 0.90, 0.4),
+    (0.30, 18.5, 1.5, 4.0, 1.2, 0.85, 0.7),
+    (0.10, 15.0, 4.0, 2.0, 1.0, 0.40, 3.0),
+)
 ALWAYS_ON = 0.15
 AWAY = 0.03  # share of machines that are off for the first two days
 
@@ -61,7 +78,9 @@ def awake(rng: random.Random, days: int) -> list[tuple[float, float]]:
 
 
 def tick_after(spells: list[tuple[float, float]], moment: float, minute: float) -> float | None:
-    """The first of a machine's ticks at or after MOMENT at which it is awake; its ticks are at MINUTE past each TICK."""
+    """The first of a machine's ticks at or after MOMENT at which it is awake; its ticks are at MINUTE past
+    each TICK.
+    """
     for begin, end in spells:
         if end <= moment:
             continue
@@ -73,8 +92,8 @@ def tick_after(spells: list[tuple[float, float]], moment: float, minute: float) 
 
 
 def simulate(machines: int, window: int, lead: int, seed: int, start: int = 0) -> dict:
-    """Downloads begun in each hour from the announcement on, LEAD hours before the window of WINDOW hours, which begins at
-    the hour START of the day (UTC), for each way."""
+    """Downloads begun in each hour from the announcement on, LEAD hours before the window of WINDOW hours,
+    which begins at the hour START of the day (UTC), for each way."""
     rng, hours = random.Random(seed), (window + lead) + TAIL * 24
     load = {"veilor-os": [0] * hours, "everybody at once": [0] * hours}
     spans, reached = [[0] * window for _ in range(window)], 0
@@ -87,9 +106,12 @@ def simulate(machines: int, window: int, lead: int, seed: int, start: int = 0) -
             load[way][hour] += 1
 
     for number in range(machines):
-        spells = [(begin - start * 60, end - start * 60) for begin, end in awake(rng, window // 24 + TAIL + 1)]
+        spells = [
+            (begin - start * 60, end - start * 60) for begin, end in awake(rng, window // 24 + TAIL + 1)
+        ]
         minute = rng.uniform(0, TICK)
-        # It looked some time ago, so it hears of the announcement at any time within the next 20 hours, if awake.
+        # It looked some time ago, so it hears of the announcement at any time within the next 20 hours, if
+        # awake.
         heard = tick_after(spells, -lead * 60 + rng.uniform(0, minutes(LOOK_EVERY)), minute)
         if heard is None:
             continue
@@ -104,15 +126,25 @@ def simulate(machines: int, window: int, lead: int, seed: int, start: int = 0) -
         take("everybody at once", spells, -lead * 60, minute)
         first = tick_after(spells, 0, minute)
         if first is not None and first < window * 60:
-            last = max(min(end, window * 60) - 1e-6 for begin, end in spells if begin < window * 60 and end > 0)
+            last = max(
+                min(end, window * 60) - 1e-6 for begin, end in spells if begin < window * 60 and end > 0
+            )
             spans[int(first // 60)][int(last // 60)] += 1
-    return {"machines": machines, "reached": reached, "window": window, "lead": lead, "start": start, "seed": seed, "load": load,
-            "oracle": lower_bound(spans)}
+    return {
+        "machines": machines,
+        "reached": reached,
+        "window": window,
+        "lead": lead,
+        "start": start,
+        "seed": seed,
+        "load": load,
+        "oracle": lower_bound(spans),
+    }
 
 
 def lower_bound(spans: list[list[int]]) -> float:
-    """The least peak in machines an hour of any schedule within the window; SPANS[a][b]: machines awake first in hour a and
-    last in hour b."""
+    """The least peak in machines an hour of any schedule within the window; SPANS[a][b]: machines awake first
+    in hour a and last in hour b."""
     hours, best = len(spans), 0.0
     below = [[0] * hours for _ in range(hours + 1)]
     for first in range(hours - 1, -1, -1):
@@ -134,9 +166,11 @@ def taken(counts: list[int], machines: int) -> list[float]:
     return found
 
 
-def picture(lines: dict[str, list[float]], title: str, window: tuple[int, int], level: float | None = None) -> str:
-    """An SVG of LINES in per cent by name over hours, the WINDOW (first and last hour) shaded; LEVEL is the oracle's, dashed,
-    and what is higher than four times that is cut off."""
+def picture(
+    lines: dict[str, list[float]], title: str, window: tuple[int, int], level: float | None = None
+) -> str:
+    """An SVG of LINES in per cent by name over hours, the WINDOW (first and last hour) shaded; LEVEL is the
+    oracle's, dashed, and what is higher than four times that is cut off."""
     wide, high, left, low = 900, 360, 70, 40
     hours, top = max(map(len, lines.values())), min(max(map(max, lines.values())), 4 * (level or 100)) or 1
     x = [left + (wide - left - 20) * hour / (hours - 1) for hour in range(hours)]
@@ -145,24 +179,37 @@ def picture(lines: dict[str, list[float]], title: str, window: tuple[int, int], 
         return high - low - (high - low - 50) * value / top
 
     colours = ("#1f6feb", "#b35900", "#3d7a37")
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" font-family="sans-serif" font-size="13">',
-             f'<rect width="{wide}" height="{high}" fill="#fff"/><text x="{left}" y="22" font-size="16">{title}</text>',
-             f'<clipPath id="c"><rect x="{left}" y="49" width="{wide}" height="{high - low - 48}"/></clipPath>',
-             f'<rect x="{x[window[0]]:.1f}" y="50" width="{x[window[1]] - x[window[0]]:.1f}" height="{high - low - 50}" fill="#eef3fb"/>']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" font-family="sans-serif" '
+        'font-size="13">',
+        f'<rect width="{wide}" height="{high}" fill="#fff"/><text x="{left}" y="22" '
+        f'font-size="16">{title}</text>',
+        f'<clipPath id="c"><rect x="{left}" y="49" width="{wide}" height="{high - low - 48}"/></clipPath>',
+        f'<rect x="{x[window[0]]:.1f}" y="50" width="{x[window[1]] - x[window[0]]:.1f}" '
+        f'height="{high - low - 50}" fill="#eef3fb"/>',
+    ]
     for part in range(5):
         value = top * part / 4
-        parts.append(f'<line x1="{left}" x2="{wide - 20}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd"/>'
-                     f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.3g} %</text>')
+        parts.append(
+            f'<line x1="{left}" x2="{wide - 20}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd"/>'
+            f'<text x="{left - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.3g} %</text>'
+        )
     for hour in range(0, hours, 24):
         parts.append(f'<text x="{x[hour]:.1f}" y="{high - 18}" text-anchor="middle">{hour} h</text>')
     if level is not None:
-        parts.append(f'<line x1="{left}" x2="{wide - 20}" y1="{y(level):.1f}" y2="{y(level):.1f}" stroke="#000" stroke-dasharray="6 4"/>'
-                     f'<text x="{wide - 20}" y="{y(level) - 6:.1f}" text-anchor="end">oracle</text>')
+        parts.append(
+            f'<line x1="{left}" x2="{wide - 20}" y1="{y(level):.1f}" y2="{y(level):.1f}" stroke="#000" '
+            'stroke-dasharray="6 4"/>'
+            f'<text x="{wide - 20}" y="{y(level) - 6:.1f}" text-anchor="end">oracle</text>'
+        )
     for number, (name, values) in enumerate(lines.items()):
         points = " ".join(f"{x[hour]:.1f},{y(value):.1f}" for hour, value in enumerate(values))
         peak = f", peak {max(values):.3g} %" if level else ""
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colours[number]}" stroke-width="2" clip-path="url(#c)"/>'
-                     f'<text x="{left + 260 * number}" y="42" fill="{colours[number]}">{name}{peak}</text>')
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{colours[number]}" stroke-width="2" '
+            'clip-path="url(#c)"/>'
+            f'<text x="{left + 260 * number}" y="42" fill="{colours[number]}">{name}{peak}</text>'
+        )
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -175,22 +222,44 @@ def main() -> None:
     args = parser.parse_args()
     found = simulate(args.machines, args.window, args.lead, args.seed, args.start)
     shown = args.window + args.lead + 24
-    lines = {way: [count / args.machines * 100 for count in counts[:shown]] for way, counts in found["load"].items()}
+    lines = {
+        way: [count / args.machines * 100 for count in counts[:shown]]
+        for way, counts in found["load"].items()
+    }
     ours, all_at_once = (max(counts) for counts in found["load"].values())
     have = {way: taken(counts, args.machines) for way, counts in found["load"].items()}
-    figures = {"peak, share of machines in an hour": ours / args.machines, "everybody at once": all_at_once / args.machines,
-               "oracle, lower bound": found["oracle"] / args.machines, "ratio to the oracle": ours / found["oracle"],
-               "taken when the window ends": have["veilor-os"][args.window + args.lead - 1],
-               **{f"have it when it is withdrawn {hours} h after the window begins": {
-                   **{way: share[args.lead + hours - 1] for way, share in have.items()},
-                   "oracle": found["oracle"] * hours / args.machines} for hours in (2, 6, 12)}}
+    figures = {
+        "peak, share of machines in an hour": ours / args.machines,
+        "everybody at once": all_at_once / args.machines,
+        "oracle, lower bound": found["oracle"] / args.machines,
+        "ratio to the oracle": ours / found["oracle"],
+        "taken when the window ends": have["veilor-os"][args.window + args.lead - 1],
+        **{
+            f"have it when it is withdrawn {hours} h after the window begins": {
+                **{way: share[args.lead + hours - 1] for way, share in have.items()},
+                "oracle": found["oracle"] * hours / args.machines,
+            }
+            for hours in (2, 6, 12)
+        },
+    }
     shaded = (args.lead, args.lead + args.window)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "rollout.json").write_text(json.dumps(found | {"figures": figures}, indent=1) + "\n")
-    (args.out / "load.svg").write_text(picture(lines, "Downloads begun in each hour after the announcement, share of all machines", shaded,
-                                               found["oracle"] / args.machines * 100))
-    (args.out / "taken.svg").write_text(picture({way: [value * 100 for value in share[:shown]] for way, share in have.items()},
-                                                "Machines that have the release", shaded))
+    (args.out / "load.svg").write_text(
+        picture(
+            lines,
+            "Downloads begun in each hour after the announcement, share of all machines",
+            shaded,
+            found["oracle"] / args.machines * 100,
+        )
+    )
+    (args.out / "taken.svg").write_text(
+        picture(
+            {way: [value * 100 for value in share[:shown]] for way, share in have.items()},
+            "Machines that have the release",
+            shaded,
+        )
+    )
     print(json.dumps(figures, indent=1))
 
 

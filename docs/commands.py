@@ -1,7 +1,8 @@
-"""Writes the command reference, docs/COMMANDS.md and docs/VEILOR.md, from the parsers that the programs themselves use.
+"""Writes the command reference, docs/COMMANDS.md and docs/VEILOR.md, from the parsers that the programs
+themselves use.
 
-`python docs/commands.py` writes them, with --check it only says whether they are stale (exit code 1). A tool for the
-documents: it is the one place that sees both the machine's programs and the developer's command.
+`python docs/commands.py` writes them, with --check it only says whether they are stale (exit code 1). A tool
+for the documents: it is the one place that sees both the machine's programs and the developer's command.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MACHINE = f"""# Commands on the machine
 
 What veilor-os adds to an installed machine. Each program ends with one line: what happened, what it means, what to do
 next. With `--json` it answers with one JSON object instead, which a front end can rely on.
-"""
+"""  # noqa: E501
 DEVELOPER = f"""# The veilor command
 
 {NOTE}
@@ -35,11 +36,14 @@ class _Taken(Exception):
 
 
 def machine_parsers() -> list[argparse.ArgumentParser]:
-    """The parser of each program that people start on an installed machine, in the order in which it names them."""
+    """The parser of each program that people start on an installed machine, in the order in which it names
+    them.
+    """
     from veilor.device import main, tell
 
     found = []
     for module in main.PROGRAMS.values():
+
         def take(parser, *rest, **more):
             found.append(parser)
             raise _Taken
@@ -49,8 +53,12 @@ def machine_parsers() -> list[argparse.ArgumentParser]:
                 importlib.import_module(f"veilor.device.{module}").main([])
             except _Taken:
                 continue
-        raise SystemExit(f"docs/commands.py: {module} does not end by tell.conclude; teach machine_parsers its way")
-    return [parser for parser in found if parser.prog.startswith("veilor-")]  # the rest is started by units alone
+        raise SystemExit(
+            f"docs/commands.py: {module} does not end by tell.conclude; teach machine_parsers its way"
+        )
+    return [
+        parser for parser in found if parser.prog.startswith("veilor-")
+    ]  # the rest is started by units alone
 
 
 def developer_parsers() -> list[argparse.ArgumentParser]:
@@ -102,12 +110,18 @@ def section(parser: argparse.ArgumentParser) -> str:
     """A chapter on one program or verb: purpose, usage, arguments."""
     about = parser.description.rstrip(".")
     parts = [f"\n## {parser.prog}\n", f"{about[:1].upper()}{about[1:]}.\n", f"```\n{usage(parser)}\n```\n"]
-    rows = [(label(action), action.help or "", action.required and bool(action.option_strings)) for action in parser._actions
-            if not isinstance(action, argparse._HelpAction) and action.help != argparse.SUPPRESS]
+    rows = [
+        (label(action), action.help or "", action.required and bool(action.option_strings))
+        for action in parser._actions
+        if not isinstance(action, argparse._HelpAction) and action.help != argparse.SUPPRESS
+    ]
     if rows:
         parts.append("| argument | what it does |\n|---|---|")
-        parts += [f"| {code(typed)} | {' '.join(text.replace('|', chr(92) + '|').split())}{' (required)' if must else ''} |"
-                  for typed, text, must in rows]
+        parts += [
+            f"| {code(typed)} | "
+            f"{' '.join(text.replace('|', chr(92) + '|').split())}{' (required)' if must else ''} |"
+            for typed, text, must in rows
+        ]
         parts.append("")
     more = (parser.epilog or "").rpartition("exit codes:")[0].strip()
     return "\n".join([*parts, *([f"```\n{more}\n```\n"] if more else [])])
@@ -115,7 +129,12 @@ def section(parser: argparse.ArgumentParser) -> str:
 
 def exit_codes(parser: argparse.ArgumentParser) -> dict[int, str]:
     """The exit codes that PARSER's help ends with, and what they mean."""
-    return {int(number): text for number, text in re.findall(r"^  (\d+) +(.+)$", (parser.epilog or "").rpartition("exit codes:")[2], re.M)}
+    return {
+        int(number): text
+        for number, text in re.findall(
+            r"^  (\d+) +(.+)$", (parser.epilog or "").rpartition("exit codes:")[2], re.M
+        )
+    }
 
 
 def table(codes: dict[int, str]) -> str:
@@ -145,20 +164,30 @@ PAGES = {"COMMANDS.md": machine_page, "VEILOR.md": developer_page}
 
 def stale(folder: Path = DOCS) -> list[str]:
     """The pages in FOLDER that do not say what the parsers say."""
-    return [name for name, make in PAGES.items() if not (folder / name).is_file() or (folder / name).read_text() != make()]
+    return [
+        name
+        for name, make in PAGES.items()
+        if not (folder / name).is_file() or (folder / name).read_text() != make()
+    ]
 
 
 def main(argv: list[str]) -> int:
     """Write the pages, or with --check name those that are stale."""
     parser = argparse.ArgumentParser(prog="docs/commands.py", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 when a page is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit code 1 when a page is stale"
+    )
     if not parser.parse_args(argv).check:
         for name, make in PAGES.items():
             (DOCS / name).write_text(make())
         return 0
     found = stale()
     for name in found:
-        print(f"docs/{name} does not say what the programs' parsers say; write it anew with `make docs` and commit it", file=sys.stderr)
+        print(
+            f"docs/{name} does not say what the programs' parsers say; write it anew with `make docs` and "
+            "commit it",
+            file=sys.stderr,
+        )
     return 1 if found else 0
 
 

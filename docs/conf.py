@@ -1,7 +1,8 @@
-"""How the site is made of docs/: `make site`. The pages also read well where they lie, so nothing in them is Sphinx's own.
+"""How the site is made of docs/: `make site`. The pages also read well where they lie, so nothing in them is
+Sphinx's own.
 
-Navigation is said here, once. A page that is named and not written yet is left out; one that is written and not named
-is listed last. A link to a file outside docs/ leads to the repository, and has to exist there.
+Navigation is said here, once. A page that is named and not written yet is left out; one that is written and
+not named is listed last. A link to a file outside docs/ leads to the repository, and has to exist there.
 """
 
 import os
@@ -13,11 +14,22 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 PRODUCT = tomllib.loads((ROOT / "product.toml").read_text())
 HOME = PRODUCT["urls"]["home"]
-ELSEWHERE = {"FIRST-CHANGE": "CONTRIBUTING.md"}  # pages of the site whose text lies at another place of the repository
+ELSEWHERE = {
+    "FIRST-CHANGE": "CONTRIBUTING.md"
+}  # pages of the site whose text lies at another place of the repository
 
 NAV = {
     "Use it": ["INSTALL", "USE", "TRUST", "RECOVERY", "THREAT-MODEL", "PROGRAMS", "COMMANDS"],
-    "Work on it": ["FIRST-CHANGE", "DEVELOP", "REHEARSE", "VERIFIED", "VEILOR", "RELEASING", "PERFORMANCE", "DEPENDENCIES"],
+    "Work on it": [
+        "FIRST-CHANGE",
+        "DEVELOP",
+        "REHEARSE",
+        "VERIFIED",
+        "VEILOR",
+        "RELEASING",
+        "PERFORMANCE",
+        "DEPENDENCIES",
+    ],
     "The project": ["ROADMAP", "DECISIONS", "BRAND"],
 }
 
@@ -36,24 +48,38 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
-# A summary would be fetched from the page found, which a browser forbids where the site is read from a folder.
+# A summary would be fetched from the page found, which a browser forbids where the site is read from a
+# folder.
 html_show_search_summary = False
 ARTWORK = ROOT / "artwork"
 PALETTE = tomllib.loads((ARTWORK / "palette.toml").read_text()) if (ARTWORK / "palette.toml").exists() else {}
-COLOURS = {mode: PALETTE.get(mode, {"accent": accent}) for mode, accent in (("light", "#17734a"), ("dark", "#62c998"))}
+COLOURS = {
+    mode: PALETTE.get(mode, {"accent": accent})
+    for mode, accent in (("light", "#17734a"), ("dark", "#62c998"))
+}
 html_theme_options = {
-    f"{mode}_css_variables": {f"color-brand-{part}": colours["accent"] for part in ("primary", "content", "visited")}
+    f"{mode}_css_variables": {
+        f"color-brand-{part}": colours["accent"] for part in ("primary", "content", "visited")
+    }
     for mode, colours in COLOURS.items()
 }
 if PALETTE and (ARTWORK / "wordmark.svg").exists():
-    html_theme_options |= {f"{mode}_logo": f"wordmark-{mode}.svg" for mode in COLOURS} | {"sidebar_hide_name": True}
+    html_theme_options |= {f"{mode}_logo": f"wordmark-{mode}.svg" for mode in COLOURS} | {
+        "sidebar_hide_name": True
+    }
 
 
 def paint(app, error) -> None:
-    """Sphinx's event: the site is written. The wordmark names its colours; here it gets them, for light and for dark."""
+    """Sphinx's event: the site is written. The wordmark names its colours; here it gets them, for light and
+    for dark.
+    """
     if "light_logo" in html_theme_options and not error:
         for mode, colours in COLOURS.items():
-            text = re.sub(r"@([\w-]+)@", lambda found, colours=colours: colours[found[1]], (ARTWORK / "wordmark.svg").read_text())
+            text = re.sub(
+                r"@([\w-]+)@",
+                lambda found, colours=colours: colours[found[1]],
+                (ARTWORK / "wordmark.svg").read_text(),
+            )
             Path(app.outdir, "_static", html_theme_options[f"{mode}_logo"]).write_text(text)
 
 
@@ -65,12 +91,15 @@ def navigation() -> str:
     for caption, pages in {**NAV, "More": others}.items():
         there = [page for page in pages if (DOCS / f"{page}.md").exists()]
         if there:
-            parts.append("\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *there, "```", ""]))
+            parts.append(
+                "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *there, "```", ""])
+            )
     return "".join(parts)
 
 
 def lead_outside(text: str, folder: str) -> str:
-    """TEXT, written in FOLDER of the repository ("" for its top), with links to what is not part of the site leading there.
+    """TEXT, written in FOLDER of the repository ("" for its top), with links to what is not part of the site
+    leading there.
 
     A link to nothing is left as it is, so that the strict build names it.
     """

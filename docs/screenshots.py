@@ -1,8 +1,8 @@
 """Takes the pictures of report and site that the documents show, in a real Chromium.
 
-`make screenshots`, or `python docs/screenshots.py [REPORT [SITE]]` with other places than build/report/index.html and
-build/site/TRUST.html, writes docs/report.png and docs/site.png. It needs a Chromium on this machine:
-`apt-get install chromium`, or $VEILOR_CHROMIUM.
+`make screenshots`, or `python docs/screenshots.py [REPORT [SITE]]` with other places than
+build/report/index.html and build/site/TRUST.html, writes docs/report.png and docs/site.png. It needs a
+Chromium on this machine: `apt-get install chromium`, or $VEILOR_CHROMIUM.
 """
 
 from __future__ import annotations
@@ -17,8 +17,15 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # No sandbox: root has none. The pages are ours, run no script, and load nothing.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def find_chromium() -> str | None:
@@ -52,15 +59,20 @@ def take(page: Path, shots: dict[Path, str], program: str) -> None:
 def main(argv: list[str]) -> int:
     """The command."""
     build = DOCS.parent / "build"
-    places = [Path(given) for given in argv] + [build / "report/index.html", build / "site/TRUST.html"][len(argv):]
+    places = [Path(given) for given in argv] + [build / "report/index.html", build / "site/TRUST.html"][
+        len(argv) :
+    ]
     program = find_chromium()
     for path, target in zip(places, ("rehearse", "site"), strict=True):
         if not path.is_file():
             print(f"docs/screenshots.py: there is no {path}; `make {target}` writes it", file=sys.stderr)
             return 1
     if not program:
-        print("docs/screenshots.py: there is no Chromium here; install it (apt-get install chromium), or name it in $VEILOR_CHROMIUM",
-              file=sys.stderr)
+        print(
+            "docs/screenshots.py: there is no Chromium here; install it (apt-get install chromium), or name "
+            "it in $VEILOR_CHROMIUM",
+            file=sys.stderr,
+        )
         return 1
     for name, page in zip(("report.png", "site.png"), places, strict=True):
         take(page, {DOCS / name: "light"}, program)

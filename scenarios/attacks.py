@@ -1,8 +1,9 @@
-"""Somebody tries: what the threat model claims of a running machine is attacked, and the control taken away to see it fail.
+"""Somebody tries: what the threat model claims of a running machine is attacked, and the control taken away
+to see it fail.
 
-Titles of checks begin with a claim's id, so that `veilor threats --record` knows whose they are: "ID: …" for what has to
-hold, "ID without it: …" for what has to be seen once the control is gone. What the base lacks (SELinux, hardened_malloc,
-stripped set-user-ID bits, Brave) is NOT_RUN there, with the reason.
+Titles of checks begin with a claim's id, so that `veilor threats --record` knows whose they are: "ID: …" for
+what has to hold, "ID without it: …" for what has to be seen once the control is gone. What the base lacks
+(SELinux, hardened_malloc, stripped set-user-ID bits, Brave) is NOT_RUN there, with the reason.
 """
 
 from __future__ import annotations
@@ -18,16 +19,26 @@ from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
 
 AFTER = "life:second-boot"
-STORY = "A machine that follows the signed image was attacked by programs on it, and examined by its own doctor"
-KEPT = ("-not", "-regex", r"/usr/\(bin/sudo\|lib64/\(glibc-hwcaps/[^/]*/\)?libhardened_malloc[a-z-]*\.so\|lib64/libno_rlimit_as\.so\)")
+STORY = (
+    "A machine that follows the signed image was attacked by programs on it, and examined by its own doctor"
+)
+KEPT = (
+    "-not",
+    "-regex",
+    r"/usr/\(bin/sudo\|lib64/\(glibc-hwcaps/[^/]*/\)?libhardened_malloc[a-z-]*\.so\|lib64/libno_rlimit_as\.so\)",
+)
 CLAIMS, DESK = "/usr/lib/veilor/claims.json", "/run/veilor-lab"
 BRAVE = "/usr/lib/opt/brave.com/brave/brave"
-# Of the first page's process: its domain, how its system calls are filtered, and whether its network is the machine's.
+# Of the first page's process: its domain, how its system calls are filtered, and whether its network is the
+# machine's.
 PAGES = """pid=$(pgrep -f -- '[-]-type=renderer' | head -1); tr -d '\\0' < /proc/$pid/attr/current; echo
 awk '/^Seccomp:/ {print $2}' /proc/$pid/status
 [ "$(readlink /proc/$pid/ns/net)" = "$(readlink /proc/1/ns/net)" ] && echo shared || echo apart"""
-MOVES = {"rebase": "supply.admin-asked: to move to another image", "cleanup": "supply.admin-asked: to take away the way back",
-         "upgrade": "supply.one-updater: to have rpm-ostree update past the announcement"}
+MOVES = {
+    "rebase": "supply.admin-asked: to move to another image",
+    "cleanup": "supply.admin-asked: to take away the way back",
+    "upgrade": "supply.one-updater: to have rpm-ostree update past the announcement",
+}
 GUARD = "/usr/share/polkit-1/rules.d/10-veilor-guard.rules"
 MEASURED = """
 import json, resource, subprocess, sys, time
@@ -36,23 +47,40 @@ done = subprocess.run(sys.argv[1:], capture_output=True, text=True)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(json.dumps({"out": done.stdout, "seconds": time.monotonic() - began, "cpu": used.ru_utime + used.ru_stime,
                   "peak_mib": used.ru_maxrss / 1024}))
-"""
+"""  # noqa: E501
 
 
-def refused(life: Life, checks: Checks, claim: str, what: str, name: str, *arguments: str, nobody: bool = False) -> None:
+def refused(
+    life: Life, checks: Checks, claim: str, what: str, name: str, *arguments: str, nobody: bool = False
+) -> None:
     """The try NAME is stopped."""
     seen = life.attempt(name, *arguments, nobody=nobody)
     checks.true(f"{claim}: {what}", seen not in ("ok", ""), seen, go_on=True)
 
 
-def weaken(life: Life, checks: Checks, claim: str, what: str, name: str, settings: dict[str, str], nobody: bool = True) -> None:
-    """The try NAME is refused; with SETTINGS (sysctl, weak values) it is not, so that the refusal is the control's doing."""
+def weaken(
+    life: Life,
+    checks: Checks,
+    claim: str,
+    what: str,
+    name: str,
+    settings: dict[str, str],
+    nobody: bool = True,
+) -> None:
+    """The try NAME is refused; with SETTINGS (sysctl, weak values) it is not, so that the refusal is the
+    control's doing.
+    """
     refused(life, checks, claim, what, name, nobody=nobody)
     before = {key: life.machine.run(["sysctl", "-n", key]).out.strip() for key in settings}
     try:
         for key, weak in settings.items():
             life.machine.run(["sysctl", "-w", f"{key}={weak}"])
-        checks.equal(f"{claim} without it: that {what} no longer holds", life.attempt(name, nobody=nobody), "ok", go_on=True)
+        checks.equal(
+            f"{claim} without it: that {what} no longer holds",
+            life.attempt(name, nobody=nobody),
+            "ok",
+            go_on=True,
+        )
     finally:
         for key, value in before.items():
             life.machine.run(["sysctl", "-w", f"{key}={value}"])
@@ -61,19 +89,67 @@ def weaken(life: Life, checks: Checks, claim: str, what: str, name: str, setting
 def processes(life: Life, checks: Checks) -> None:
     """A program without rights looks for a way into the kernel and into other programs."""
     addresses, less = "local.kernel-addresses", "local.less-kernel"
-    weaken(life, checks, addresses, "not even root is shown the kernel's addresses", "kallsyms", {"kernel.kptr_restrict": "1"},
-           nobody=False)
-    weaken(life, checks, addresses, "the kernel's log is kept from programs without rights", "dmesg", {"kernel.dmesg_restrict": "0"})
-    weaken(life, checks, addresses, "the kernel can't be profiled", "perf", {"kernel.perf_event_paranoid": "1"})
+    weaken(
+        life,
+        checks,
+        addresses,
+        "not even root is shown the kernel's addresses",
+        "kallsyms",
+        {"kernel.kptr_restrict": "1"},
+        nobody=False,
+    )
+    weaken(
+        life,
+        checks,
+        addresses,
+        "the kernel's log is kept from programs without rights",
+        "dmesg",
+        {"kernel.dmesg_restrict": "0"},
+    )
+    weaken(
+        life, checks, addresses, "the kernel can't be profiled", "perf", {"kernel.perf_event_paranoid": "1"}
+    )
     weaken(life, checks, less, "there is no io_uring", "io_uring", {"kernel.io_uring_disabled": "0"})
-    weaken(life, checks, less, "the kernel's page faults can't be handled", "userfaultfd", {"vm.unprivileged_userfaultfd": "1"})
-    weaken(life, checks, less, "an old kind of terminal is not loaded", "terminal", {"dev.tty.ldisc_autoload": "1"})
+    weaken(
+        life,
+        checks,
+        less,
+        "the kernel's page faults can't be handled",
+        "userfaultfd",
+        {"vm.unprivileged_userfaultfd": "1"},
+    )
+    weaken(
+        life,
+        checks,
+        less,
+        "an old kind of terminal is not loaded",
+        "terminal",
+        {"dev.tty.ldisc_autoload": "1"},
+    )
     life.machine.run(["modprobe", "--remove", "ppp_async"], check=False)
     refused(life, checks, less, "there is no BPF", "bpf", nobody=True)
-    checks.equal(f"{less} without it: root may use BPF, so it is refused for want of rights", life.attempt("bpf"), "ok", go_on=True)
-    weaken(life, checks, "local.ptrace", "another program of the same account can't be read", "ptrace", {"kernel.yama.ptrace_scope": "0"})
-    weaken(life, checks, "forensics.no-crash-dumps", "a program that crashes leaves no memory behind", "core",
-           {"kernel.core_pattern": "/tmp/core.%p"})
+    checks.equal(
+        f"{less} without it: root may use BPF, so it is refused for want of rights",
+        life.attempt("bpf"),
+        "ok",
+        go_on=True,
+    )
+    weaken(
+        life,
+        checks,
+        "local.ptrace",
+        "another program of the same account can't be read",
+        "ptrace",
+        {"kernel.yama.ptrace_scope": "0"},
+    )
+    weaken(
+        life,
+        checks,
+        "forensics.no-crash-dumps",
+        "a program that crashes leaves no memory behind",
+        "core",
+        {"kernel.core_pattern": "/tmp/core.%p"},
+    )
 
 
 def modules(life: Life, checks: Checks) -> None:
@@ -84,19 +160,41 @@ def modules(life: Life, checks: Checks) -> None:
     except ValueError:
         seen = {"reason": said[-200:] or "the try said nothing"}
     if "signed" not in seen:
-        checks.not_run("local.modules: a module whose signature was cut off", f"no signed module to try with: {seen.get('reason')}")
+        checks.not_run(
+            "local.modules: a module whose signature was cut off",
+            f"no signed module to try with: {seen.get('reason')}",
+        )
     else:
-        checks.true("local.modules: without its signature a module is not loaded", seen["unsigned"] not in ("ok", ""), seen, go_on=True)
-        checks.true("local.modules: nor with one byte changed", seen["changed"] not in ("ok", ""), seen, go_on=True)
-        checks.equal("local.modules without it: the same module is loaded when its signature is whole", seen["signed"], "ok", go_on=True)
+        checks.true(
+            "local.modules: without its signature a module is not loaded",
+            seen["unsigned"] not in ("ok", ""),
+            seen,
+            go_on=True,
+        )
+        checks.true(
+            "local.modules: nor with one byte changed", seen["changed"] not in ("ok", ""), seen, go_on=True
+        )
+        checks.equal(
+            "local.modules without it: the same module is loaded when its signature is whole",
+            seen["signed"],
+            "ok",
+            go_on=True,
+        )
     refused(life, checks, "local.modules", "no other kernel is started from this one", "kexec")
     refused(life, checks, "local.modules", "root can't write the kernel's memory", "mem")
-    for claim, names in (("usb.dma", ("thunderbolt", "firewire-core")), ("network.old-protocols", ("sctp", "tipc"))):
+    for claim, names in (
+        ("usb.dma", ("thunderbolt", "firewire-core")),
+        ("network.old-protocols", ("sctp", "tipc")),
+    ):
         for name in names:
             blocked = life.machine.run(["modprobe", name], check=False)
-            checks.true(f"{claim}: {name} can't be loaded by its name", blocked.code != 0, blocked.err, go_on=True)
+            checks.true(
+                f"{claim}: {name} can't be loaded by its name", blocked.code != 0, blocked.err, go_on=True
+            )
         if life.machine.run(["modinfo", names[0]], check=False).code:
-            checks.not_run(f"{claim} without it: past the block {names[0]} is loaded", "this kernel has no such module")
+            checks.not_run(
+                f"{claim} without it: past the block {names[0]} is loaded", "this kernel has no such module"
+            )
             continue
         freed = life.machine.run(["modprobe", "--ignore-install", names[0]], check=False)
         checks.equal(f"{claim} without it: past the block {names[0]} is loaded", freed.code, 0, go_on=True)
@@ -104,34 +202,81 @@ def modules(life: Life, checks: Checks) -> None:
 
 
 def rights(life: Life, checks: Checks) -> None:
-    """More rights than given: the system's files, set-user-ID programs, sudo, namespaces, links in shared folders."""
+    """More rights than given: the system's files, set-user-ID programs, sudo, namespaces, links in shared
+    folders.
+    """
     machine = life.machine
     refused(life, checks, "local.system-fixed", "root can't change a program", "write", "/usr/bin/veilor-lab")
     write = "mount -o remount,bind,rw /usr && touch /usr/bin/veilor-lab && rm /usr/bin/veilor-lab"
     opened = machine.run(["unshare", "-m", "sh", "-c", write], check=False)
-    checks.equal("local.system-fixed without it: mounted to be written, it can be", opened.code, 0, go_on=True)
-    weaken(life, checks, "local.links", "a link of another user's in a shared folder is not followed", "symlink",
-           {"fs.protected_symlinks": "0"}, nobody=False)
-    weaken(life, checks, "local.links", "a pipe of another user's there is not opened", "fifo", {"fs.protected_fifos": "0"}, nobody=False)
+    checks.equal(
+        "local.system-fixed without it: mounted to be written, it can be", opened.code, 0, go_on=True
+    )
+    weaken(
+        life,
+        checks,
+        "local.links",
+        "a link of another user's in a shared folder is not followed",
+        "symlink",
+        {"fs.protected_symlinks": "0"},
+        nobody=False,
+    )
+    weaken(
+        life,
+        checks,
+        "local.links",
+        "a pipe of another user's there is not opened",
+        "fifo",
+        {"fs.protected_fifos": "0"},
+        nobody=False,
+    )
     machine.run(["touch", "/tmp/veilor-lab-roots"])
-    weaken(life, checks, "local.links", "another user's file is not linked to", "hardlink", {"fs.protected_hardlinks": "0"})
+    weaken(
+        life,
+        checks,
+        "local.links",
+        "another user's file is not linked to",
+        "hardlink",
+        {"fs.protected_hardlinks": "0"},
+    )
     if not life.has("/usr/libexec/secureblue"):
-        checks.not_run("local.setuid: no program with root's rights but sudo", "this base does not take them away as secureblue does")
+        checks.not_run(
+            "local.setuid: no program with root's rights but sudo",
+            "this base does not take them away as secureblue does",
+        )
     else:
-        extra = machine.run(["find", "/usr", "-xdev", "-type", "f", "-perm", "/6000", *KEPT], timeout=300).out.split()
+        extra = machine.run(
+            ["find", "/usr", "-xdev", "-type", "f", "-perm", "/6000", *KEPT], timeout=300
+        ).out.split()
         checks.equal("local.setuid: no program with root's rights but sudo", extra, [], go_on=True)
     if not life.has("/usr/bin/sudo"):
         checks.not_run("local.sudo: whom sudo makes root", "this base has no sudo")
     else:
         seen = json.loads(said) if (said := life.attempt("sudo")).startswith("{") else {"trouble": said}
-        title = f"local.sudo: by the base's rules who is in {seen.get('group')} becomes root with the right password, and nobody else"
-        checks.true(title, [seen.get(one) for one in ("right", "wrong", "other")] == [True, False, False], seen, go_on=True)
-        checks.equal("local.sudo without it: by a rule that asks nobody both are root", seen.get("unasked"), [True, True], go_on=True)
+        title = (
+            f"local.sudo: by the base's rules who is in {seen.get('group')} becomes root with the "
+            "right password, and nobody else"
+        )
+        checks.true(
+            title,
+            [seen.get(one) for one in ("right", "wrong", "other")] == [True, False, False],
+            seen,
+            go_on=True,
+        )
+        checks.equal(
+            "local.sudo without it: by a rule that asks nobody both are root",
+            seen.get("unasked"),
+            [True, True],
+            go_on=True,
+        )
         if seen.get("group") != "wheel":
             checks.not_run("local.sudo: that group is wheel", "sudo's rules are Debian's on this base")
     made = life.attempt("userns", nobody=True)
     if not life.has("/sys/fs/selinux/enforce"):
-        checks.not_run("local.userns: no namespace of one's own", f"SELinux refuses it, and this base has none (here: {made})")
+        checks.not_run(
+            "local.userns: no namespace of one's own",
+            f"SELinux refuses it, and this base has none (here: {made})",
+        )
     else:
         checks.true("local.userns: no namespace of one's own", made not in ("ok", ""), made, go_on=True)
     plain = life.attempt("write-after-free", nobody=True)
@@ -146,10 +291,20 @@ def rights(life: Life, checks: Checks) -> None:
 def updaters(life: Life, checks: Checks) -> None:
     """Another updater is started, another image asked for, an account changed."""
     machine, one = life.machine, "supply.one-updater"
-    for unit in ("bootc-fetch-apply-updates.timer", "rpm-ostreed-automatic.timer", "upgrade-on-boot.service", "greenboot-rollback.service"):
+    for unit in (
+        "bootc-fetch-apply-updates.timer",
+        "rpm-ostreed-automatic.timer",
+        "upgrade-on-boot.service",
+        "greenboot-rollback.service",
+    ):
         loaded = machine.run(["systemctl", "show", "-P", "LoadState", unit]).out.strip()
         started = machine.run(["systemctl", "start", unit], check=False)
-        checks.true(f"{one}: {unit} can't be started", loaded == "masked" and started.code != 0, (loaded, started.err), go_on=True)
+        checks.true(
+            f"{one}: {unit} can't be started",
+            loaded == "masked" and started.code != 0,
+            (loaded, started.err),
+            go_on=True,
+        )
     ours = "veilor-update-stage.timer"
     waits = machine.run(["systemctl", "is-active", ours], check=False).out.strip()
     checks.equal("supply.mended-soon: ours is waiting", waits, "active", go_on=True)
@@ -157,7 +312,12 @@ def updaters(life: Life, checks: Checks) -> None:
     masked = machine.run(["systemctl", "start", ours], check=False).code != 0
     machine.run(["systemctl", "unmask", "--runtime", ours])
     started = machine.run(["systemctl", "start", ours], check=False)
-    checks.true(f"{one} without it: one that is not masked starts", masked and started.code == 0, started.err, go_on=True)
+    checks.true(
+        f"{one} without it: one that is not masked starts",
+        masked and started.code == 0,
+        started.err,
+        go_on=True,
+    )
     checks.true("supply.mended-soon without it: turned off it would not start", masked, go_on=True)
 
     said = life.attempt("polkit", *MOVES) if life.has("/usr/bin/pkcheck") else ""
@@ -166,8 +326,12 @@ def updaters(life: Life, checks: Checks) -> None:
         if not life.has("/usr/bin/pkcheck"):
             checks.not_run(f"{title} an administrator's password is asked for", "this base has no polkit")
             continue
-        checks.equal(f"{title} an administrator's password is asked for", asked.get(move, said), 2, go_on=True)
-        checks.equal(f"{title.replace(':', ' without it:', 1)} nobody is asked", unasked.get(move, said), 0, go_on=True)
+        checks.equal(
+            f"{title} an administrator's password is asked for", asked.get(move, said), 2, go_on=True
+        )
+        checks.equal(
+            f"{title.replace(':', ' without it:', 1)} nobody is asked", unasked.get(move, said), 0, go_on=True
+        )
 
     title = "forensics.changes-are-logged: a change to the accounts is written down"
     if not life.has("/usr/sbin/auditd"):
@@ -175,16 +339,27 @@ def updaters(life: Life, checks: Checks) -> None:
     else:
         look = ["ausearch", "--input-logs", "--start", "boot", "-k", "veilor-accounts", "-f", "/etc/shadow"]
         machine.run(["touch", "/etc/shadow"])
-        checks.equal(title, machine.run(["sh", "-c", f"sleep 1; {shlex.join(look)}"], check=False).code, 0, go_on=True)
+        checks.equal(
+            title, machine.run(["sh", "-c", f"sleep 1; {shlex.join(look)}"], check=False).code, 0, go_on=True
+        )
         before = machine.run(["sh", "-c", f"{shlex.join(look)} | grep -c ^time"], check=False).out.strip()
         machine.run(["auditctl", "-D"])
         machine.run(["touch", "/etc/shadow"])
-        after = machine.run(["sh", "-c", f"sleep 1; {shlex.join(look)} | grep -c ^time"], check=False).out.strip()
-        checks.equal("forensics.changes-are-logged without it: nothing is written down", after, before, go_on=True)
+        after = machine.run(
+            ["sh", "-c", f"sleep 1; {shlex.join(look)} | grep -c ^time"], check=False
+        ).out.strip()
+        checks.equal(
+            "forensics.changes-are-logged without it: nothing is written down", after, before, go_on=True
+        )
         machine.run(["augenrules", "--load"], check=False)
 
 
-@phase("programs", "A program runs on the machine and wants more than it was given", starts_from="second-boot", independent=True)
+@phase(
+    "programs",
+    "A program runs on the machine and wants more than it was given",
+    starts_from="second-boot",
+    independent=True,
+)
 def programs(life: Life, checks: Checks) -> None:
     life.boot()
     processes(life, checks)
@@ -194,18 +369,48 @@ def programs(life: Life, checks: Checks) -> None:
     life.shut_down()
 
 
-@phase("browser", "A page's process is looked at from outside of the browser", starts_from="second-boot", independent=True)
+@phase(
+    "browser",
+    "A page's process is looked at from outside of the browser",
+    starts_from="second-boot",
+    independent=True,
+)
 def browser(life: Life, checks: Checks) -> None:
-    title = "browser.sandbox: a page's process is in Brave's domain, and cut off from system calls and the network"
+    title = (
+        "browser.sandbox: a page's process is in Brave's domain, and cut off from system calls and the "
+        "network"
+    )
     machine = life.boot()
     runs = (([], True, title), (["--no-sandbox"], False, "browser.sandbox without it: started so, it is not"))
     if not (life.has(BRAVE) and life.has("/sys/fs/selinux/enforce")):
         checks.not_run(title, "this base has neither Brave nor SELinux")
         runs = ()
     for flags, wanted, said in runs:
-        person = ["runcon", "-r", "unconfined_r", "-t", "unconfined_t", *NOBODY, "env", "HOME=/tmp/veilor-lab-page"]
-        machine.run(["systemd-run", "--quiet", "--unit=veilor-lab-page", *person, "veilor-brave", "--headless", *flags, "about:blank"])
-        seen = machine.run(["sh", "-c", f"sleep 15; {PAGES}; systemctl stop veilor-lab-page.service"], check=False).out.split()
+        person = [
+            "runcon",
+            "-r",
+            "unconfined_r",
+            "-t",
+            "unconfined_t",
+            *NOBODY,
+            "env",
+            "HOME=/tmp/veilor-lab-page",
+        ]
+        machine.run(
+            [
+                "systemd-run",
+                "--quiet",
+                "--unit=veilor-lab-page",
+                *person,
+                "veilor-brave",
+                "--headless",
+                *flags,
+                "about:blank",
+            ]
+        )
+        seen = machine.run(
+            ["sh", "-c", f"sleep 15; {PAGES}; systemctl stop veilor-lab-page.service"], check=False
+        ).out.split()
         apart = len(seen) == 3 and ":brave_t:" in seen[0] and seen[1] == "2" and seen[2] == "apart"
         checks.true(said, len(seen) == 3 and apart == wanted, seen, go_on=True)
     life.shut_down()
@@ -218,87 +423,149 @@ def laid_over(path: str, text: str) -> str:
 
 
 def taken_away(kind: str, given: dict) -> tuple[str, str]:
-    """How the control behind a check of this KIND is taken away, and how it is put back: shell, run before and after.
+    """How the control behind a check of this KIND is taken away, and how it is put back: shell, run before
+    and after.
 
-    What can't be changed before the next start (arguments, lockdown) is laid over for the doctor's eyes alone, who runs in
-    a mount namespace of its own; the rest is changed on the machine.
+    What can't be changed before the next start (arguments, lockdown) is laid over for the doctor's eyes
+    alone, who runs in a mount namespace of its own; the rest is changed on the machine.
     """
     name = given.get("name", "")
     if kind == "sysctl":
         key, want = given["key"], given["want"]
         weak = "core" if not want.lstrip("-").isdigit() else str(int(want) - 1) if want != "0" else "1"
         path = "/proc/sys/" + key.replace(".", "/")
-        return f"sysctl -qw {key}={weak} 2>/dev/null || {{ {laid_over(path, weak)}; }}", f"sysctl -qw {shlex.quote(f'{key}={want}')}"
+        return (
+            f"sysctl -qw {key}={weak} 2>/dev/null || {{ {laid_over(path, weak)}; }}",
+            f"sysctl -qw {shlex.quote(f'{key}={want}')}",
+        )
     if kind == "unit" and given.get("load") == ["masked"]:
         link = f"/etc/systemd/system/{name}"
         return f"rm {link}; systemctl daemon-reload", f"ln -s /dev/null {link}; systemctl daemon-reload"
     if kind == "unit" and given.get("active") == "inactive":
-        unit = f"/run/systemd/system.control/{name}"  # goes before what the base has of that name, masked or not
-        listens, runs = f"[Socket]\\nListenStream={DESK}/{name}\\nAccept=yes", "[Service]\\nExecStart=/usr/bin/sleep 300"
+        unit = (
+            f"/run/systemd/system.control/{name}"  # goes before what the base has of that name, masked or not
+        )
+        listens, runs = (
+            f"[Socket]\\nListenStream={DESK}/{name}\\nAccept=yes",
+            "[Service]\\nExecStart=/usr/bin/sleep 300",
+        )
         what = listens if name.endswith(".socket") else runs
         start = f"mkdir -p /run/systemd/system.control; printf '{what}\\n' > {unit}"
-        return f"{start}; systemctl daemon-reload; systemctl start {name}", f"systemctl stop {name}; rm {unit}; systemctl daemon-reload"
+        return (
+            f"{start}; systemctl daemon-reload; systemctl start {name}",
+            f"systemctl stop {name}; rm {unit}; systemctl daemon-reload",
+        )
     if kind == "unit" and not given.get("active"):
         return f"systemctl mask --runtime {name}", f"systemctl unmask --runtime {name}"
     if kind == "unit":
         return f"systemctl stop {name}", f"systemctl start {name}"
     if kind == "dbus-answer" and given["method"] == "getDefaultZone":
-        return "firewall-cmd -q --set-default-zone=public", f"firewall-cmd -q --set-default-zone={given['want']}"
+        return (
+            "firewall-cmd -q --set-default-zone=public",
+            f"firewall-cmd -q --set-default-zone={given['want']}",
+        )
     if kind == "dbus-answer":
         zone = "firewall-cmd -q --zone={} --change-interface=" + given["arguments"][-1]
         return zone.format("trusted"), zone.format(given["want"])
-    zone, bus = "firewall-cmd -q --zone=trusted --{}-interface=veilor-lab0", "/sys/bus/usb/devices/usb*/authorized_default"
+    zone, bus = (
+        "firewall-cmd -q --zone=trusted --{}-interface=veilor-lab0",
+        "/sys/bus/usb/devices/usb*/authorized_default",
+    )
     listen = shlex.quote("import socket, time; kept = socket.create_server(('', 8022)); time.sleep(60)")
-    live = {"audited": ("auditctl -D", "augenrules --load"), "zones": (zone.format("add"), zone.format("remove")),
-            "listening": (f"systemd-run -q --unit=veilor-lab-listens python3 -c {listen}; sleep 3", "systemctl stop veilor-lab-listens"),
-            "usb-waits": (f"for bus in {bus}; do echo 1 > $bus; done", f"for bus in {bus}; do echo 0 > $bus; done")}
+    live = {
+        "audited": ("auditctl -D", "augenrules --load"),
+        "zones": (zone.format("add"), zone.format("remove")),
+        "listening": (
+            f"systemd-run -q --unit=veilor-lab-listens python3 -c {listen}; sleep 3",
+            "systemctl stop veilor-lab-listens",
+        ),
+        "usb-waits": (
+            f"for bus in {bus}; do echo 1 > $bus; done",
+            f"for bus in {bus}; do echo 0 > $bus; done",
+        ),
+    }
     if kind in live:
         return live[kind]
     other = f"{DESK}/{secrets.token_hex(4)}"
     return {
-        "karg": f"sed 's|{given.get('argument')}|quiet|' /proc/cmdline > {other}; mount --bind {other} /proc/cmdline",
-        "no-karg": f"echo \"$(cat /proc/cmdline) {(given.get('names') or [''])[0]}=x\" > {other}; mount --bind {other} /proc/cmdline",
+        "karg": f"sed 's|{given.get('argument')}|quiet|' /proc/cmdline > {other}; mount --bind {other} "
+        "/proc/cmdline",
+        "no-karg": f'echo "$(cat /proc/cmdline) {(given.get("names") or [""])[0]}=x" > {other}; mount '
+        f"--bind {other} /proc/cmdline",
         "lockdown": laid_over("/sys/kernel/security/lockdown", "[none] integrity confidentiality"),
         "modules-signed": laid_over("/sys/module/module/parameters/sig_enforce", "N"),
         "modules-out": laid_over("/proc/modules", f"{(given.get('names') or [''])[0]} 1 0 - Live 0x0"),
         "encrypted": "mount --bind /boot /var",
         "read-only": "mount -o remount,bind,rw /usr",
-        "swap-safe": f"{{ head -1 /proc/swaps; echo $(findmnt -no SOURCE /boot) partition 1 0 -2; }} > {other}; "
-                     f"mount --bind {other} /proc/swaps",
-        "policy-intact": laid_over("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}'),
+        "swap-safe": f"{{ head -1 /proc/swaps; echo $(findmnt -no SOURCE /boot) partition 1 0 -2; }} > "
+        f"{other}; "
+        f"mount --bind {other} /proc/swaps",
+        "policy-intact": laid_over(
+            "/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}'
+        ),
         "keys-as-shipped": laid_over("/usr/share/pki/containers/veilor-image-b.pub", "another key"),
         "statement-remembered": laid_over("/var/lib/veilor/state.json", '{"channel": {"sequence": -1}}'),
-        "every-source": f"{{ cat /etc/chrony.conf; echo 'server 192.0.2.9'; }} > {other}; mount --bind {other} /etc/chrony.conf",
-        "says": f"sed 's/^authselectmode .*/authselectmode prefer/' /etc/chrony.conf > {other}; mount --bind {other} /etc/chrony.conf",
+        "every-source": f"{{ cat /etc/chrony.conf; echo 'server 192.0.2.9'; }} > {other}; mount --bind "
+        f"{other} /etc/chrony.conf",
+        "says": f"sed 's/^authselectmode .*/authselectmode prefer/' /etc/chrony.conf > {other}; mount "
+        f"--bind {other} /etc/chrony.conf",
         "asked-first": f"mount --bind /dev/null {GUARD}",
         "first-said": laid_over(given.get("folder", "") + "/10-veilor.conf", "# nothing"),
-        "image-verified": f"bootc status --format=json --format-version=1 | sed 's/containerPolicy/insecure/g' > {DESK}/said; "
-                          f"printf '#!/bin/sh\\ncat {DESK}/said\\n' > {other}; chmod +x {other}; mount --bind {other} /usr/bin/bootc",
+        "image-verified": "bootc status --format=json --format-version=1 | sed "
+        f"'s/containerPolicy/insecure/g' > {DESK}/said; "
+        f"printf '#!/bin/sh\\ncat {DESK}/said\\n' > {other}; chmod +x {other}; mount --bind {other} "
+        "/usr/bin/bootc",
     }.get(kind, ""), "true"
 
 
-@phase("doctor", "The machine's own doctor agrees, and notices what is taken away", starts_from="second-boot", independent=True)
+@phase(
+    "doctor",
+    "The machine's own doctor agrees, and notices what is taken away",
+    starts_from="second-boot",
+    independent=True,
+)
 def doctor(life: Life, checks: Checks) -> None:
     hardware = life.hardware()
     hardware.usb = True
     machine = life.boot(hardware)
-    machine.run(["ip", "link", "add", "tailscale0", "type", "dummy"], check=False)  # so that its zone can be looked at
+    machine.run(
+        ["ip", "link", "add", "tailscale0", "type", "dummy"], check=False
+    )  # so that its zone can be looked at
     life.veilor("veilor-usbguard-enroll")
-    said = json.loads(machine.run(["python3", "-I", "-c", MEASURED, "veilor-doctor", "--json"], check=False, timeout=300).out)
+    said = json.loads(
+        machine.run(
+            ["python3", "-I", "-c", MEASURED, "veilor-doctor", "--json"], check=False, timeout=300
+        ).out
+    )
     report = json.loads(said.pop("out"))
     life.notes["doctor"] = said
     checks.true("doctor: less than 40 MiB of memory", said["peak_mib"] < 40, said, go_on=True)
     held: dict[str, list] = {}
-    shipped = {claim["id"]: {check["id"]: check for check in claim["checks"]} for claim in json.loads(life.read_file(CLAIMS))["claims"]}
+    shipped = {
+        claim["id"]: {check["id"]: check for check in claim["checks"]}
+        for claim in json.loads(life.read_file(CLAIMS))["claims"]
+    }
     for seen in report["claims"]:
         for one in seen["checks"]:
             check, title = shipped[seen["id"]][one["id"]], f"the doctor sees {one['id'].split('/', 1)[1]}"
             if check["capability"] and not life.has(check["capability"]):
-                checks.not_run(f"{seen['id']}: {title}", f"this base has no {check['capability']}; here {one['status']} ({one['reason']})")
-            elif one["status"] == "NOT_APPLICABLE" or seen["state"] == "opt-in" and one["status"] == "UNKNOWN":
+                checks.not_run(
+                    f"{seen['id']}: {title}",
+                    f"this base has no {check['capability']}; here {one['status']} ({one['reason']})",
+                )
+            elif (
+                one["status"] == "NOT_APPLICABLE" or seen["state"] == "opt-in" and one["status"] == "UNKNOWN"
+            ):
                 checks.not_run(f"{seen['id']}: {title}", f"{one['status']}: {one['reason']}")
-            elif checks.true(f"{seen['id']}: {title}", one["status"] == "PASS", f"{one['status']}: {one['reason']}", go_on=True):
-                together = check["kind"] if check["kind"] in ("sysctl", "karg", "unit") else one["id"]  # each look takes seconds
+            elif checks.true(
+                f"{seen['id']}: {title}",
+                one["status"] == "PASS",
+                f"{one['status']}: {one['reason']}",
+                go_on=True,
+            ):
+                together = (
+                    check["kind"] if check["kind"] in ("sysctl", "karg", "unit") else one["id"]
+                )  # each look takes seconds
                 held.setdefault(together, []).append((seen["id"], one["id"], seen["state"], check))
     for group in held.values():
         missed(life, checks, group)
@@ -307,9 +574,13 @@ def doctor(life: Life, checks: Checks) -> None:
 
 
 def missed(life: Life, checks: Checks, group: list[tuple[str, str, str, dict]]) -> None:
-    """The doctor says FAIL of checks that passed, once their controls are taken away (of what is a person's choice: not chosen)."""
+    """The doctor says FAIL of checks that passed, once their controls are taken away (of what is a person's
+    choice: not chosen).
+    """
     ways = [taken_away(check["kind"], check["arguments"]) for _, _, _, check in group]
-    look = "; ".join(["{ " + "; ".join(away or "true" for away, _ in ways) + "; } >&2", "veilor-doctor --json"])
+    look = "; ".join(
+        ["{ " + "; ".join(away or "true" for away, _ in ways) + "; } >&2", "veilor-doctor --json"]
+    )
     asked = "".join(f" --claim {claim}" for claim in sorted({claim for claim, _, _, _ in group}))
     done = life.machine.run(["unshare", "-m", "sh", "-c", look + asked], check=False, timeout=300)
     undone = life.machine.run(["sh", "-c", "; ".join(back for _, back in ways)], check=False, timeout=300)
@@ -318,7 +589,10 @@ def missed(life: Life, checks: Checks, group: list[tuple[str, str, str, dict]]) 
     except (ValueError, LookupError):
         found = {}
     for (claim, name, state, check), (away, _) in zip(group, ways, strict=True):
-        title, wanted = f"{claim} without it: the doctor misses {name.split('/', 1)[1]}", "NOT_APPLICABLE" if state == "opt-in" else "FAIL"
+        title, wanted = (
+            f"{claim} without it: the doctor misses {name.split('/', 1)[1]}",
+            "NOT_APPLICABLE" if state == "opt-in" else "FAIL",
+        )
         if not away:
             checks.not_run(title, f"nothing takes away on a running machine what {check['kind']} looks at")
             continue
@@ -329,17 +603,35 @@ def missed(life: Life, checks: Checks, group: list[tuple[str, str, str, dict]]) 
 
 
 def slower(life: Life, checks: Checks, seconds: float) -> None:
-    """lynis, put beside the system, is still at work after ten times as long as the doctor took; it is ended then."""
+    """lynis, put beside the system, is still at work after ten times as long as the doctor took; it is ended
+    then.
+    """
     packed = life.dir / "lynis.tar"
     with tarfile.open(packed, "w") as tar:
         for part in ("usr/share/lynis", "etc/lynis", "usr/sbin/lynis"):
             tar.add(life.settings.tools.root / part, part)
-    life.machine.run(["sh", "-c", f"mkdir -p {DESK}/lynis && tar -C {DESK}/lynis -xf -"], stdin=packed.read_bytes(), timeout=120)
-    audit = (f"../../sbin/lynis audit system --profile {DESK}/lynis/etc/lynis/default.prf --plugindir {DESK}/lynis/etc/lynis/plugins "
-             f"--quick --quiet --no-colors --logfile {DESK}/lynis.log --report-file {DESK}/lynis.dat")
+    life.machine.run(
+        ["sh", "-c", f"mkdir -p {DESK}/lynis && tar -C {DESK}/lynis -xf -"],
+        stdin=packed.read_bytes(),
+        timeout=120,
+    )
+    audit = (
+        f"../../sbin/lynis audit system --profile {DESK}/lynis/etc/lynis/default.prf --plugindir "
+        f"{DESK}/lynis/etc/lynis/plugins "
+        f"--quick --quiet --no-colors --logfile {DESK}/lynis.log --report-file {DESK}/lynis.dat"
+    )
     start = f"cd {DESK}/lynis/usr/share/lynis && exec timeout {10 * seconds:.0f} {audit}"
-    theirs = json.loads(life.machine.run(["python3", "-I", "-c", MEASURED, "sh", "-c", start], check=False, timeout=1500).out)
-    done = life.machine.run(["grep", "-c", "Performing test ID", f"{DESK}/lynis.log"], check=False).out.strip()
+    theirs = json.loads(
+        life.machine.run(["python3", "-I", "-c", MEASURED, "sh", "-c", start], check=False, timeout=1500).out
+    )
+    done = life.machine.run(
+        ["grep", "-c", "Performing test ID", f"{DESK}/lynis.log"], check=False
+    ).out.strip()
     life.notes["lynis"] = {key: value for key, value in theirs.items() if key != "out"} | {"tests": done}
     title = "doctor: at most a tenth of the time that lynis takes on the same machine"
-    checks.true(title, int(done or 0) >= 1 and theirs["seconds"] >= 10 * seconds - 1, f"{seconds:.1f} s; {life.notes['lynis']}", go_on=True)
+    checks.true(
+        title,
+        int(done or 0) >= 1 and theirs["seconds"] >= 10 * seconds - 1,
+        f"{seconds:.1f} s; {life.notes['lynis']}",
+        go_on=True,
+    )

@@ -1,4 +1,6 @@
-"""New versions that never come to their health check: the kernel panics, start-up hangs, or ends in emergency mode."""
+"""New versions that never come to their health check: the kernel panics, start-up hangs, or ends in emergency
+mode.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
 
 AFTER = "life:second-boot"
-STORY = "A machine was given three updates that never come to their health check, and left each of them by itself"
+STORY = (
+    "A machine was given three updates that never come to their health check, and left each of them by itself"
+)
 RESTARTING = rb"did not come to the end of its health check: restarting"
 STAYS = 75  # seconds; all limits below are shorter, the emulated start-up before them included
 UNITS = "usr/lib/systemd/system"
@@ -40,10 +44,13 @@ ExecStart=/bin/false
 """
 
 
-def add_unit(text: str, target: str, dependency: str = "wants", limit: str = "", without: str = "") -> Callable[[Path], None]:
+def add_unit(
+    text: str, target: str, dependency: str = "wants", limit: str = "", without: str = ""
+) -> Callable[[Path], None]:
     """A mutation that puts a unit of TEXT into a staged tree, for TARGET to want or require.
 
-    LIMIT changes the time limit; WITHOUT names the link, below etc/systemd/system, of a unit that is then not started.
+    LIMIT changes the time limit; WITHOUT names the link, below etc/systemd/system, of a unit that is then not
+    started.
     """
 
     def mutate(tree: Path) -> None:
@@ -68,7 +75,9 @@ def stage(life: Life, checks: Checks, version: str, mutate: Callable[[Path], Non
     checks.equal(f"{version} is staged", life.veilor("veilor-update").code, 0)
 
 
-def comes_back(life: Life, checks: Checks, mutate: Callable[[Path], None], said: bytes, allowed: str = "") -> None:
+def comes_back(
+    life: Life, checks: Checks, mutate: Callable[[Path], None], said: bytes, allowed: str = ""
+) -> None:
     """An update changed by MUTATE is started three times, SAID being on the console each time, and left.
 
     ALLOWED names what else a console never says and this one may.
@@ -93,7 +102,12 @@ def comes_back(life: Life, checks: Checks, mutate: Callable[[Path], None], said:
     checks.equal("the fourth is of the version before", life.status()["booted"]["image"]["imageDigest"], old)
     machine.wait_unit("veilor-health-return.service", "inactive", 120)
     shown = life.veilor("veilor-status").text
-    checks.true("status says why", "never came to the end of its health check" in shown and "44.2" in shown, shown, go_on=True)
+    checks.true(
+        "status says why",
+        "never came to the end of its health check" in shown and "44.2" in shown,
+        shown,
+        go_on=True,
+    )
     checks.true("the person is told", "never came to the end" in life.notice(), life.notice(), go_on=True)
     checks.true("healthy again", life.healthy(), life.grub_environment(), go_on=True)
     life.veilor("veilor-update")
@@ -102,7 +116,9 @@ def comes_back(life: Life, checks: Checks, mutate: Callable[[Path], None], said:
 
 
 def go_wrong(life: Life, checks: Checks, mutate: Callable[[Path], None], said: bytes) -> Machine:
-    """The next update, changed by MUTATE so that the control is missing, is started and goes wrong, which is SAID on the console."""
+    """The next update, changed by MUTATE so that the control is missing, is started and goes wrong, which is
+    SAID on the console.
+    """
     stage(life, checks, "44.3", mutate)
     life.machine.power_off()
     machine = life.power_on()
@@ -119,13 +135,23 @@ def stays(life: Life, checks: Checks, mutate: Callable[[Path], None], said: byte
     life.cut_power()
 
 
-@phase("panics", "A kernel that panics restarts, is counted and left", starts_from="second-boot", independent=True)
+@phase(
+    "panics",
+    "A kernel that panics restarts, is counted and left",
+    starts_from="second-boot",
+    independent=True,
+)
 def panics(life: Life, checks: Checks) -> None:
-    comes_back(life, checks, add_unit(PANICS, "multi-user.target"), rb"Rebooting in 30 seconds", "kernel panic")
+    comes_back(
+        life, checks, add_unit(PANICS, "multi-user.target"), rb"Rebooting in 30 seconds", "kernel panic"
+    )
     # QEMU's machine was seen to restart here all the same, so it is the kernel's own word that counts.
     unlimited = PANICS.replace("echo c", "echo 0 > /proc/sys/kernel/panic; echo c")
     machine = go_wrong(life, checks, add_unit(unlimited, "multi-user.target"), rb"end Kernel panic")
-    checks.true("without the control the kernel does not say that it restarts", b"Rebooting in" not in bytes(machine.console.buffer))
+    checks.true(
+        "without the control the kernel does not say that it restarts",
+        b"Rebooting in" not in bytes(machine.console.buffer),
+    )
     life.cut_power()
 
 
@@ -133,11 +159,21 @@ def panics(life: Life, checks: Checks) -> None:
 def hangs(life: Life, checks: Checks) -> None:
     comes_back(life, checks, add_unit(HANGS, "multi-user.target", limit=SHORT_LIMIT), RESTARTING)
     timer = "sysinit.target.wants/veilor-health-deadline.timer"
-    stays(life, checks, add_unit(HANGS, "multi-user.target", limit=SHORT_LIMIT, without=timer), b"This start never ends")
+    stays(
+        life,
+        checks,
+        add_unit(HANGS, "multi-user.target", limit=SHORT_LIMIT, without=timer),
+        b"This start never ends",
+    )
 
 
 @phase("emergency", "Emergency mode is left for a restart", starts_from="second-boot", independent=True)
 def emergency(life: Life, checks: Checks) -> None:
     comes_back(life, checks, add_unit(EMERGENCY, "local-fs.target", "requires"), RESTARTING, "emergency mode")
     service = "emergency.target.wants/veilor-health-deadline.service"
-    stays(life, checks, add_unit(EMERGENCY, "local-fs.target", "requires", without=service), b"emergency mode|account is locked")
+    stays(
+        life,
+        checks,
+        add_unit(EMERGENCY, "local-fs.target", "requires", without=service),
+        b"emergency mode|account is locked",
+    )

@@ -13,25 +13,41 @@ from veilor.lab.screen import Screen, dark_colours, press, type_keys
 from veilor.lab.verdict import Checks
 
 FLAVOUR = "boot-screen"
-STORY = "A machine with a locked disk was started, and its passphrase asked for as a picture on its screen and as text on a serial console"
-# A person's machine has no serial console on its command line; the lab's has one, and Plymouth would keep to text for it.
+STORY = (
+    "A machine with a locked disk was started, and its passphrase asked for as a picture on its screen "
+    "and as text on a serial console"
+)
+# A person's machine has no serial console on its command line; the lab's has one, and Plymouth would keep to
+# text for it.
 WITHOUT_SERIAL = "plymouth.ignore-serial-consoles"
-ASKING = 300  # pixels: the edge of the field that the passphrase goes into has four times as many on the smallest screen
+# pixels: the edge of the field that the passphrase goes into has four times as many on the smallest screen
+ASKING = 300
 WRITTEN = 40  # pixels in full colour that a line of text has at the least
-LAYOUT = (0.69, 0.76)  # of the height: where the layout's name stands, below what is said of the passphrase and Caps Lock
+LAYOUT = (
+    0.69,
+    0.76,
+)  # of the height: where the layout's name stands, below what is said of the passphrase and Caps Lock
 OPENED = rb"Finished [^\r\n]*Cryptography Setup|Reached target [^\r\n]*Local Encrypted Volumes"
 
 
 def start(life: Life, arguments: str) -> Machine:
     """Power on a machine of the flavour with kernel ARGUMENTS, and stop at its boot menu."""
-    hardware = Hardware([(path, "raw", False) for path in life.locked_disks(arguments)], "uefi", life.uefi_vars, life.settings.accel)
+    hardware = Hardware(
+        [(path, "raw", False) for path in life.locked_disks(arguments)],
+        "uefi",
+        life.uefi_vars,
+        life.settings.accel,
+    )
     machine = life.power_on(hardware)
     machine.wait_console(COUNTED, UNLOCK_TIMEOUT, "the boot loader")
     press(machine.qmp, "up")  # any key stops the count-down
     return machine
 
 
-@phase("picture-prompt", "The boot menu, then the passphrase asked for on the screen: a wrong one, Caps Lock, the right one")
+@phase(
+    "picture-prompt",
+    "The boot menu, then the passphrase asked for on the screen: a wrong one, Caps Lock, the right one",
+)
 def picture_prompt(life: Life, checks: Checks) -> None:
     colour = dark_colours(life.settings.source)
     title = tomllib.loads((life.settings.source / "product.toml").read_text())["product"]["pretty_name"]
@@ -40,25 +56,41 @@ def picture_prompt(life: Life, checks: Checks) -> None:
         return shown.share(colour["window"]) > 0.7 and shown.count(colour["border"]) > ASKING
 
     machine = start(life, WITHOUT_SERIAL)
-    checks.true("the boot menu names the product", machine.console.wait_for(title.encode(), 15), machine.console.text()[-400:])
+    checks.true(
+        "the boot menu names the product",
+        machine.console.wait_for(title.encode(), 15),
+        machine.console.text()[-400:],
+    )
     life.picture("boot-menu", "The boot menu")
     press(machine.qmp, "ret")
     machine.wait_screen(asks, UNLOCK_TIMEOUT, "the passphrase prompt")
     type_keys(machine.qmp, "not this one")
     first = machine.screen()
     life.picture("passphrase", "The passphrase prompt, while something is typed")
-    machine.wait_screen(lambda shown: shown.rows(*LAYOUT).count(colour["muted"]) >= WRITTEN, 30, "the name of the keyboard's layout")
+    machine.wait_screen(
+        lambda shown: shown.rows(*LAYOUT).count(colour["muted"]) >= WRITTEN,
+        30,
+        "the name of the keyboard's layout",
+    )
     checks.equal("nothing is called wrong yet", first.count(colour["negative"]), 0)
     checks.equal("nothing is said of Caps Lock", first.count(colour["neutral"]), 0)
     press(machine.qmp, "ret")
     began = time.monotonic()
-    machine.wait_screen(lambda shown: asks(shown) and shown.count(colour["negative"]) >= WRITTEN, 120, "what is said of a wrong passphrase")
+    machine.wait_screen(
+        lambda shown: asks(shown) and shown.count(colour["negative"]) >= WRITTEN,
+        120,
+        "what is said of a wrong passphrase",
+    )
     took = time.monotonic() - began
     press(machine.qmp, "caps_lock")
-    machine.wait_screen(lambda shown: shown.count(colour["neutral"]) >= WRITTEN, 20, "the word that Caps Lock is on")
+    machine.wait_screen(
+        lambda shown: shown.count(colour["neutral"]) >= WRITTEN, 20, "the word that Caps Lock is on"
+    )
     life.picture("passphrase-wrong", "A wrong passphrase, said plainly; Caps Lock is on")
     press(machine.qmp, "caps_lock")
-    machine.wait_screen(lambda shown: shown.count(colour["neutral"]) == 0, 20, "the word that Caps Lock is on to go away")
+    machine.wait_screen(
+        lambda shown: shown.count(colour["neutral"]) == 0, 20, "the word that Caps Lock is on to go away"
+    )
     type_keys(machine.qmp, PASSPHRASE.decode())
     press(machine.qmp, "ret")
     machine.wait_screen(lambda shown: not asks(shown), 30, "the prompt to go away")
@@ -77,10 +109,20 @@ def text_prompt(life: Life, checks: Checks) -> None:
     life.picture("text-prompt", "The screen meanwhile: the same prompt as text")
     machine.console.send(b"not this one\n")
     # For each letter Plymouth writes the whole prompt again, with a star more.
-    at = machine.wait_console(rb"\*{12}[^*]{1,200}?" + PROMPT + rb"(?!\*)", 120, "the passphrase asked for once more", at)
+    at = machine.wait_console(
+        rb"\*{12}[^*]{1,200}?" + PROMPT + rb"(?!\*)", 120, "the passphrase asked for once more", at
+    )
     time.sleep(1)  # it listens a moment after it has asked
-    checks.true("a wrong passphrase opens nothing", machine.console.wait_for(OPENED, 0) is None, machine.console.text()[-400:])
+    checks.true(
+        "a wrong passphrase opens nothing",
+        machine.console.wait_for(OPENED, 0) is None,
+        machine.console.text()[-400:],
+    )
     machine.console.send(PASSPHRASE + b"\n")
-    checks.true("the right one opens the lock", machine.console.wait_for(OPENED, 120, at), machine.console.text()[-400:])
+    checks.true(
+        "the right one opens the lock",
+        machine.console.wait_for(OPENED, 120, at),
+        machine.console.text()[-400:],
+    )
     checks.true("neither is shown while it is typed", PASSPHRASE.decode() not in machine.console.text())
     life.cut_power()

@@ -1,4 +1,6 @@
-"""The desktop of an installed machine: its login screen, a first session, and what that is told of the move to the signed image."""
+"""The desktop of an installed machine: its login screen, a first session, and what that is told of the move
+to the signed image.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from veilor.lab.verdict import Checks, OSFault
 
 AFTER = "life:install"
 FLAVOUR = "desktop"
-STORY = "A machine with a desktop was installed, moved itself onto the signed image while somebody was logged in, and was logged into again"
+STORY = (
+    "A machine with a desktop was installed, moved itself onto the signed image while somebody was "
+    "logged in, and was logged into again"
+)
 ACCOUNT, PASSWORD = "ada", "late night 7 trains"
 DRAWN = 400  # seconds that an emulated processor may take for a greeter or a session
 WORDS = 300  # pixels of text that a notice or a menu has at the least
@@ -20,7 +25,17 @@ DRAWING = 20  # seconds, for what the desktop has already been told
 WALLPAPER = 0.05  # of the screen in the colours of its front folds, which the splash does not have
 FOCUS = 1000  # pixels of the accent: the ring around the field of the login that is typed into
 FIELDS = (0.47, 0.62)  # the rows with the login's two fields, of a screen of 1280 x 800
-BUS = ["runuser", "-u", ACCOUNT, "--", "env", "XDG_RUNTIME_DIR=/run/user/1000", "busctl", "--user", "--json=short"]
+BUS = [
+    "runuser",
+    "-u",
+    ACCOUNT,
+    "--",
+    "env",
+    "XDG_RUNTIME_DIR=/run/user/1000",
+    "busctl",
+    "--user",
+    "--json=short",
+]
 
 
 def wallpaper(colour: dict[str, str], shown: Screen) -> bool:
@@ -29,19 +44,34 @@ def wallpaper(colour: dict[str, str], shown: Screen) -> bool:
 
 
 def words(colour: dict[str, str], shown: Screen, top: float = 0.5) -> int:
-    """Pixels of text above the panel in SHOWN, from TOP on, a share of its height; notices and the menu are in the lower half."""
+    """Pixels of text above the panel in SHOWN, from TOP on, a share of its height; notices and the menu are
+    in the lower half.
+    """
     return shown.rows(top, 0.93).count(colour["text"])
 
 
 def add_account(life: Life, checks: Checks) -> None:
-    """The account that Plasma Setup asks for on Fedora, made by the lab, and an entry for the browser, which Debian lacks."""
+    """The account that Plasma Setup asks for on Fedora, made by the lab, and an entry for the browser, which
+    Debian lacks.
+    """
     machine = life.machine
     if machine.run(["test", "-e", "/usr/libexec/plasma-setup"], check=False).code == 0:
         checks.not_run("the account is made by Plasma Setup", "nobody answers its questions here")
     machine.run(["useradd", "--create-home", "--uid", "1000", "--shell", "/bin/bash", ACCOUNT])
     machine.run(["chpasswd"], stdin=f"{ACCOUNT}:{PASSWORD}\n".encode())
     home = f"/home/{ACCOUNT}"
-    machine.run(["runuser", "-u", ACCOUNT, "--", "mkdir", "-p", f"{home}/.local/share/applications", f"{home}/.config"])
+    machine.run(
+        [
+            "runuser",
+            "-u",
+            ACCOUNT,
+            "--",
+            "mkdir",
+            "-p",
+            f"{home}/.local/share/applications",
+            f"{home}/.config",
+        ]
+    )
     # A busy emulated processor hears of a key's release late, and the session would repeat the key.
     life.write_file(f"{home}/.config/kcminputrc", "[Keyboard]\nKeyRepeat=nothing\n")
     if machine.run(["test", "-e", "/usr/share/applications/brave-browser.desktop"], check=False).code:
@@ -51,7 +81,9 @@ def add_account(life: Life, checks: Checks) -> None:
 
 
 def log_in(life: Life, checks: Checks, colour: dict[str, str], name: str) -> None:
-    """Type the password at the login screen, which knows the machine's only account, and wait for a session that is drawn."""
+    """Type the password at the login screen, which knows the machine's only account, and wait for a session
+    that is drawn.
+    """
     machine = life.machine
 
     def ready(now: Screen) -> bool:
@@ -61,8 +93,12 @@ def log_in(life: Life, checks: Checks, colour: dict[str, str], name: str) -> Non
     life.picture(f"{name}-login", "The login screen")
     type_keys(machine.qmp, PASSWORD)
     press(machine.qmp, "ret")
-    machine.wait_until(["pgrep", "-u", ACCOUNT, "-x", "plasmashell"], lambda r: r.code == 0, DRAWN, "the desktop's shell")
-    machine.wait_until([*BUS, "list"], lambda r: "org.freedesktop.Notifications" in r.out, DRAWN, "the desktop's notices")
+    machine.wait_until(
+        ["pgrep", "-u", ACCOUNT, "-x", "plasmashell"], lambda r: r.code == 0, DRAWN, "the desktop's shell"
+    )
+    machine.wait_until(
+        [*BUS, "list"], lambda r: "org.freedesktop.Notifications" in r.out, DRAWN, "the desktop's notices"
+    )
     machine.wait_screen(lambda now: wallpaper(colour, now), DRAWN, "the desktop")
 
 
@@ -101,8 +137,12 @@ def first_session(life: Life, checks: Checks) -> None:
     log_in(life, checks, colour, "first")
     life.settle()
     checks.equal("the session is on Wayland", session(life)["Type"], "wayland", go_on=True)
-    machine.wait_screen(lambda now: words(colour, now) > WORDS, DRAWN, "the notice that it waits for a network")
-    checks.true("the first boot waits in the background", "not connected" in life.notice(), life.notice(), go_on=True)
+    machine.wait_screen(
+        lambda now: words(colour, now) > WORDS, DRAWN, "the notice that it waits for a network"
+    )
+    checks.true(
+        "the first boot waits in the background", "not connected" in life.notice(), life.notice(), go_on=True
+    )
     life.picture("first-desktop", "The desktop of the first session says what it waits for")
 
     written = words(colour, machine.screen())
@@ -111,10 +151,20 @@ def first_session(life: Life, checks: Checks) -> None:
     staged = life.status()["staged"]
     checks.equal("the signed image is staged", staged and staged["image"]["imageDigest"], same.digest)
     shown = ["cat", "/run/user/1000/veilor-notices.json"]
-    machine.wait_until(shown, lambda r: "Restart when you like" in r.out, DRAWN, "the desktop to be told that the image is ready")
+    machine.wait_until(
+        shown,
+        lambda r: "Restart when you like" in r.out,
+        DRAWN,
+        "the desktop to be told that the image is ready",
+    )
     time.sleep(DRAWING)
     now = words(colour, machine.screen())
-    checks.true("one notice has taken the other's place", WORDS < now < 1.5 * written, f"{now} of text, before {written}", go_on=True)
+    checks.true(
+        "one notice has taken the other's place",
+        WORDS < now < 1.5 * written,
+        f"{now} of text, before {written}",
+        go_on=True,
+    )
     life.picture("first-notice", "The desktop tells that the signed image is ready")
     life.judge_console()
     life.shut_down()
@@ -135,7 +185,9 @@ def second_session(life: Life, checks: Checks) -> None:
     time.sleep(DRAWING)
     before = words(colour, machine.screen(), 0)
     type_keys(machine.qmp, "veilor-status\n")
-    machine.wait_screen(lambda now: words(colour, now, 0) > before + 4 * WORDS, DRAWN, "the terminal to answer")
+    machine.wait_screen(
+        lambda now: words(colour, now, 0) > before + 4 * WORDS, DRAWN, "the terminal to answer"
+    )
     life.picture("second-desktop", "A terminal, opened by keyboard alone, says what runs")
     life.judge_console()
     life.shut_down()

@@ -1,4 +1,6 @@
-"""The first boots of a machine that meets trouble: no network, a login page, a wrong clock, others' changes, kill -9."""
+"""The first boots of a machine that meets trouble: no network, a login page, a wrong clock, others' changes,
+kill -9.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,22 @@ from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
 
 AFTER = "life:install"
-STORY = "A freshly installed machine met no network, a login page, a wrong clock, changes by others and kill -9 before its first move"
+STORY = (
+    "A freshly installed machine met no network, a login page, a wrong clock, changes by others and "
+    "kill -9 before its first move"
+)
 PROGRAM, UNIT = "veilor-firstboot-rebase", "veilor-firstboot-rebase.service"
 DONE = "/var/lib/veilor/firstboot-done"
 TAP = (Path(__file__).parent / "guest/tap.sh").read_text()
 TAPPED = ("bootc", "ostree", "skopeo", "grub2-editenv", "systemctl")
-CHANGING = ("bootc switch", "ostree admin pin", "ostree admin undeploy", "grub2-editenv", "systemctl disable", "skopeo")
+CHANGING = (
+    "bootc switch",
+    "ostree admin pin",
+    "ostree admin undeploy",
+    "grub2-editenv",
+    "systemctl disable",
+    "skopeo",
+)
 KILLS = 4
 PORTAL = """
 import http.server
@@ -36,7 +48,12 @@ def digest_of(entry: dict | None) -> str | None:
 
 def wait_told(life: Life, checks: Checks, words: str, what: str, timeout: float = 240) -> None:
     """Wait until the login message has WORDS; console, notice and --status then say the same."""
-    life.machine.wait_until(["sh", "-c", "cat /run/motd.d/*veilor*"], lambda r: words in r.out, timeout, f"the login message: {words}")
+    life.machine.wait_until(
+        ["sh", "-c", "cat /run/motd.d/*veilor*"],
+        lambda r: words in r.out,
+        timeout,
+        f"the login message: {words}",
+    )
     said = life.notice()
     checks.true(f"{what}: the login message says it", words in said, said)
     known = json.loads(life.read_file("/run/veilor/notice.json"))["notices"]["firstboot"]["line"]
@@ -44,7 +61,9 @@ def wait_told(life: Life, checks: Checks, words: str, what: str, timeout: float 
     console = life.machine.console.text().replace("\n", " ")
     checks.true(f"{what}: so does the console", words in console, console[-400:], go_on=True)
     asked = life.veilor(PROGRAM, "--status", "--json").data
-    checks.true(f"{what}: so does --status", not asked["done"] and words in (asked["last"] or ""), asked, go_on=True)
+    checks.true(
+        f"{what}: so does --status", not asked["done"] and words in (asked["last"] or ""), asked, go_on=True
+    )
     plain = "unverified" in said and said.count(". ") > 1
     checks.true(f"{what}: it says that what runs is unverified, and what to do", plain, said, go_on=True)
     checks.equal(f"{what}: nothing is staged", life.status()["staged"], None)
@@ -61,7 +80,12 @@ def wait_moved(life: Life, digest: str) -> None:
     life.machine.wait_unit(UNIT, "inactive", 180)
 
 
-@phase("waits", "No network, a login page, a wrong clock; then the digest of the ISO", starts_from="install", independent=True)
+@phase(
+    "waits",
+    "No network, a login page, a wrong clock; then the digest of the ISO",
+    starts_from="install",
+    independent=True,
+)
 def waits(life: Life, checks: Checks) -> None:
     v0 = life.make_image("44.0")
     machine = life.power_on()
@@ -71,7 +95,11 @@ def waits(life: Life, checks: Checks) -> None:
     life.settle()
     wait_told(life, checks, "not connected to a network", "no network")
     state = machine.run(["systemctl", "is-active", UNIT, "multi-user.target"], check=False).out.split()
-    checks.equal("it waits in the background: the machine is up, and somebody could log in", state, ["active", "active"])
+    checks.equal(
+        "it waits in the background: the machine is up, and somebody could log in",
+        state,
+        ["active", "active"],
+    )
     done = life.veilor("veilor-update", "--json")
     checks.equal("veilor-update puts it off (3)", done.code, 3, go_on=True)
     checks.equal("for want of a network", done.data.get("finding"), "offline", go_on=True)
@@ -96,35 +124,63 @@ def waits(life: Life, checks: Checks) -> None:
     life.publish(v0)
     wait_moved(life, v0.digest)
     status = life.status()
-    checks.equal("the digest of the ISO is fetched under the policy all the same", (
-        digest_of(status["staged"]), status["staged"]["image"]["image"].get("signature")), (digest_of(status["booted"]), "containerPolicy"))
+    checks.equal(
+        "the digest of the ISO is fetched under the policy all the same",
+        (digest_of(status["staged"]), status["staged"]["image"]["image"].get("signature")),
+        (digest_of(status["booted"]), "containerPolicy"),
+    )
     notice = life.notice()
     plain = "restart when you like" in notice.lower() and "login page" not in notice
     checks.true("the person is told to restart", plain, notice, go_on=True)
-    checks.true("the unit has disabled itself", machine.run(["systemctl", "is-enabled", UNIT], check=False).out.strip() == "disabled")
+    checks.true(
+        "the unit has disabled itself",
+        machine.run(["systemctl", "is-enabled", UNIT], check=False).out.strip() == "disabled",
+    )
     life.shut_down()
 
     life.boot()
     booted = life.status()["booted"]
-    checks.equal("it boots, verified", (digest_of(booted), booted["image"]["image"].get("signature")), (v0.digest, "containerPolicy"))
+    checks.equal(
+        "it boots, verified",
+        (digest_of(booted), booted["image"]["image"].get("signature")),
+        (v0.digest, "containerPolicy"),
+    )
     checks.true("healthy", life.healthy(), life.grub_environment())
     asked = life.veilor(PROGRAM, "--status")
-    checks.true("--status says that it is done", asked.code == 0 and "moved to veilor-os 44.0" in asked.text, asked.text, go_on=True)
+    checks.true(
+        "--status says that it is done",
+        asked.code == 0 and "moved to veilor-os 44.0" in asked.text,
+        asked.text,
+        go_on=True,
+    )
     again = life.veilor(PROGRAM, "--retry")
-    checks.true("--retry begins nothing anew", again.code == 0 and "Nothing to begin anew" in again.text, again.text, go_on=True)
+    checks.true(
+        "--retry begins nothing anew",
+        again.code == 0 and "Nothing to begin anew" in again.text,
+        again.text,
+        go_on=True,
+    )
     life.cut_power()
 
 
 def left_alone(life: Life, checks: Checks, state: str, says: str) -> None:
     """Both programs end with 5 and STATE, with words that SAYS is part of, and change nothing."""
+
     def seen() -> tuple:
-        return life.machine.run(["ostree", "admin", "status"], check=False).out, life.machine.run(["ls", "/ostree/deploy"], check=False).out
+        return life.machine.run(["ostree", "admin", "status"], check=False).out, life.machine.run(
+            ["ls", "/ostree/deploy"], check=False
+        ).out
 
     before = seen()
     for argv in ([PROGRAM, "--now", "--json"], ["veilor-update", "--json"]):
         done = life.veilor(*argv)
         line = " ".join(done.data[part] for part in ("what", "means", "next"))
-        checks.equal(f"{state}: {argv[0]} leaves it alone (5)", (done.code, done.data.get("state")), (5, state), go_on=True)
+        checks.equal(
+            f"{state}: {argv[0]} leaves it alone (5)",
+            (done.code, done.data.get("state")),
+            (5, state),
+            go_on=True,
+        )
         checks.true(f"{state}: {argv[0]} says what to do", says in line, line, go_on=True)
     checks.equal(f"{state}: nothing has changed", seen(), before, go_on=True)
 
@@ -135,9 +191,12 @@ def others(life: Life, checks: Checks) -> None:
     machine.run(["mount", "-o", "remount,rw", "/sysroot"])
     [origin] = machine.run(["sh", "-c", "ls /sysroot/ostree/deploy/*/deploy/*.origin"]).out.split()
     honest = life.read_file(origin)
-    life.write_file(origin, "[origin]\ncontainer-image-reference=ostree-unverified-registry:ghcr.io/other/os:1\n")
+    life.write_file(
+        origin, "[origin]\ncontainer-image-reference=ostree-unverified-registry:ghcr.io/other/os:1\n"
+    )
     left_alone(life, checks, "foreign", "bootc switch --enforce-container-sigpolicy")
-    # What bootc says of layered packages (`incompatible`) can't be had without rpm-ostree; a root that is made from no image can.
+    # What bootc says of layered packages (`incompatible`) can't be had without rpm-ostree; a root that is
+    # made from no image can.
     life.write_file(origin, "[origin]\nrefspec=fedora:fedora/44/x86_64/kinoite\n")
     left_alone(life, checks, "layered", "rpm-ostree reset")
     life.write_file(origin, honest)
@@ -154,7 +213,7 @@ def start_anew(life: Life) -> None:
     """The state before the first run: nothing staged, pinned, counted or noted; what was downloaded stays."""
     script = f"""rm -f {DONE} /run/veilor-lab/kill /run/veilor-lab/calls /var/lib/veilor/health.json
     test -e /run/ostree/staged-deployment && ostree admin undeploy 0
-    mount -o remount,rw /boot; grub2-editenv /boot/grub2/grubenv unset boot_counter; systemctl enable {UNIT}; true"""
+    mount -o remount,rw /boot; grub2-editenv /boot/grub2/grubenv unset boot_counter; systemctl enable {UNIT}; true"""  # noqa: E501
     life.machine.run(["sh", "-c", script], timeout=300)
 
 
@@ -170,8 +229,16 @@ def disturbed(life: Life, checks: Checks) -> None:
     machine.run(["sh", "-c", TAP, "tap.sh", *TAPPED])
     start_anew(life)
     done = life.veilor(PROGRAM, "--now")
-    checks.equal("undisturbed it stages the announced image", (done.code, digest_of(life.status()["staged"])), (0, v1.digest))
-    checks.true("somebody's own pin stays theirs", "bootstrap" not in life.read_file("/var/lib/veilor/health.json"), go_on=True)
+    checks.equal(
+        "undisturbed it stages the announced image",
+        (done.code, digest_of(life.status()["staged"])),
+        (0, v1.digest),
+    )
+    checks.true(
+        "somebody's own pin stays theirs",
+        "bootstrap" not in life.read_file("/var/lib/veilor/health.json"),
+        go_on=True,
+    )
     calls = life.read_file("/run/veilor-lab/calls").splitlines()
     places = [f"{number} before" for number in range(1, len(calls) + 1)]
     places += [f"{number} after" for number, call in enumerate(calls, 1) if call.startswith(CHANGING)]
@@ -184,26 +251,48 @@ def disturbed(life: Life, checks: Checks) -> None:
         killed = life.veilor(PROGRAM, "--now")
         checks.true(f"{what}: it was killed", killed.code in (-9, 137), killed.text[-200:])
         staged = life.status()["staged"]
-        checks.true(f"{what}: nothing but the announced image can boot", digest_of(staged) in (None, v1.digest), staged)
+        checks.true(
+            f"{what}: nothing but the announced image can boot",
+            digest_of(staged) in (None, v1.digest),
+            staged,
+        )
         machine.run(["rm", "-f", "/run/veilor-lab/kill", "/run/veilor-lab/calls"])
         again = life.veilor(PROGRAM, "--now")
-        checks.equal(f"{what}: the next run ends well", (again.code, digest_of(life.status()["staged"])), (0, v1.digest))
-        checks.true(f"{what}: with its first boots counted", life.grub_environment().get("boot_counter") == "3", life.grub_environment())
+        checks.equal(
+            f"{what}: the next run ends well",
+            (again.code, digest_of(life.status()["staged"])),
+            (0, v1.digest),
+        )
+        checks.true(
+            f"{what}: with its first boots counted",
+            life.grub_environment().get("boot_counter") == "3",
+            life.grub_environment(),
+        )
 
     start_anew(life)
     # Behind the stamp the unit has nothing to do any more.
-    early = [place for place in places[1:] if not calls[int(place.split()[0]) - 1].startswith("systemctl disable")]
+    early = [
+        place for place in places[1:] if not calls[int(place.split()[0]) - 1].startswith("systemctl disable")
+    ]
     place = random.Random(seed + 1).choice(early)
     life.write_file("/run/veilor-lab/kill", place)
     life.veilor(PROGRAM, "--now")
     life.cut_power()
     machine = life.boot()
     wait_moved(life, v1.digest)
-    checks.true(f"killed {place} and the power cut: the unit goes on by itself", life.status()["staged"], life.notice())
+    checks.true(
+        f"killed {place} and the power cut: the unit goes on by itself",
+        life.status()["staged"],
+        life.notice(),
+    )
     life.cut_power()
 
     life.boot()
-    checks.equal("the power is cut before the restart: what was staged is lost", life.status()["staged"], None)
+    checks.equal(
+        "the power is cut before the restart: what was staged is lost", life.status()["staged"], None
+    )
     done = life.veilor("veilor-update")
-    checks.equal("the updates move it all the same", (done.code, digest_of(life.status()["staged"])), (0, v1.digest))
+    checks.equal(
+        "the updates move it all the same", (done.code, digest_of(life.status()["staged"])), (0, v1.digest)
+    )
     life.cut_power()

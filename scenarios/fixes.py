@@ -15,23 +15,34 @@ from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks, OSFault
 
 AFTER = "life:second-boot"
-STORY = "Wi-Fi outlives suspend, the first boot its login, the keyboard its dock; firewall, graphics, look and the installer's logs hold"
+STORY = (
+    "Wi-Fi outlives suspend, the first boot its login, the keyboard its dock; firewall, graphics, look "
+    "and the installer's logs hold"
+)
 SEEN = (Path(__file__).parent / "guest/seen.py").read_text()
 DRIVER = "mac80211_hwsim"  # a Wi-Fi driver for radios that the kernel makes up
 NEAR, FAR = "198.51.100.1", "198.51.100.2"  # TEST-NET-2 (RFC 5737): never routed
 PEER, WIFI_KEY = "veilor-lab-peer", "correct horse 44 wireless"
 
 # What of a new person's home would stand before the settings in /etc/xdg.
-OWN = "useradd --create-home veilor-lab && cd ~veilor-lab && find . -name 'kde*' -o -name 'plasma*' -o -name 'konsolerc' -o -name 'gtk-*'"
+OWN = (
+    "useradd --create-home veilor-lab && cd ~veilor-lab && find . -name 'kde*' -o -name 'plasma*' -o "
+    "-name 'konsolerc' -o -name 'gtk-*'"
+)
 # Fedora's login units in their shape: what sets the first account up, then the login screen.
 STAYS = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/bin/true\n"
 LOGIN = {
     "systemd.extra-unit.plasma-setup.service": "[Unit]\nBefore=display-manager.service\n" + STAYS,
     "systemd.extra-unit.display-manager.service": "[Unit]\nAfter=systemd-user-sessions.service\n" + STAYS,
-    "systemd.unit-dropin.graphical.target~veilor-lab": "[Unit]\nWants=plasma-setup.service display-manager.service\n",
+    "systemd.unit-dropin.graphical.target~veilor-lab": "[Unit]\nWants=plasma-setup.service "
+    "display-manager.service\n",
 }
 FIRST_BOOT, STAMP = "veilor-firstboot-rebase.service", "/var/lib/veilor/firstboot-done"
-ENROL, RULES, ADDED = "veilor-usbguard-enroll.service", "/etc/usbguard/rules.conf", "/etc/usbguard/rules.d/90-added.conf"
+ENROL, RULES, ADDED = (
+    "veilor-usbguard-enroll.service",
+    "/etc/usbguard/rules.conf",
+    "/etc/usbguard/rules.d/90-added.conf",
+)
 SETTINGS = "/etc/usbguard/usbguard-daemon.conf"
 
 
@@ -52,30 +63,47 @@ def shown(life: Life, unit: str, name: str) -> str:
     return life.machine.run(["systemctl", "show", "-P", name, unit]).out.strip()
 
 
-# -- settings, the firewall, graphics, the look: one boot ------------------------------------------------------------------
+# -- settings, the firewall, graphics, the look: one boot
+# ------------------------------------------------------------------
 
 
 def tailscale(life: Life, checks: Checks) -> None:
-    """A neighbour on the overlay network gets answers and pings, and nothing else; without the zone not even those."""
+    """A neighbour on the overlay network gets answers and pings, and nothing else; without the zone not even
+    those.
+    """
     machine = life.machine
     if not has(life, "firewall-cmd"):
         checks.not_run("what the overlay network lets through", "this base has no firewalld")
         return
     machine.wait_unit("firewalld.service")
-    for line in (f"netns add {PEER}", f"link add tailscale0 type veth peer name far0 netns {PEER}", f"address add {NEAR}/24 dev tailscale0",
-                 "link set tailscale0 up", f"-n {PEER} address add {FAR}/24 dev far0", f"-n {PEER} link set far0 up"):
+    for line in (
+        f"netns add {PEER}",
+        f"link add tailscale0 type veth peer name far0 netns {PEER}",
+        f"address add {NEAR}/24 dev tailscale0",
+        "link set tailscale0 up",
+        f"-n {PEER} address add {FAR}/24 dev far0",
+        f"-n {PEER} link set far0 up",
+    ):
         machine.run(["ip", *line.split()])
     serve = "import socket, time\nserver = socket.create_server(('', 8022))\ntime.sleep(3600)"
     machine.run(["systemd-run", "--unit=veilor-lab-server", "python3", "-c", serve])
-    machine.wait_until(["ss", "-ltn", "sport = :8022"], lambda r: "8022" in r.out, 30, "a program that listens")
+    machine.wait_until(
+        ["ss", "-ltn", "sport = :8022"], lambda r: "8022" in r.out, 30, "a program that listens"
+    )
     machine.run(["systemd-run", "--unit=veilor-lab-far", "ip", "netns", "exec", PEER, "python3", "-c", serve])
 
     def knocks() -> list[str]:
-        return [see(life, "knock", "ping", NEAR, peer=True), see(life, "knock", "tcp", NEAR, peer=True), see(life, "knock", "tcp", FAR)]
+        return [
+            see(life, "knock", "ping", NEAR, peer=True),
+            see(life, "knock", "tcp", NEAR, peer=True),
+            see(life, "knock", "tcp", FAR),
+        ]
 
     zone = machine.run(["firewall-cmd", "--get-zone-of-interface=tailscale0"]).out.strip()
     checks.equal("tailscale0 lies in a zone of its own", zone, "tailscale")
-    want = "a ping is answered, a program that listens is refused at once, and answers to this machine come in"
+    want = (
+        "a ping is answered, a program that listens is refused at once, and answers to this machine come in"
+    )
     checks.equal(want, knocks(), ["answer", "refused", "open"])
     machine.run(["firewall-cmd", "--zone=tailscale", "--add-port=8022/tcp"])
     checks.equal("a port that the person opens for it is open", knocks()[1], "open")
@@ -87,11 +115,17 @@ def tailscale(life: Life, checks: Checks) -> None:
 
 
 def graphics(life: Life, checks: Checks) -> None:
-    """dracut takes the graphics drivers into an initramfs by the image's settings, and without them it doesn't."""
+    """dracut takes the graphics drivers into an initramfs by the image's settings, and without them it
+    doesn't.
+    """
     if not has(life, "dracut"):
         checks.not_run("graphics drivers are in the initramfs", "this base has no dracut")
         return
-    checks.equal("dracut takes the graphics drivers into the initramfs", see(life, "graphics", "yes"), ["amdgpu", "i915", "nouveau", "xe"])
+    checks.equal(
+        "dracut takes the graphics drivers into the initramfs",
+        see(life, "graphics", "yes"),
+        ["amdgpu", "i915", "nouveau", "xe"],
+    )
     checks.equal("without our settings it takes none", see(life, "graphics", "no"), [])
 
 
@@ -101,38 +135,68 @@ def look(life: Life, checks: Checks) -> None:
     own = life.machine.run(["sh", "-c", OWN]).out.split()
     checks.equal("nothing in a new person's home stands before the settings for all", own, [])
     life.machine.run(["mount", "-t", "tmpfs", "none", "/usr/share/plasma/look-and-feel"])
-    checks.true("a look-and-feel package that is gone is missed", "org.veilor.dark.desktop" in str(missed := see(life, "look")), missed)
+    checks.true(
+        "a look-and-feel package that is gone is missed",
+        "org.veilor.dark.desktop" in str(missed := see(life, "look")),
+        missed,
+    )
     life.machine.run(["umount", "/usr/share/plasma/look-and-feel"])
 
 
-@phase("settings", "Settings hold, the overlay network has its zone, graphics and look are in place", starts_from="second-boot",
-       independent=True)
+@phase(
+    "settings",
+    "Settings hold, the overlay network has its zone, graphics and look are in place",
+    starts_from="second-boot",
+    independent=True,
+)
 def settings(life: Life, checks: Checks) -> None:
     machine = life.boot()
     checks.equal("every sysctl setting of the image is in effect", see(life, "sysctl"), {})
     checks.equal("every kernel argument of the image was given", see(life, "kargs"), [])
-    checks.true("the kernel is locked down", "[confidentiality]" in life.read_file("/sys/kernel/security/lockdown"))
+    checks.true(
+        "the kernel is locked down", "[confidentiality]" in life.read_file("/sys/kernel/security/lockdown")
+    )
     tried = machine.run(["modprobe", "thunderbolt"], check=False)
-    checks.true("a blocked driver does not load", tried.code != 0 and "thunderbolt" not in life.read_file("/proc/modules"), tried.err)
+    checks.true(
+        "a blocked driver does not load",
+        tried.code != 0 and "thunderbolt" not in life.read_file("/proc/modules"),
+        tried.err,
+    )
     tailscale(life, checks)
     graphics(life, checks)
     look(life, checks)
     machine.run(["sysctl", "-w", "kernel.kptr_restrict=0"])
-    checks.equal("a setting that was taken back is missed", see(life, "sysctl"), {"kernel.kptr_restrict": "0"})
+    checks.equal(
+        "a setting that was taken back is missed", see(life, "sysctl"), {"kernel.kptr_restrict": "0"}
+    )
     life.shut_down()
 
 
-# -- the first boot -------------------------------------------------------------------------------------------------------
+# -- the first boot
+# ----------------------------------------------------------------------------
 
 
-@phase("first-boot-order", "The first-boot unit runs before the login and holds nobody up", starts_from="install", independent=True)
+@phase(
+    "first-boot-order",
+    "The first-boot unit runs before the login and holds nobody up",
+    starts_from="install",
+    independent=True,
+)
 def first_boot_order(life: Life, checks: Checks) -> None:
     machine = life.boot(life.hardware(network=False, kernel_says=LOGIN))
     machine.wait_unit("display-manager.service")
     units = (FIRST_BOOT, "plasma-setup.service", "display-manager.service")
     began = [int(shown(life, unit, "InactiveExitTimestampMonotonic") or 0) for unit in units]
-    checks.true("it starts before the first account is made and the login screen comes up", 0 < began[0] < began[1] < began[2], began)
-    checks.equal("the login screen does not wait for it", [shown(life, unit, "ActiveState") for unit in units], ["active"] * 3)
+    checks.true(
+        "it starts before the first account is made and the login screen comes up",
+        0 < began[0] < began[1] < began[2],
+        began,
+    )
+    checks.equal(
+        "the login screen does not wait for it",
+        [shown(life, unit, "ActiveState") for unit in units],
+        ["active"] * 3,
+    )
     cycle = ["journalctl", "-b", "--grep", "ordering cycle", "--output", "cat"]
     checks.equal("systemd finds no ordering cycle", machine.run(cycle, check=False).out, "")
 
@@ -158,11 +222,16 @@ def first_boot_order(life: Life, checks: Checks) -> None:
 
     late = {f"systemd.unit-dropin.{FIRST_BOOT}~veilor-lab": "[Unit]\nAfter=graphical.target\n"}
     said = life.boot(life.hardware(network=False, kernel_says=LOGIN | late)).run(cycle, check=False).out
-    checks.true("behind the graphical target, as in 0.5.32, it has no place: systemd breaks a cycle", "ordering cycle" in said, said[-400:])
+    checks.true(
+        "behind the graphical target, as in 0.5.32, it has no place: systemd breaks a cycle",
+        "ordering cycle" in said,
+        said[-400:],
+    )
     life.cut_power()
 
 
-# -- USB ------------------------------------------------------------------------------------------------------------------
+# -- USB
+# ----------------------------------------------------------------------------
 
 
 def plug(life: Life, serial: str, port: str, driver: str = "usb-kbd") -> None:
@@ -171,7 +240,9 @@ def plug(life: Life, serial: str, port: str, driver: str = "usb-kbd") -> None:
 
 
 def comes_to(life: Life, serial: str, what: str, timeout: float = 20) -> str:
-    """What became of the device SERIAL: waits a while for WHAT, and a little longer when that is what it is to stay."""
+    """What became of the device SERIAL: waits a while for WHAT, and a little longer when that is what it is
+    to stay.
+    """
     deadline = time.monotonic() + timeout
     while (seen := see(life, "usb").get(serial, "gone")) != what and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -209,8 +280,12 @@ def from_the_first_start(life: Life, checks: Checks) -> str:
     """The machine has enrolled by itself; the rules that it made."""
     life.machine.wait_unit(ENROL, "inactive", 120)
     rules = life.read_file(RULES)
-    checks.true("the first start has let in the keyboard that was there, by itself", 'serial "MINE"' in rules, rules)
-    checks.equal("by what it is, not by hash or port", [word for word in ("hash", "via-port") if word in rules], [])
+    checks.true(
+        "the first start has let in the keyboard that was there, by itself", 'serial "MINE"' in rules, rules
+    )
+    checks.equal(
+        "by what it is, not by hash or port", [word for word in ("hash", "via-port") if word in rules], []
+    )
     checks.equal("usbguard runs", shown(life, "usbguard.service", "ActiveState"), "active")
     checks.equal("the keyboard works", see(life, "usb").get("MINE"), "works")
     checks.true("the person is told", "USB devices" in life.notice(), life.notice())
@@ -220,13 +295,17 @@ def from_the_first_start(life: Life, checks: Checks) -> str:
 def others(life: Life, checks: Checks) -> None:
     """What else is plugged in beside the person's keyboard, on its dock or in its place."""
     plug(life, "SECOND", "2")
-    checks.equal("a second keyboard of the same make is blocked", comes_to(life, "SECOND", "blocked"), "blocked")
+    checks.equal(
+        "a second keyboard of the same make is blocked", comes_to(life, "SECOND", "blocked"), "blocked"
+    )
     unplug(life, "MINE")
     plug(life, "DOCK", "3", "usb-hub")
     plug(life, "MINE", "3.1")
     checks.equal("the keyboard moves to a dock and works", comes_to(life, "MINE", "works"), "works")
     see(life, "gadget", "STICK")
-    checks.equal("a keyboard that is a drive as well is blocked", comes_to(life, "STICK", "blocked"), "blocked")
+    checks.equal(
+        "a keyboard that is a drive as well is blocked", comes_to(life, "STICK", "blocked"), "blocked"
+    )
     life.machine.run(["sh", "-c", "echo >/sys/kernel/config/usb_gadget/lab/UDC"])
     unplug(life, "SECOND")
     unplug(life, "MINE")
@@ -243,7 +322,9 @@ def without_the_fix(life: Life, checks: Checks, rules: str) -> None:
     """The same with what 0.5.32 shipped, and with the image's settings taken away."""
     machine = life.machine
     restart_guard(life, machine.run(["usbguard", "generate-policy"]).out)
-    checks.equal("with the rules of 0.5.32 the keyboard works where it is", see(life, "usb").get("MINE"), "works")
+    checks.equal(
+        "with the rules of 0.5.32 the keyboard works where it is", see(life, "usb").get("MINE"), "works"
+    )
     unplug(life, "MINE")
     plug(life, "MINE", "1")
     checks.equal("and is lost when it is plugged in elsewhere", comes_to(life, "MINE", "blocked"), "blocked")
@@ -251,27 +332,43 @@ def without_the_fix(life: Life, checks: Checks, rules: str) -> None:
     checks.equal("with ours it is back", comes_to(life, "MINE", "works"), "works")
 
     restart_guard(life, "")
-    checks.equal("before any enrolment usbguard does not start", shown(life, "usbguard.service", "ActiveState"), "inactive")
+    checks.equal(
+        "before any enrolment usbguard does not start",
+        shown(life, "usbguard.service", "ActiveState"),
+        "inactive",
+    )
     checks.equal("and the keyboard works", see(life, "usb").get("MINE"), "works")
     life.write_file("/run/systemd/system/usbguard.service.d/99-lab.conf", "[Unit]\nConditionFileNotEmpty=\n")
     machine.run(["systemctl", "daemon-reload"])
     restart_guard(life)
-    checks.equal("without that condition the only keyboard would be locked out", comes_to(life, "MINE", "blocked"), "blocked")
+    checks.equal(
+        "without that condition the only keyboard would be locked out",
+        comes_to(life, "MINE", "blocked"),
+        "blocked",
+    )
     machine.run(["rm", "/run/systemd/system/usbguard.service.d/99-lab.conf"])
     machine.run(["systemctl", "daemon-reload"])
     restart_guard(life, rules)
 
     machine.run(["sed", "-i", "s/^ImplicitPolicyTarget=.*/ImplicitPolicyTarget=allow/", SETTINGS])
     restart_guard(life)
-    checks.equal("with another default the keyboard with a drive gets in", comes_to(life, "STICK", "works"), "works")
+    checks.equal(
+        "with another default the keyboard with a drive gets in", comes_to(life, "STICK", "works"), "works"
+    )
 
 
-@phase("usb", "A keyboard moves with its dock, a second one and one with a drive stay out, nobody is locked out", starts_from="second-boot",
-       independent=True)
+@phase(
+    "usb",
+    "A keyboard moves with its dock, a second one and one with a drive stay out, nobody is locked out",
+    starts_from="second-boot",
+    independent=True,
+)
 def usb(life: Life, checks: Checks) -> None:
     start_with_keyboard(life, "1")
     machine = life.machine
-    listed = machine.run(["stat", "-c", "%a", SETTINGS, RULES, "/etc/usbguard/rules.d/50-veilor.conf", ADDED]).out.split()
+    listed = machine.run(
+        ["stat", "-c", "%a", SETTINGS, RULES, "/etc/usbguard/rules.d/50-veilor.conf", ADDED]
+    ).out.split()
     checks.equal("root alone reads USBGuard's settings and rules", listed, ["600"] * 4)
     if not has(life, "usbguard"):
         checks.not_run("keyboards, docks and drives", "this base has no USBGuard")
@@ -288,15 +385,22 @@ def usb(life: Life, checks: Checks) -> None:
     life.shut_down()
 
     start_with_keyboard(life, "4")
-    checks.equal("after a restart the keyboard works in another port", comes_to(life, "MINE", "works"), "works")
+    checks.equal(
+        "after a restart the keyboard works in another port", comes_to(life, "MINE", "works"), "works"
+    )
     checks.equal("and usbguard runs", shown(life, "usbguard.service", "ActiveState"), "active")
     checks.equal("nothing was enrolled again", life.read_file(RULES), rules)
-    checks.true("a start brings the image's own settings back", "\nImplicitPolicyTarget=block" in life.read_file(SETTINGS))
+    checks.true(
+        "a start brings the image's own settings back",
+        "\nImplicitPolicyTarget=block" in life.read_file(SETTINGS),
+    )
     checks.equal("and keeps the person's rules", life.read_file(ADDED), "allow id 1234:0001\n")
     life.shut_down()
 
 
-# -- Wi-Fi ----------------------------------------------------------------------------------------------------------------
+# -- Wi-Fi
+# ----------------------------------------------------------------------------
+
 
 def radios(life: Life) -> int:
     """How many Wi-Fi radios the kernel drives."""
@@ -317,7 +421,9 @@ def suspend(life: Life) -> None:
 
 
 def connected(life: Life, timeout: float = 90) -> bool:
-    """Whether NetworkManager is on the access point's network within TIMEOUT, and a packet gets there and back."""
+    """Whether NetworkManager is on the access point's network within TIMEOUT, and a packet gets there and
+    back.
+    """
     state = ["nmcli", "-g", "GENERAL.STATE", "connection", "show", "veilor-lab"]
     deadline = time.monotonic() + timeout
     while life.machine.run(state, check=False).out.strip() != "activated":
@@ -327,8 +433,12 @@ def connected(life: Life, timeout: float = 90) -> bool:
     return see(life, "knock", "tcp", FAR) == "refused"  # nothing listens there, and it says so
 
 
-@phase("wifi-after-suspend", "Wi-Fi comes back after suspend; a module that nobody signed stays out", starts_from="second-boot",
-       independent=True)
+@phase(
+    "wifi-after-suspend",
+    "Wi-Fi comes back after suspend; a module that nobody signed stays out",
+    starts_from="second-boot",
+    independent=True,
+)
 def wifi_after_suspend(life: Life, checks: Checks) -> None:
     machine = life.boot()
     machine.run(["modprobe", DRIVER, "radios=1"])
@@ -336,34 +446,71 @@ def wifi_after_suspend(life: Life, checks: Checks) -> None:
     machine.run(["modprobe", "--remove", DRIVER])
     see(life, "unsign", DRIVER)
     refused = machine.run(["insmod", "/run/unsigned.ko"], check=False)
-    checks.true("local.modules: the same driver without its signature is refused", refused.code != 0 and radios(life) == 0, refused.err)
+    checks.true(
+        "local.modules: the same driver without its signature is refused",
+        refused.code != 0 and radios(life) == 0,
+        refused.err,
+    )
 
     missing = [name for name in ("nmcli", "hostapd", "iw") if not has(life, name)]
     if missing:
-        checks.not_run("local.modules: Wi-Fi by a real access point", f"this base has no {' and no '.join(missing)}")
+        checks.not_run(
+            "local.modules: Wi-Fi by a real access point", f"this base has no {' and no '.join(missing)}"
+        )
         life.shut_down()
         return
     see(life, "access_point", PEER, FAR, WIFI_KEY)
-    machine.run(["nmcli", "connection", "add", "type", "wifi", "con-name", "veilor-lab", "ifname", "*", "ssid", "veilor-lab",
-                 "wifi-sec.key-mgmt", "wpa-psk", "wifi-sec.psk", WIFI_KEY, "ipv4.method", "manual", "ipv4.addresses", f"{NEAR}/24",
-                 "ipv6.method", "disabled", "connection.autoconnect-retries", "0"])
+    machine.run(
+        [
+            "nmcli",
+            "connection",
+            "add",
+            "type",
+            "wifi",
+            "con-name",
+            "veilor-lab",
+            "ifname",
+            "*",
+            "ssid",
+            "veilor-lab",
+            "wifi-sec.key-mgmt",
+            "wpa-psk",
+            "wifi-sec.psk",
+            WIFI_KEY,
+            "ipv4.method",
+            "manual",
+            "ipv4.addresses",
+            f"{NEAR}/24",
+            "ipv6.method",
+            "disabled",
+            "connection.autoconnect-retries",
+            "0",
+        ]
+    )
     checks.true("NetworkManager finds the network and is on it", connected(life))
     see(life, "no_access_point", PEER)
     suspend(life)
     slept = life.read_file("/sys/power/suspend_stats/success").strip()
     checks.equal("the machine slept, with the driver gone", (slept, radios(life)), ("1", 0))
     see(life, "access_point", PEER, FAR, WIFI_KEY)
-    checks.true("local.modules: the driver loads after the suspend, and Wi-Fi comes back by itself", connected(life))
+    checks.true(
+        "local.modules: the driver loads after the suspend, and Wi-Fi comes back by itself", connected(life)
+    )
     see(life, "no_access_point", PEER)
 
     machine.run(["sysctl", "-w", "kernel.modules_disabled=1"])
     latched = machine.run(["modprobe", DRIVER, "radios=2"], check=False)
-    checks.true("local.modules without it: with 0.5.32's latch the driver stays away", latched.code != 0 and radios(life) == 0, latched.err)
+    checks.true(
+        "local.modules without it: with 0.5.32's latch the driver stays away",
+        latched.code != 0 and radios(life) == 0,
+        latched.err,
+    )
     checks.true("and Wi-Fi stays dead", not connected(life, 20))
     life.shut_down()
 
 
-# -- the installer's logs ---------------------------------------------------------------------------------------------------
+# -- the installer's logs
+# ----------------------------------------------------------------------------
 
 WITHOUT_LOGS = """
 sed '/^%onerror/,/^%end/d' /run/install/repo/ks.cfg >/run/veilor-lab/ks.cfg
@@ -372,7 +519,12 @@ systemctl restart veilor-lab-anaconda.service
 """
 
 
-@phase("install-logs", "An installation that fails leaves its logs on the host", starts_from="second-boot", independent=True)
+@phase(
+    "install-logs",
+    "An installation that fails leaves its logs on the host",
+    starts_from="second-boot",
+    independent=True,
+)
 def install_logs(life: Life, checks: Checks) -> None:
     if not life.settings.stand_in_medium:
         checks.not_run("its logs are on the host", "only the stand-in for Anaconda is told to give up here")
@@ -383,8 +535,12 @@ def install_logs(life: Life, checks: Checks) -> None:
     machine = life.power_on(life.hardware(network=False, medium=iso, share=share))
 
     def give_up(start: int) -> tuple[int, list[str]]:
-        """Type quit at the question behind START; the console's offset behind the end, and the names of the logs."""
-        at = machine.wait_console(rb"Install to which disk\? ", 240, "the installer's question for a disk", start)
+        """Type quit at the question behind START; the console's offset behind the end, and the names of the
+        logs.
+        """
+        at = machine.wait_console(
+            rb"Install to which disk\? ", 240, "the installer's question for a disk", start
+        )
         machine.console.send(b"quit\n")
         at = machine.wait_console(rb"VEILOR-INSTALL: FAILED[^\r\n]*", 120, "the end of the installation", at)
         return at, sorted(path.name for path in share.iterdir())

@@ -1,4 +1,6 @@
-"""A machine's whole life: installed, unlocked, moved onto the signed image, updated, rolled back, broken, attacked."""
+"""A machine's whole life: installed, unlocked, moved onto the signed image, updated, rolled back, broken,
+attacked.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,15 @@ from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
 
 STORY = (
-    "A machine was installed on an encrypted disk, moved itself onto the signed image, was updated, rolled back, "
+    "A machine was installed on an encrypted disk, moved itself onto the signed image, was updated, rolled "
+    "back, "
     "given an update that breaks, and attacked through its update channel"
 )
-HOME_FILE, ETC_FILE, CANARY_FILE = "/var/home/letter.txt", "/etc/veilor-lab-marker", "/var/lib/veilor-lab-canary"
+HOME_FILE, ETC_FILE, CANARY_FILE = (
+    "/var/home/letter.txt",
+    "/etc/veilor-lab-marker",
+    "/var/lib/veilor-lab-canary",
+)
 
 
 def digest_of(entry: dict | None) -> str | None:
@@ -38,19 +45,27 @@ def install(life: Life, checks: Checks) -> None:
     share = life.dir / "install-logs"
     share.mkdir(exist_ok=True)
 
-    machine = life.power_on(life.hardware(network=False, medium=iso, extra=[(other, "raw", False)], share=share))
+    machine = life.power_on(
+        life.hardware(network=False, medium=iso, extra=[(other, "raw", False)], share=share)
+    )
     at = machine.wait_console(rb"Install to which disk\? ", 240, "the installer's question for a disk")
     offered = life.offered_disks()
     life.picture("installer", "The installer asks which disk to take")
-    checks.true("the installation medium is not offered", "disk0" not in offered and len(offered) == 2, offered)
+    checks.true(
+        "the installation medium is not offered", "disk0" not in offered and len(offered) == 2, offered
+    )
     machine.console.send(offered["disk1"].encode() + b"\n")
     # Anaconda's own words for the two questions are close to these, but were never seen here.
-    at = machine.wait_console(rb"[Pp]assphrase[^\r\n:]*: ", 600, "the installer's question for a passphrase", at)
+    at = machine.wait_console(
+        rb"[Pp]assphrase[^\r\n:]*: ", 600, "the installer's question for a passphrase", at
+    )
     machine.console.send(PASSPHRASE + b"\n")
     at = machine.wait_console(rb"(?:Again|[Cc]onfirm[^\r\n:]*): ", 60, "the passphrase asked for again", at)
     machine.console.send(PASSPHRASE + b"\n")
     if life.settings.stand_in_medium:
-        machine.wait_console(rb"VEILOR-INSTALL: (?:DONE|FAILED[^\r\n]*)", 900, "the end of the installation", at)
+        machine.wait_console(
+            rb"VEILOR-INSTALL: (?:DONE|FAILED[^\r\n]*)", 900, "the end of the installation", at
+        )
         said = machine.console.text()
         checks.true("the installation ends well", "VEILOR-INSTALL: DONE" in said, said[-300:])
     machine.wait_end(150 if life.settings.stand_in_medium else 3600, "the installer to power off")
@@ -59,8 +74,14 @@ def install(life: Life, checks: Checks) -> None:
     life.stop()
 
     logs = {path.name: path.read_bytes() for path in share.iterdir()}
-    checks.true("the logs are on the host", {"program.log", "veilor-choose-disk.log", "veilor-require-luks.log"} <= set(logs), sorted(logs))
-    checks.equal("the passphrase is in none of them", [name for name, text in logs.items() if PASSPHRASE in text], [])
+    checks.true(
+        "the logs are on the host",
+        {"program.log", "veilor-choose-disk.log", "veilor-require-luks.log"} <= set(logs),
+        sorted(logs),
+    )
+    checks.equal(
+        "the passphrase is in none of them", [name for name, text in logs.items() if PASSPHRASE in text], []
+    )
     checks.equal("a second disk stays byte for byte as it was", disk.fingerprint(other), before)
     raw = life.raw_disk()
     layout = disk.read_gpt(raw)
@@ -72,8 +93,16 @@ def install(life: Life, checks: Checks) -> None:
     checks.true("/boot has 2 GiB", any(part.size >= 2 << 30 for part in layout if part is not root))
     outside, whole = [(0, layout[0].start), (root.start, raw.stat().st_size)], [(0, raw.stat().st_size)]
     ours = [b"veilor-firstboot-rebase", b"/usr/lib/veilor", b"org.containers.bootc"]
-    checks.equal("laptop.encrypted: no readable file of ours outside /boot and the EFI partition", disk.find(raw, ours, outside), [])
-    checks.equal("laptop.no-second-copy: the passphrase is nowhere on the disk", disk.find(raw, [PASSPHRASE], whole), [])
+    checks.equal(
+        "laptop.encrypted: no readable file of ours outside /boot and the EFI partition",
+        disk.find(raw, ours, outside),
+        [],
+    )
+    checks.equal(
+        "laptop.no-second-copy: the passphrase is nowhere on the disk",
+        disk.find(raw, [PASSPHRASE], whole),
+        [],
+    )
     disk.plant(raw, root, ours[0] + PASSPHRASE)
     found = disk.find(raw, [ours[0], PASSPHRASE], outside)
     checks.equal("laptop.encrypted without it: what lies there in the clear is found", len(found), 2)
@@ -97,13 +126,21 @@ def first_boot(life: Life, checks: Checks) -> None:
     status = life.status()
     checks.equal("what runs came from the installer", status["booted"]["image"]["image"]["transport"], "oci")
     shown = life.veilor("veilor-status")
-    checks.true("status says plainly that what runs is unverified", "unverified" in shown.text.lower(), shown.text)
+    checks.true(
+        "status says plainly that what runs is unverified", "unverified" in shown.text.lower(), shown.text
+    )
     checks.equal("nothing was asked of the registry without a network", len(life.registry.requests(mark)), 0)
     canary = f"canary {secrets.token_hex(12)}"
     life.write_file(CANARY_FILE, canary)
     searched = PASSPHRASE + b"\n" + canary.encode() + b"\n"
-    found = machine.run(["grep", "-rlaF", "-f", "-", "/var/log", "/var/lib", "/etc"], check=False, stdin=searched, timeout=120).out
-    checks.equal("the passphrase is in no log and no setting, where a planted word is found", found.split(), [CANARY_FILE])
+    found = machine.run(
+        ["grep", "-rlaF", "-f", "-", "/var/log", "/var/lib", "/etc"], check=False, stdin=searched, timeout=120
+    ).out
+    checks.equal(
+        "the passphrase is in no log and no setting, where a planted word is found",
+        found.split(),
+        [CANARY_FILE],
+    )
     life.write_file(HOME_FILE, "dear diary\n")
     life.write_file(ETC_FILE, "changed before the move\n")
 
@@ -134,7 +171,11 @@ def first_boot(life: Life, checks: Checks) -> None:
     notice = life.notice()
     checks.true("the person is told to restart", "restart" in notice.lower(), notice)
     asked = life.registry.requests(mark)
-    checks.true("the signature was read before any layer", life.signature_before_layers(asked), [r.path for r in asked][:20])
+    checks.true(
+        "the signature was read before any layer",
+        life.signature_before_layers(asked),
+        [r.path for r in asked][:20],
+    )
     policy = json.loads(life.read_file("/etc/containers/policy.json"))
     checks.equal("what no policy names is rejected", policy["default"], [{"type": "reject"}])
     life.judge_console()
@@ -148,7 +189,9 @@ def second_boot(life: Life, checks: Checks) -> None:
     machine = life.boot()
     life.strike("second-boot")
     status = life.status()
-    checks.equal("the booted image is the announced one", digest_of(status["booted"]), life.notes["releases"]["44.1"])
+    checks.equal(
+        "the booted image is the announced one", digest_of(status["booted"]), life.notes["releases"]["44.1"]
+    )
     checks.equal("its signature was verified by policy", signature_of(status["booted"]), "containerPolicy")
     product = life.settings.product
     checks.equal(
@@ -157,17 +200,25 @@ def second_boot(life: Life, checks: Checks) -> None:
         f"{product.registry}/{product.image_repository}:{product.tag}",
     )
     checks.true(
-        "the machine calls itself veilor-os", 'NAME="veilor-os"' in life.read_file("/etc/os-release"), life.read_file("/etc/os-release")
+        "the machine calls itself veilor-os",
+        'NAME="veilor-os"' in life.read_file("/etc/os-release"),
+        life.read_file("/etc/os-release"),
     )
     checks.equal("the file in /home is still there", life.read_file(HOME_FILE), "dear diary\n")
     checks.equal("the change in /etc is still there", life.read_file(ETC_FILE), "changed before the move\n")
-    checks.true("status says it is verified", "verified by" in life.veilor("veilor-status").text, life.veilor("veilor-status").text)
+    checks.true(
+        "status says it is verified",
+        "verified by" in life.veilor("veilor-status").text,
+        life.veilor("veilor-status").text,
+    )
     checks.equal(
         "the first-boot unit does not run again",
         machine.run(["systemctl", "is-active", "veilor-firstboot-rebase.service"], check=False).out.strip(),
         "inactive",
     )
-    checks.true("the health check passed and the boot counter is off", life.healthy(), life.grub_environment())
+    checks.true(
+        "the health check passed and the boot counter is off", life.healthy(), life.grub_environment()
+    )
     life.picture("second-boot", "The signed image, booted")
     life.shut_down()
 
@@ -187,7 +238,9 @@ def update(life: Life, checks: Checks) -> None:
     life.cut_power()
 
     life.boot()
-    checks.equal("after the power cut v1 boots", digest_of(life.status()["booted"]), life.notes["releases"]["44.1"])
+    checks.equal(
+        "after the power cut v1 boots", digest_of(life.status()["booted"]), life.notes["releases"]["44.1"]
+    )
     done = life.veilor("veilor-update")
     checks.equal("the update is staged", done.code, 0)
     checks.true("the person is told to restart when they like", "restart" in done.text.lower(), done.text)
@@ -227,7 +280,9 @@ def rollback(life: Life, checks: Checks) -> None:
     machine = life.boot()
     checks.equal("v1 runs again", digest_of(life.status()["booted"]), releases["44.1"])
     checks.equal("the file in /home stays", life.read_file("/var/home/v2.txt"), "made on v2\n")
-    checks.true("/etc is v1's own again", machine.run(["test", "-e", "/etc/veilor-lab-v2"], check=False).code == 1)
+    checks.true(
+        "/etc is v1's own again", machine.run(["test", "-e", "/etc/veilor-lab-v2"], check=False).code == 1
+    )
     refused = life.veilor("veilor-update")
     checks.equal("what was rolled back from is not staged again by itself", life.status()["staged"], None)
     checks.true("and the person is told why", "rolled back" in refused.text.lower(), refused.text)
@@ -278,7 +333,11 @@ def bad_update(life: Life, checks: Checks) -> None:
 def not_unlocked(life: Life, checks: Checks) -> None:
     v4 = life.make_image("44.4")
     life.boot()
-    checks.equal("after the return v2 is the default", digest_of(life.status()["booted"]), life.notes["releases"]["44.2"])
+    checks.equal(
+        "after the return v2 is the default",
+        digest_of(life.status()["booted"]),
+        life.notes["releases"]["44.2"],
+    )
     life.publish(v4)
     checks.equal("a newer good release is staged", life.veilor("veilor-update").code, 0)
     checks.equal("it is v4", digest_of(life.status()["staged"]), v4.digest)
@@ -314,7 +373,11 @@ def attacks(life: Life, checks: Checks) -> None:
         mark = life.registry.mark()
         done = life.veilor("veilor-update", timeout=300)
         checks.true(f"{what}: refused", done.code != 0, done.text)
-        checks.true(f"{what}: said in a sentence", len(done.text.strip()) > 20 and "Traceback" not in done.text, done.text)
+        checks.true(
+            f"{what}: said in a sentence",
+            len(done.text.strip()) > 20 and "Traceback" not in done.text,
+            done.text,
+        )
         after = life.status()
         checks.equal(f"{what}: nothing is staged", after["staged"], None)
         checks.equal(

@@ -1,4 +1,5 @@
-"""Somebody outside of the machine: the disk taken out and read, the passphrase prompt typed at, the memory read while it runs.
+"""Somebody outside of the machine: the disk taken out and read, the passphrase prompt typed at, the memory
+read while it runs.
 
 Titles of checks begin with a claim's id, as in attacks.py.
 """
@@ -25,8 +26,9 @@ HOLD = f"import sys, time; kept = open('{DESK}/held').read() * 2000; time.sleep(
 OPENED = "Switch Root"  # a unit of systemd's that starts once the root file system is there
 GUESS, ANSWER, KERNEL = b"a wrong guess", b"veilor-lab-44", b"Linux version"
 PAGES = 512
-# A program leaves a secret all over the pages of many pipes and ends; then another one's pipes, which keep each write in a page
-# of its own, are given a few bytes. What else is in those pages is what the kernel gave out with them. Standard input: both, as hex.
+# A program leaves a secret all over the pages of many pipes and ends; then another one's pipes, which keep
+# each write in a page of its own, are given a few bytes. What else is in those pages is what the kernel gave
+# out with them. Standard input: both, as hex.
 LEAVE = f"""
 import fcntl, os, sys, time
 secret, marker = (bytes.fromhex(word) for word in sys.stdin.read().split())
@@ -59,16 +61,50 @@ def disk_off(life: Life, checks: Checks) -> None:
     life.write_file("/boot/veilor-lab.txt", outside)
     life.write_file(f"{DESK}/held", held)  # in memory alone: swap is the way by which it could reach a disk
     machine.run(["systemd-run", "--quiet", "--unit=veilor-lab-held", "python3", "-c", HOLD])
-    machine.run(["sh", "-c", "sleep 2; echo 900M > /sys/fs/cgroup/system.slice/veilor-lab-held.service/memory.reclaim"], check=False)
+    machine.run(
+        [
+            "sh",
+            "-c",
+            "sleep 2; echo 900M > /sys/fs/cgroup/system.slice/veilor-lab-held.service/memory.reclaim",
+        ],
+        check=False,
+    )
     pid = machine.run(["systemctl", "show", "-P", "MainPID", "veilor-lab-held.service"]).out.strip()
-    swapped = int((machine.run(["sed", "-n", "s/^VmSwap:[^0-9]*\\([0-9]*\\).*/\\1/p", f"/proc/{pid}/status"]).out or "0").strip() or 0)
+    swapped = int(
+        (
+            machine.run(["sed", "-n", "s/^VmSwap:[^0-9]*\\([0-9]*\\).*/\\1/p", f"/proc/{pid}/status"]).out
+            or "0"
+        ).strip()
+        or 0
+    )
     device = machine.run(["blkid", "-t", "TYPE=crypto_LUKS", "-o", "device"]).out.split()[0]
-    dumped = machine.run(["sh", "-c", f"cryptsetup luksDump --dump-volume-key --volume-key-file {DESK}/key --batch-mode --key-file - \"$1\""
-                          f" && base64 -w0 {DESK}/key && rm {DESK}/key", "sh", device], stdin=PASSPHRASE, check=False, timeout=300)
+    dumped = machine.run(
+        [
+            "sh",
+            "-c",
+            f"cryptsetup luksDump --dump-volume-key --volume-key-file {DESK}/key --batch-mode --key-file - "
+            '"$1"'
+            f" && base64 -w0 {DESK}/key && rm {DESK}/key",
+            "sh",
+            device,
+        ],
+        stdin=PASSPHRASE,
+        check=False,
+        timeout=300,
+    )
     searched = PASSPHRASE + b"\n" + outside.encode() + b"\n"
-    found = machine.run(["grep", "-rlaF", "-f", "-", "/var/log", "/var/lib", "/etc", "/boot"], check=False, stdin=searched, timeout=300)
-    checks.equal("laptop.no-second-copy: the passphrase is in no log, setting or state, where a planted word is found",
-                 found.out.split(), ["/boot/veilor-lab.txt"], go_on=True)
+    found = machine.run(
+        ["grep", "-rlaF", "-f", "-", "/var/log", "/var/lib", "/etc", "/boot"],
+        check=False,
+        stdin=searched,
+        timeout=300,
+    )
+    checks.equal(
+        "laptop.no-second-copy: the passphrase is in no log, setting or state, where a planted word is found",
+        found.out.split(),
+        ["/boot/veilor-lab.txt"],
+        go_on=True,
+    )
     life.shut_down()
 
     raw = life.raw_disk()
@@ -77,8 +113,15 @@ def disk_off(life: Life, checks: Checks) -> None:
         clear = disk.find(raw, [outside.encode()], whole)
         for claim in ("laptop.encrypted", "laptop.no-swap-on-disk", "laptop.no-second-copy"):
             checks.true(f"{claim} without it: the search finds what lies in the clear (/boot)", clear)
-        checks.equal("laptop.encrypted: a file of the person's can't be found", disk.find(raw, [inside.encode()], whole), [], go_on=True)
-        checks.equal("laptop.no-second-copy: nor the passphrase", disk.find(raw, [PASSPHRASE], whole), [], go_on=True)
+        checks.equal(
+            "laptop.encrypted: a file of the person's can't be found",
+            disk.find(raw, [inside.encode()], whole),
+            [],
+            go_on=True,
+        )
+        checks.equal(
+            "laptop.no-second-copy: nor the passphrase", disk.find(raw, [PASSPHRASE], whole), [], go_on=True
+        )
         title = "laptop.no-swap-on-disk: what lay in memory, and was swapped out of it, is not there"
         if swapped < 20:
             checks.not_run(title, f"nothing of it was swapped ({swapped} KiB): this base has no swap")
@@ -86,7 +129,12 @@ def disk_off(life: Life, checks: Checks) -> None:
             checks.equal(title, disk.find(raw, [held.encode()], whole), [], go_on=True)
         root = max(disk.read_gpt(raw), key=lambda part: part.size)
         header = disk.luks_header(raw, root)
-        checks.equal("laptop.encrypted: one way in, by argon2id", (header["slots"], header["kdf"]), (1, "argon2id"), go_on=True)
+        checks.equal(
+            "laptop.encrypted: one way in, by argon2id",
+            (header["slots"], header["kdf"]),
+            (1, "argon2id"),
+            go_on=True,
+        )
         title = "laptop.no-second-copy: nor the key that the passphrase opens"
         if dumped.code == 0 and len(key := base64.b64decode(dumped.out)) >= 32:
             checks.equal(title, disk.find(raw, [key[:32], key[-32:]], whole), [], go_on=True)
@@ -97,7 +145,9 @@ def disk_off(life: Life, checks: Checks) -> None:
 
 
 def knock(life: Life, machine: Machine) -> bool:
-    """Guess the passphrase until no more is asked, then type at whatever reads: whether a shell answers before the machine restarts."""
+    """Guess the passphrase until no more is asked, then type at whatever reads: whether a shell answers
+    before the machine restarts.
+    """
     at = life.type_passphrase(GUESS)
     deadline = machine.clock() + UNLOCK_TIMEOUT
     while machine.clock() < deadline:
@@ -113,22 +163,35 @@ def knock(life: Life, machine: Machine) -> bool:
     raise machine.judge_silence("a restart or a shell after the last guess")
 
 
-@phase("prompt", "Somebody stands before the locked machine and guesses", starts_from="second-boot", independent=True)
+@phase(
+    "prompt",
+    "Somebody stands before the locked machine and guesses",
+    starts_from="second-boot",
+    independent=True,
+)
 def prompt(life: Life, checks: Checks) -> None:
     shell, files = "laptop.no-shell-before-unlock", "laptop.encrypted"
-    # The control alone is to stand: root is locked in the initramfs as well, and the second argument would let it in all the same.
-    # The first changes only how long is waited after the last guess.
+    # The control alone is to stand: root is locked in the initramfs as well, and the second argument would
+    # let it in all the same. The first changes only how long is waited after the last guess.
     change_arguments(life.boot(), {"rd.shell=0": "rd.retry=20 SYSTEMD_SULOGIN_FORCE=1 rd.shell=0"})
     life.shut_down()
     machine = life.power_on()
-    checks.true(f"{shell}: no shell answers when the guesses are used up; the machine starts anew and asks again", not knock(life, machine))
-    checks.true(f"{files} without it: by a wrong passphrase the disk is not opened", OPENED not in machine.console.text())
+    checks.true(
+        f"{shell}: no shell answers when the guesses are used up; the machine starts anew and asks again",
+        not knock(life, machine),
+    )
+    checks.true(
+        f"{files} without it: by a wrong passphrase the disk is not opened",
+        OPENED not in machine.console.text(),
+    )
     life.boots += 1  # the machine restarts by itself
     life.type_passphrase(start=machine.console.buffer.rindex(KERNEL))
     machine.wait_agent(UNLOCK_TIMEOUT)
     checks.true(f"{files}: by the right one it is, also after them", OPENED in machine.console.text())
     life.settle()
-    life.picture("opened", "After wrong guesses the machine has started anew, and the right passphrase opens the disk")
+    life.picture(
+        "opened", "After wrong guesses the machine has started anew, and the right passphrase opens the disk"
+    )
     change_arguments(machine, {"rd.shell=0": "rd.shell=1", "rd.emergency=reboot": "rd.emergency=halt"})
     life.shut_down()
     machine = life.power_on()
@@ -137,17 +200,26 @@ def prompt(life: Life, checks: Checks) -> None:
 
 
 def change_arguments(machine: Machine, changes: dict[str, str]) -> None:
-    """Have the kernel started with other arguments from the next start on, as somebody does who edits the boot loader's entries."""
+    """Have the kernel started with other arguments from the next start on, as somebody does who edits the
+    boot loader's entries.
+    """
     words = [word for old, new in changes.items() for word in ("-e", f"s/{re.escape(old)}/{new}/")]
     machine.run(["mount", "-o", "remount,rw", "/boot"])  # the health check leaves it read-only
     machine.run(["sh", "-c", 'sed -i "$@" /boot/loader/entries/*.conf', "sh", *words])
 
 
-@phase("memory", "What a program left in memory is looked for in what others are given", starts_from="second-boot", independent=True)
+@phase(
+    "memory",
+    "What a program left in memory is looked for in what others are given",
+    starts_from="second-boot",
+    independent=True,
+)
 def memory(life: Life, checks: Checks) -> None:
     claim = "local.memory-wiped"
-    tries = {"no program has a page at an address that everybody knows": "vsyscall",
-             "the kernel keeps objects of different kinds apart": "merged"}
+    tries = {
+        "no program has a page at an address that everybody knows": "vsyscall",
+        "the kernel keeps objects of different kinds apart": "merged",
+    }
     for wiped in (True, False):
         machine = life.boot()
         for title, name in tries.items():
@@ -158,16 +230,44 @@ def memory(life: Life, checks: Checks) -> None:
                 checks.equal(f"{claim} without it: that {title} no longer holds", seen, "ok", go_on=True)
         secret, marker = secrets.token_bytes(64), secrets.token_bytes(16)
         life.write_file(f"{DESK}/words", f"{secret.hex()} {marker.hex()}")
-        machine.run(["systemd-run", "--quiet", "--unit=veilor-lab-left", "-p", f"StandardInput=file:{DESK}/words",
-                     "-p", f"StandardOutput=file:{DESK}/left", "python3", "-I", "-c", LEAVE])
-        machine.wait_until(["cat", f"{DESK}/left"], lambda r: "left" in r.out, 120, "a program to write to its memory and end")
+        machine.run(
+            [
+                "systemd-run",
+                "--quiet",
+                "--unit=veilor-lab-left",
+                "-p",
+                f"StandardInput=file:{DESK}/words",
+                "-p",
+                f"StandardOutput=file:{DESK}/left",
+                "python3",
+                "-I",
+                "-c",
+                LEAVE,
+            ]
+        )
+        machine.wait_until(
+            ["cat", f"{DESK}/left"],
+            lambda r: "left" in r.out,
+            120,
+            "a program to write to its memory and end",
+        )
         marked, leaking = read_pages(machine, marker, secret)
         life.notes[f"memory-{wiped}"] = [marked, leaking]
         if wiped:
-            checks.true(f"{claim}: pages that are given out hold nothing of what was in them", marked >= PAGES / 2 and not leaking,
-                        f"{leaking} of {marked} pages")
-            change_arguments(machine, {"init_on_alloc=1": "init_on_alloc=0", "init_on_free=1": "init_on_free=0",
-                                       "slab_nomerge": "slab_merge", "vsyscall=none": "vsyscall=xonly"})
+            checks.true(
+                f"{claim}: pages that are given out hold nothing of what was in them",
+                marked >= PAGES / 2 and not leaking,
+                f"{leaking} of {marked} pages",
+            )
+            change_arguments(
+                machine,
+                {
+                    "init_on_alloc=1": "init_on_alloc=0",
+                    "init_on_free=1": "init_on_free=0",
+                    "slab_nomerge": "slab_merge",
+                    "vsyscall=none": "vsyscall=xonly",
+                },
+            )
             life.shut_down()
         else:
             checks.true(f"{claim} without it: they do", leaking > 0, f"{leaking} of {marked} pages")

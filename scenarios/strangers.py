@@ -1,6 +1,8 @@
-"""Strangers at the machine's doors: a neighbour on the network, a network that lies, a device that somebody plugs in.
+"""Strangers at the machine's doors: a neighbour on the network, a network that lies, a device that somebody
+plugs in.
 
-Titles of checks are as in attacks.py. Each door is then opened, to see that it was the control that kept it shut.
+Titles of checks are as in attacks.py. Each door is then opened, to see that it was the control that kept it
+shut.
 """
 
 from __future__ import annotations
@@ -16,20 +18,39 @@ from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
 
 AFTER = "life:second-boot"
-STORY = "A machine that follows the signed image was scanned by a neighbour, lied to by its network, and had strange devices plugged in"
-NEAR, FAR, NEAR6, FAR6 = "198.51.100.1", "198.51.100.2", "2001:db8::1", "2001:db8::2"  # for documentation: never routed (RFC 5737, 3849)
+STORY = (
+    "A machine that follows the signed image was scanned by a neighbour, lied to by its network, and "
+    "had strange devices plugged in"
+)
+NEAR, FAR, NEAR6, FAR6 = (
+    "198.51.100.1",
+    "198.51.100.2",
+    "2001:db8::1",
+    "2001:db8::2",
+)  # for documentation: never routed (RFC 5737, 3849)
 PEER, DESK, LISTENS = "veilor-lab-peer", "/run/veilor-lab", "8022"
 YEAR = 365 * 86400
 
 
 def add_peer(machine: Machine, interface: str) -> None:
     """Put a neighbour on a cable whose near end is INTERFACE, in a network namespace of its own."""
-    for line in (f"netns add {PEER}", f"link add {interface} type veth peer name far0 netns {PEER}",
-                 f"address add {NEAR}/24 dev {interface}", f"address add {NEAR6}/64 dev {interface} nodad", f"link set {interface} up",
-                 f"-n {PEER} address add {FAR}/24 dev far0", f"-n {PEER} address add {FAR6}/64 dev far0 nodad",
-                 f"-n {PEER} link set far0 up"):
+    for line in (
+        f"netns add {PEER}",
+        f"link add {interface} type veth peer name far0 netns {PEER}",
+        f"address add {NEAR}/24 dev {interface}",
+        f"address add {NEAR6}/64 dev {interface} nodad",
+        f"link set {interface} up",
+        f"-n {PEER} address add {FAR}/24 dev far0",
+        f"-n {PEER} address add {FAR6}/64 dev far0 nodad",
+        f"-n {PEER} link set far0 up",
+    ):
         machine.run(["ip", *line.split()])
-    machine.wait_until(["ip", "-n", PEER, "-j", "link", "show", "far0"], lambda r: '"UP"' in r.out, 30, "the neighbour's cable")
+    machine.wait_until(
+        ["ip", "-n", PEER, "-j", "link", "show", "far0"],
+        lambda r: '"UP"' in r.out,
+        30,
+        "the neighbour's cable",
+    )
 
 
 def remove_peer(machine: Machine, interface: str) -> None:
@@ -48,31 +69,75 @@ def scan(life: Life) -> dict:
 
 
 def scanned(life: Life, checks: Checks, interface: str, claim: str, answers_ping: bool) -> None:
-    """Every port is knocked at, with the firewall and past it; past it the interface is left in the zone `trusted`."""
+    """Every port is knocked at, with the firewall and past it; past it the interface is left in the zone
+    `trusted`.
+    """
     firewall, port = life.has("/usr/sbin/firewalld"), int(LISTENS)
-    title = f"{claim}: a program that listens is not reached on {interface}, by no port, old or new addresses, TCP or UDP"
+    title = (
+        f"{claim}: a program that listens is not reached on {interface}, by no port, old or new "
+        "addresses, TCP or UDP"
+    )
     if firewall:
         seen = scan(life)
         nothing = {"open": [], "open6": [], "ping": answers_ping, "datagrams": []}
         checks.equal(f"{title}; pings are {'answered' if answers_ping else 'not'}", seen, nothing, go_on=True)
-        checks.true(f"ssh.no-server: port 22 is closed on {interface}", 22 not in seen.get("open", [22]), seen, go_on=True)
+        checks.true(
+            f"ssh.no-server: port 22 is closed on {interface}",
+            22 not in seen.get("open", [22]),
+            seen,
+            go_on=True,
+        )
         life.machine.run(["firewall-cmd", "-q", "--zone=trusted", f"--change-interface={interface}"])
     else:
         checks.not_run(title, "this base has no firewalld")
     seen = scan(life)
-    checks.equal(f"network.nothing-listens: past the firewall nothing but that program answers on {interface}", seen.get("open"), [port],
-                 go_on=True)
-    checks.true("network.nothing-listens without it: a program that listens is seen by the scan", port in seen.get("open", []), seen,
-                go_on=True)
+    checks.equal(
+        f"network.nothing-listens: past the firewall nothing but that program answers on {interface}",
+        seen.get("open"),
+        [port],
+        go_on=True,
+    )
+    checks.true(
+        "network.nothing-listens without it: a program that listens is seen by the scan",
+        port in seen.get("open", []),
+        seen,
+        go_on=True,
+    )
     if firewall:
         everything = {"open": [port], "open6": [port], "ping": True, "datagrams": [NEAR, NEAR6]}
-        checks.equal(f"{claim} without it: past the firewall it is reached on {interface}", seen, everything, go_on=True)
+        checks.equal(
+            f"{claim} without it: past the firewall it is reached on {interface}",
+            seen,
+            everything,
+            go_on=True,
+        )
 
 
 def log_in(life: Life, *options: str) -> tuple[int, str]:
     """How the neighbour's try to log in by ssh ends: exit code and what was said."""
-    fixed = ["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20"]
-    argv = ["ip", "netns", "exec", PEER, "env", f"SSH_ASKPASS={DESK}/ask", "SSH_ASKPASS_REQUIRE=force", "ssh", *fixed, *options, "true"]
+    fixed = [
+        "-F",
+        "none",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-o",
+        "ConnectTimeout=20",
+    ]
+    argv = [
+        "ip",
+        "netns",
+        "exec",
+        PEER,
+        "env",
+        f"SSH_ASKPASS={DESK}/ask",
+        "SSH_ASKPASS_REQUIRE=force",
+        "ssh",
+        *fixed,
+        *options,
+        "true",
+    ]
     done = life.machine.run(argv, check=False, timeout=120)
     return done.code, done.err.strip()[-200:]
 
@@ -83,51 +148,105 @@ def serve(life: Life, *options: str) -> None:
     life.machine.run(["systemctl", "reset-failed", "veilor-lab-sshd.service"], check=False)
     argv = ["systemd-run", "--quiet", "--unit=veilor-lab-sshd", "/usr/sbin/sshd", "-D"]
     life.machine.run([*argv, *(part for option in options for part in ("-o", option))])
-    life.machine.wait_until(["ss", "-Hltn", "sport = :22"], lambda r: bool(r.out.strip()), 30, "the ssh server")
+    life.machine.wait_until(
+        ["ss", "-Hltn", "sport = :22"], lambda r: bool(r.out.strip()), 30, "the ssh server"
+    )
 
 
 def passwords(life: Life, checks: Checks, interface: str) -> None:
-    """Passwords are tried on a server that root has started, on an interface that the firewall lets through."""
+    """Passwords are tried on a server that root has started, on an interface
+    that the firewall lets through.
+    """
     machine, keys = life.machine, "ssh.keys-only"
     if not life.has("/usr/sbin/sshd"):
         checks.not_run(f"{keys}: a password is not taken", "this base has no ssh server")
         return
     for unit in ("ssh.service", "sshd.service"):
         state = machine.run(["systemctl", "is-active", unit], check=False).out.strip()
-        checks.true(f"ssh.no-server: {unit} does not run", state in ("inactive", "unknown"), state, go_on=True)
+        checks.true(
+            f"ssh.no-server: {unit} does not run", state in ("inactive", "unknown"), state, go_on=True
+        )
     word = secrets.token_hex(8)
     life.write_file(f"{DESK}/ask", f"#!/bin/sh\necho {word}\n")
-    for line in (f"chmod 755 {DESK}/ask; mkdir -p /run/sshd; ssh-keygen -A; useradd -m labuser && echo labuser:{word} | chpasswd",
-                 f"for n in 1 2 3 4 5; do ssh-keygen -q -t ed25519 -N '' -f {DESK}/k$n; done",
-                 f"umask 077; for home in /root /home/labuser; do mkdir -p $home/.ssh; cp {DESK}/k1.pub $home/.ssh/authorized_keys; done",
-                 "chown -R labuser /home/labuser/.ssh"):
+    for line in (
+        f"chmod 755 {DESK}/ask; mkdir -p /run/sshd; ssh-keygen -A; useradd -m labuser && echo "
+        f"labuser:{word} | chpasswd",
+        f"for n in 1 2 3 4 5; do ssh-keygen -q -t ed25519 -N '' -f {DESK}/k$n; done",
+        f"umask 077; for home in /root /home/labuser; do mkdir -p $home/.ssh; cp {DESK}/k1.pub "
+        "$home/.ssh/authorized_keys; done",
+        "chown -R labuser /home/labuser/.ssh",
+    ):
         machine.run(["sh", "-c", line])
     by_word = ["-o", "PubkeyAuthentication=no", f"labuser@{NEAR}"]
-    many = [part for n in (2, 3, 4, 5) for part in ("-i", f"{DESK}/k{n}")] + ["-o", "IdentitiesOnly=yes", "-o", "PasswordAuthentication=no"]
+    many = [part for n in (2, 3, 4, 5) for part in ("-i", f"{DESK}/k{n}")] + [
+        "-o",
+        "IdentitiesOnly=yes",
+        "-o",
+        "PasswordAuthentication=no",
+    ]
     serve(life)
     code, said = log_in(life, *by_word)
-    checks.true(f"{keys}: the right password is not taken", code == 255 and "Permission denied" in said, (code, said), go_on=True)
+    checks.true(
+        f"{keys}: the right password is not taken",
+        code == 255 and "Permission denied" in said,
+        (code, said),
+        go_on=True,
+    )
     code, said = log_in(life, "-i", f"{DESK}/k1", f"root@{NEAR}")
-    checks.true(f"{keys}: nor root's key", code == 255 and "Permission denied" in said, (code, said), go_on=True)
+    checks.true(
+        f"{keys}: nor root's key", code == 255 and "Permission denied" in said, (code, said), go_on=True
+    )
     code, said = log_in(life, *many, f"labuser@{NEAR}")
-    checks.true(f"{keys}: after three wrong keys it hangs up", code == 255 and "Too many" in said, (code, said), go_on=True)
-    checks.equal(f"{keys}: the person's own key lets them in", log_in(life, "-i", f"{DESK}/k1", f"labuser@{NEAR}")[0], 0, go_on=True)
+    checks.true(
+        f"{keys}: after three wrong keys it hangs up",
+        code == 255 and "Too many" in said,
+        (code, said),
+        go_on=True,
+    )
+    checks.equal(
+        f"{keys}: the person's own key lets them in",
+        log_in(life, "-i", f"{DESK}/k1", f"labuser@{NEAR}")[0],
+        0,
+        go_on=True,
+    )
     serve(life, "PasswordAuthentication=yes", "PermitRootLogin=yes", "MaxAuthTries=9")
     checks.equal(f"{keys} without it: the password is taken", log_in(life, *by_word)[0], 0, go_on=True)
-    checks.equal(f"{keys} without it: root is let in", log_in(life, "-i", f"{DESK}/k1", f"root@{NEAR}")[0], 0, go_on=True)
+    checks.equal(
+        f"{keys} without it: root is let in",
+        log_in(life, "-i", f"{DESK}/k1", f"root@{NEAR}")[0],
+        0,
+        go_on=True,
+    )
     code, said = log_in(life, *many, f"labuser@{NEAR}")
-    checks.true(f"{keys} without it: it lets them go on trying", code == 255 and "Too many" not in said, (code, said), go_on=True)
+    checks.true(
+        f"{keys} without it: it lets them go on trying",
+        code == 255 and "Too many" not in said,
+        (code, said),
+        go_on=True,
+    )
     if life.has("/usr/sbin/firewalld"):
         seen = life.attempt("knock", NEAR, "22")
-        checks.equal("ssh.no-server without it: past the firewall a server that root started is reached", seen, "ok", go_on=True)
+        checks.equal(
+            "ssh.no-server without it: past the firewall a server that root started is reached",
+            seen,
+            "ok",
+            go_on=True,
+        )
         machine.run(["firewall-cmd", "-q", "--zone=veilor", f"--change-interface={interface}"])
         seen = life.attempt("knock", NEAR, "22")
-        checks.equal("ssh.no-server: even one that root has started is reached by nobody on the network", seen, "ETIMEDOUT", go_on=True)
+        checks.equal(
+            "ssh.no-server: even one that root has started is reached by nobody on the network",
+            seen,
+            "ETIMEDOUT",
+            go_on=True,
+        )
     machine.run(["systemctl", "stop", "veilor-lab-sshd.service"])
 
 
 def moved(life: Life, settings: str) -> float:
-    """By how many seconds chronyd moves the clock when it is started with SETTINGS; the clock is then put back."""
+    """By how many seconds chronyd moves the clock when it is started with SETTINGS; the clock is then put
+    back.
+    """
     life.write_file(f"{DESK}/chrony.conf", settings + f"\npidfile {DESK}/chronyd.pid\nbindcmdaddress /\n")
     before = life.attempt("clock")
     life.machine.run(["chronyd", "-q", "-t", "40", "-f", f"{DESK}/chrony.conf"], check=False, timeout=90)
@@ -145,28 +264,54 @@ def forged_time(life: Life, checks: Checks) -> None:
     machine.run(["systemctl", "stop", "chronyd.service"], check=False)
     tries = (life.settings.source / "scenarios/guest/tries.py").read_text()
     life.write_file(f"{DESK}/tries.py", tries)
-    machine.run(["systemd-run", "--quiet", "--unit=veilor-lab-liar", "python3", "-I", f"{DESK}/tries.py", "liar", FAR, str(YEAR)])
+    machine.run(
+        [
+            "systemd-run",
+            "--quiet",
+            "--unit=veilor-lab-liar",
+            "python3",
+            "-I",
+            f"{DESK}/tries.py",
+            "liar",
+            FAR,
+            str(YEAR),
+        ]
+    )
     shipped = life.read_file("/etc/chrony.conf") + f"\nserver {FAR} iburst\n"
     shift = moved(life, shipped)
-    checks.true(f"{claim}: a server without NTS can't set the clock", abs(shift) < 60, f"{shift:.0f} s", go_on=True)
-    weak = shipped.replace("authselectmode require", "authselectmode ignore").replace("minsources 3", "minsources 1")
+    checks.true(
+        f"{claim}: a server without NTS can't set the clock", abs(shift) < 60, f"{shift:.0f} s", go_on=True
+    )
+    weak = shipped.replace("authselectmode require", "authselectmode ignore").replace(
+        "minsources 3", "minsources 1"
+    )
     shift = moved(life, weak)
-    checks.true(f"{claim} without it: it sets the clock a year ahead", abs(shift - YEAR) < 3600, f"{shift:.0f} s", go_on=True)
+    checks.true(
+        f"{claim} without it: it sets the clock a year ahead",
+        abs(shift - YEAR) < 3600,
+        f"{shift:.0f} s",
+        go_on=True,
+    )
     machine.run(["systemctl", "stop", "veilor-lab-liar.service"], check=False)
     machine.run(["systemctl", "start", "chronyd.service"], check=False)
 
 
 @contextlib.contextmanager
 def lying_resolver(life: Life, honest: str) -> Iterator[str]:
-    """The neighbour answers for names; what the registry's is then. HONEST: /etc/hosts, whose line for it is gone meanwhile."""
+    """The neighbour answers for names; what the registry's is then. HONEST: /etc/hosts, whose line for it is
+    gone meanwhile.
+    """
     name, resolv, unit = life.settings.product.registry, "/etc/resolv.conf", "veilor-lab-resolver.service"
     before = life.machine.run(["cat", resolv], check=False).out
     life.write_file(f"{DESK}/tries.py", (life.settings.source / "scenarios/guest/tries.py").read_text())
-    life.machine.run(["systemd-run", "--quiet", f"--unit={unit}", "python3", "-I", f"{DESK}/tries.py", "resolver", FAR])
+    life.machine.run(
+        ["systemd-run", "--quiet", f"--unit={unit}", "python3", "-I", f"{DESK}/tries.py", "resolver", FAR]
+    )
     try:
         life.write_file(resolv, f"nameserver {FAR}\n")
         life.write_file("/etc/hosts", "".join(line for line in honest.splitlines(True) if name not in line))
-        asks = f"for n in $(seq 30); do getent ahostsv4 {name} && break; sleep 1; done"  # it takes a moment to start
+        # it takes a moment to start
+        asks = f"for n in $(seq 30); do getent ahostsv4 {name} && break; sleep 1; done"
         yield life.machine.run(["sh", "-c", asks], check=False, timeout=600).out.strip()
     finally:
         life.write_file("/etc/hosts", honest)
@@ -184,12 +329,21 @@ def forged_names(life: Life, checks: Checks, release) -> None:
     def update() -> tuple[str | None, str, bool]:
         done = life.veilor("veilor-update", timeout=900)
         staged = life.status()["staged"]
-        return staged and staged["image"]["imageDigest"], f"{done.code}: {done.text.strip()[-300:]}", "Traceback" not in done.text
+        return (
+            staged and staged["image"]["imageDigest"],
+            f"{done.code}: {done.text.strip()[-300:]}",
+            "Traceback" not in done.text,
+        )
 
     def led_astray(how: str) -> None:
         got, said, sound = update()
         checks.equal(f"{claim}: with a name forged {how} nothing is staged", got, None, go_on=True)
-        checks.true(f"{claim}: forged {how}, it is said in a sentence", sound and not said.startswith("0:"), said, go_on=True)
+        checks.true(
+            f"{claim}: forged {how}, it is said in a sentence",
+            sound and not said.startswith("0:"),
+            said,
+            go_on=True,
+        )
 
     life.write_file("/etc/hosts", honest.replace(REGISTRY_ADDRESS, "127.0.0.1"))
     led_astray("in /etc/hosts")
@@ -197,7 +351,10 @@ def forged_names(life: Life, checks: Checks, release) -> None:
         if FAR in heard:
             led_astray("by the resolver of the network")
         else:
-            checks.not_run(f"{claim}: with a name forged by the resolver of the network nothing is staged", f"nobody asked it: {heard}")
+            checks.not_run(
+                f"{claim}: with a name forged by the resolver of the network nothing is staged",
+                f"nobody asked it: {heard}",
+            )
     got, said, _ = update()
     checks.equal(f"{claim} without it: by its right name the release is taken", got, release.digest)
     life.announce("44.1", old, sequence=1)  # rightly signed, and older than what this machine has seen
@@ -210,11 +367,19 @@ def forged_names(life: Life, checks: Checks, release) -> None:
     life.attempt("set-clock", now)
 
 
-@phase("network", "A neighbour scans every port and tries passwords; the network lies", starts_from="second-boot", independent=True)
+@phase(
+    "network",
+    "A neighbour scans every port and tries passwords; the network lies",
+    starts_from="second-boot",
+    independent=True,
+)
 def network(life: Life, checks: Checks) -> None:
     release = life.make_image("44.2")
     life.boot()
-    for interface, claim, ping in (("tailscale0", "network.overlay", True), ("wlan-lab0", "network.silent", False)):
+    for interface, claim, ping in (
+        ("tailscale0", "network.overlay", True),
+        ("wlan-lab0", "network.silent", False),
+    ):
         add_peer(life.machine, interface)
         try:
             scanned(life, checks, interface, claim, ping)
@@ -227,14 +392,18 @@ def network(life: Life, checks: Checks) -> None:
     life.shut_down()
 
 
-@phase("usb", "Devices are plugged in that were not there before", starts_from="second-boot", independent=True)
+@phase(
+    "usb", "Devices are plugged in that were not there before", starts_from="second-boot", independent=True
+)
 def usb(life: Life, checks: Checks) -> None:
     claim = "usb.later-devices"
     hardware = life.hardware()
     hardware.usb = True
     machine = life.boot(hardware)
     if not life.has("/usr/bin/usbguard"):
-        checks.not_run(f"{claim}: a second keyboard, a stick and a network card do nothing", "this base has no USBGuard")
+        checks.not_run(
+            f"{claim}: a second keyboard, a stick and a network card do nothing", "this base has no USBGuard"
+        )
         life.shut_down()
         return
 
@@ -248,10 +417,16 @@ def usb(life: Life, checks: Checks) -> None:
 
     every, nothing = ("hid", "mass_storage", "ecm"), {"authorized": False, "drivers": []}
     machine.run(["systemctl", "stop", "usbguard.service"])
-    machine.run(["modprobe", "-a", "dummy_hcd", "libcomposite"])  # a controller of its own, which lets in what comes
+    machine.run(
+        ["modprobe", "-a", "dummy_hcd", "libcomposite"]
+    )  # a controller of its own, which lets in what comes
     works = seen("LAB0", *every)
-    checks.true(f"{claim} without it: a device that is keyboard, stick and network card at once works", len(works["drivers"]) == 3, works,
-                go_on=True)
+    checks.true(
+        f"{claim} without it: a device that is keyboard, stick and network card at once works",
+        len(works["drivers"]) == 3,
+        works,
+        go_on=True,
+    )
     life.attempt("unplug", "LAB0")
     mine = {"driver": "usb-kbd", "bus": "xhci.0", "id": "mine", "serial": "MINE"}
     machine.qmp.cmd("device_add", **mine, port="1")
@@ -262,17 +437,30 @@ def usb(life: Life, checks: Checks) -> None:
     checks.equal(f"{claim}: the keyboard that was there works", seen("MINE"), works, go_on=True)
     machine.qmp.cmd("device_add", driver="usb-kbd", bus="xhci.0", id="second", serial="SECOND")
     checks.equal(f"{claim}: a second keyboard does nothing", seen("SECOND"), nothing, go_on=True)
-    for number, (what, functions) in enumerate([("a keyboard that is a stick and a network card as well", every), ("a stick", every[1:2]),
-                                                ("a network card", every[2:])], 1):
+    for number, (what, functions) in enumerate(
+        [
+            ("a keyboard that is a stick and a network card as well", every),
+            ("a stick", every[1:2]),
+            ("a network card", every[2:]),
+        ],
+        1,
+    ):
         checks.equal(f"{claim}: {what} does nothing", seen(f"LAB{number}", *functions), nothing, go_on=True)
         if number < 3:
             life.attempt("unplug", f"LAB{number}")
     listed = machine.run(["usbguard", "list-devices", "--blocked"]).out
-    checks.true(f"{claim}: they are listed as blocked", "SECOND" in listed and "LAB3" in listed, listed, go_on=True)
+    checks.true(
+        f"{claim}: they are listed as blocked", "SECOND" in listed and "LAB3" in listed, listed, go_on=True
+    )
     (card,) = [line.split(":")[0] for line in listed.splitlines() if "LAB3" in line]
     machine.run(["usbguard", "allow-device", card])
     card = seen("LAB3")
-    checks.true(f"{claim} without it: allowed by root, the network card works", card["authorized"] and card["drivers"], card, go_on=True)
+    checks.true(
+        f"{claim} without it: allowed by root, the network card works",
+        card["authorized"] and card["drivers"],
+        card,
+        go_on=True,
+    )
     machine.qmp.cmd("device_del", id="mine")
     machine.run(["sleep", "2"])
     machine.qmp.cmd("device_add", **(mine | {"id": "moved"}), port="3")  # the second keyboard took 2

@@ -1,4 +1,6 @@
-"""What holds an update up, what takes one away, and who may lead it astray: each outcome of the update on one machine."""
+"""What holds an update up, what takes one away, and who may lead it astray: each outcome of the update on one
+machine.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,21 @@ from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
 
 AFTER = "life:second-boot"
-STORY = "A machine that follows the signed image was held up, given and denied updates, and led astray with and without its checks"
+STORY = (
+    "A machine that follows the signed image was held up, given and denied updates, and led astray "
+    "with and without its checks"
+)
 TAP = (Path(__file__).parent / "guest/tap.sh").read_text()
 APP = "/usr/lib/veilor/app/veilor"
 DAY = 86400
-METERED = ["busctl", "get-property", "org.freedesktop.NetworkManager", "/org/freedesktop/NetworkManager", "org.freedesktop.NetworkManager",
-           "Metered"]
+METERED = [
+    "busctl",
+    "get-property",
+    "org.freedesktop.NetworkManager",
+    "/org/freedesktop/NetworkManager",
+    "org.freedesktop.NetworkManager",
+    "Metered",
+]
 HOLD_LOCK = """
 import fcntl, struct, sys, time
 file = open(sys.argv[1], "a")
@@ -31,24 +42,46 @@ def staged(life: Life) -> str | None:
     return entry and entry["image"]["imageDigest"]
 
 
-def ends(life: Life, checks: Checks, what: str, code: int, *argv: str, says: str = "", **facts: object) -> dict:
+def ends(
+    life: Life, checks: Checks, what: str, code: int, *argv: str, says: str = "", **facts: object
+) -> dict:
     """veilor-update --json with ARGV ends with CODE and FACTS, in words that SAYS is part of; its answer."""
     done = life.veilor("veilor-update", "--json", *argv, timeout=900)
     line = " ".join([*(done.data[part] for part in ("what", "means", "next")), *done.data["warnings"]])
-    checks.equal(f"{what}: exit code and facts", (done.code, {name: done.data.get(name) for name in facts}), (code, facts), go_on=True)
+    checks.equal(
+        f"{what}: exit code and facts",
+        (done.code, {name: done.data.get(name) for name in facts}),
+        (code, facts),
+        go_on=True,
+    )
     checks.true(f"{what}: it is said", says.lower() in line.lower(), line, go_on=True)
     return done.data
 
 
-@phase("nothing-new", "Nothing new: bootc is asked for its status alone", starts_from="second-boot", independent=True)
+@phase(
+    "nothing-new",
+    "Nothing new: bootc is asked for its status alone",
+    starts_from="second-boot",
+    independent=True,
+)
 def nothing_new(life: Life, checks: Checks) -> None:
     machine = life.boot()
     machine.run(["sh", "-c", TAP, "tap.sh", "bootc", "skopeo", "ostree", "grub2-editenv"])
     ends(life, checks, "nothing new", 0, state="current", says="nothing newer is announced")
     calls = life.read_file("/run/veilor-lab/calls").splitlines()
     bootc = [call for call in calls if call.startswith("bootc ")]
-    checks.equal("bootc is asked for its status alone", bootc, ["bootc status --format=json --format-version=1"], go_on=True)
-    checks.equal("beside it one program is started", [call.split()[0] for call in calls if call not in bootc], ["skopeo"], go_on=True)
+    checks.equal(
+        "bootc is asked for its status alone",
+        bootc,
+        ["bootc status --format=json --format-version=1"],
+        go_on=True,
+    )
+    checks.equal(
+        "beside it one program is started",
+        [call.split()[0] for call in calls if call not in bootc],
+        ["skopeo"],
+        go_on=True,
+    )
     life.cut_power()
 
 
@@ -58,15 +91,26 @@ def held_up(life: Life, checks: Checks) -> None:
     if machine.run(["systemctl", "is-active", "NetworkManager.service"], check=False).out.strip() != "active":
         checks.not_run("a metered connection", "this base has no NetworkManager")
     else:
-        name = machine.run(["nmcli", "-t", "-f", "NAME,TYPE", "connection", "show", "--active"]).out.split(":")[0]
+        name = machine.run(["nmcli", "-t", "-f", "NAME,TYPE", "connection", "show", "--active"]).out.split(
+            ":"
+        )[0]
         # Only what leads to a default route counts for NetworkManager, and the lab's network hands out none.
         modify = ["nmcli", "device", "modify", _card(life), "connection.metered"]
         machine.run([*modify, "yes", "+ipv4.routes", "0.0.0.0/0 10.0.2.2"], check=False)
-        machine.wait_until(METERED, lambda r: r.out.split()[-1:] in (["1"], ["3"]), 60, "NetworkManager to call the connection metered")
+        machine.wait_until(
+            METERED,
+            lambda r: r.out.split()[-1:] in (["1"], ["3"]),
+            60,
+            "NetworkManager to call the connection metered",
+        )
         ends(life, checks, f"metered ({name})", 3, finding="metered", says="--now")
         machine.run([*modify, "no", "-ipv4.routes", "0.0.0.0/0 10.0.2.2"], check=False)
 
-    free = int(machine.run(["python3", "-c", "import os; s = os.statvfs('/sysroot'); print(s.f_bfree * s.f_frsize)"]).out)
+    free = int(
+        machine.run(
+            ["python3", "-c", "import os; s = os.statvfs('/sysroot'); print(s.f_bfree * s.f_frsize)"]
+        ).out
+    )
     for left, code, finding in ((2 << 30, 3, "space"), (300 << 20, 1, "full")):
         machine.run(["fallocate", "-l", str(free - left), "/var/lib/veilor-lab-filler"])
         ends(life, checks, f"{left >> 20} MiB free", code, finding=finding, says="make room")
@@ -75,7 +119,13 @@ def held_up(life: Life, checks: Checks) -> None:
 
     life.write_file("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}')
     mark = life.registry.mark()
-    ends(life, checks, "the policy is not intact", 4, says="cp -a /usr/etc/containers/policy.json /etc/containers/policy.json")
+    ends(
+        life,
+        checks,
+        "the policy is not intact",
+        4,
+        says="cp -a /usr/etc/containers/policy.json /etc/containers/policy.json",
+    )
     checks.equal("the policy is not intact: nothing is fetched", life.registry.requests(mark), [], go_on=True)
     machine.run(["cp", "-a", "/usr/etc/containers/policy.json", "/etc/containers/policy.json"])
 
@@ -84,7 +134,20 @@ def held_up(life: Life, checks: Checks) -> None:
     ends(life, checks, "another veilor program is at work", 3, says="another veilor program")
     machine.run(["systemctl", "stop", "veilor-lab-lock.service"])
     inside = 'mount -o remount,rw /sysroot && exec python3 -c "$1" /sysroot/ostree/lock'
-    machine.run(["systemd-run", "--quiet", "--unit=veilor-lab-lock", "unshare", "-m", "sh", "-c", inside, "sh", HOLD_LOCK])
+    machine.run(
+        [
+            "systemd-run",
+            "--quiet",
+            "--unit=veilor-lab-lock",
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            inside,
+            "sh",
+            HOLD_LOCK,
+        ]
+    )
     time.sleep(3)
     ends(life, checks, "bootc waits for somebody else's lock", 3, says="wait until it has ended")
     machine.run(["systemctl", "stop", "veilor-lab-lock.service"])
@@ -92,17 +155,42 @@ def held_up(life: Life, checks: Checks) -> None:
 
 
 def _card(life: Life) -> str:
-    return next(link["ifname"] for link in json.loads(life.machine.run(["ip", "-j", "link"]).out) if link["ifname"] != "lo")
+    return next(
+        link["ifname"]
+        for link in json.loads(life.machine.run(["ip", "-j", "link"]).out)
+        if link["ifname"] != "lo"
+    )
 
 
 def given(life: Life, checks: Checks, good: str, old: str) -> None:
     """The release GOOD, with a turn, in two steps, withdrawn, rolled back; OLD is what runs."""
     now = int(time.time())
     life.announce("44.2", good, rollout_start=now + 2 * DAY, rollout_hours=24)
-    checks.true("a turn: it is told", ends(life, checks, "a turn that is to come", 3, finding="turn").get("turn"), go_on=True)
-    ends(life, checks, "--check says what is announced", 0, "--check", state="stage", says="this machine's turn")
+    checks.true(
+        "a turn: it is told",
+        ends(life, checks, "a turn that is to come", 3, finding="turn").get("turn"),
+        go_on=True,
+    )
+    ends(
+        life,
+        checks,
+        "--check says what is announced",
+        0,
+        "--check",
+        state="stage",
+        says="this machine's turn",
+    )
     checks.equal("and stages nothing", staged(life), None)
-    ends(life, checks, "--now --download-only", 0, "--now", "--download-only", state="downloaded", says="locked")
+    ends(
+        life,
+        checks,
+        "--now --download-only",
+        0,
+        "--now",
+        "--download-only",
+        state="downloaded",
+        says="locked",
+    )
     checks.true("downloaded, it is kept from booting", life.status()["staged"]["downloadOnly"])
     ends(life, checks, "once more, and it is ready", 0, "--now", state="ready", says="restart when you like")
     life.announce("44.1", old, withdrawn=[good])
@@ -111,13 +199,23 @@ def given(life: Life, checks: Checks, good: str, old: str) -> None:
     life.announce("44.2", good)
     ends(life, checks, "announced again", 0, state="ready")
     back = life.veilor("veilor-rollback", "--yes")
-    checks.true("a rollback to what was never verified says so", back.code == 0 and "never verified" in back.text, back.text, go_on=True)
+    checks.true(
+        "a rollback to what was never verified says so",
+        back.code == 0 and "never verified" in back.text,
+        back.text,
+        go_on=True,
+    )
     checks.equal("and comes back", life.veilor("veilor-rollback", "--yes").code, 0)
     ends(life, checks, "what was rolled back from", 0, state="held", says="rolled back by hand")
     checks.equal("is not staged", staged(life), None)
 
 
-@phase("outcomes", "Each outcome of an update, and --apply into the new system", starts_from="second-boot", independent=True)
+@phase(
+    "outcomes",
+    "Each outcome of an update, and --apply into the new system",
+    starts_from="second-boot",
+    independent=True,
+)
 def outcomes(life: Life, checks: Checks) -> None:
     v2, v3 = life.make_image("44.2"), life.make_image("44.3")
     machine = life.boot()
@@ -129,11 +227,26 @@ def outcomes(life: Life, checks: Checks) -> None:
     product = life.settings.product
     life.publish(v3, announce=False, key=product.image_keys[1])  # key A is lost: B signs both
     life.announce("44.3", v3.digest, key=product.channel_keys[1], age=400)
-    ends(life, checks, "a year off and key A lost: a newer release by key B", 0, state="ready", says="ran out 386 days ago")
+    ends(
+        life,
+        checks,
+        "a year off and key A lost: a newer release by key B",
+        0,
+        state="ready",
+        says="ran out 386 days ago",
+    )
     shown = life.veilor("veilor-status").text
-    checks.true("status says how old the news is", "beware" in shown and "386 days" in shown, shown, go_on=True)
+    checks.true(
+        "status says how old the news is", "beware" in shown and "386 days" in shown, shown, go_on=True
+    )
     life.announce("44.3", v3.digest, key="stranger.pub")
-    ends(life, checks, "after a long absence a key that nobody knows", 4, says="both keys it knows may have been replaced")
+    ends(
+        life,
+        checks,
+        "after a long absence a key that nobody knows",
+        4,
+        says="both keys it knows may have been replaced",
+    )
 
     life.announce("44.3", v3.digest)
     at = len(machine.console.buffer)
@@ -155,7 +268,12 @@ def without(life: Life, file: str, last: str) -> None:
     life.machine.run(["mount", "--bind", changed, f"{APP}/{file}"])
 
 
-@phase("trust", "A downgrade, a moved tag, a replay, a freeze; then without the check", starts_from="second-boot", independent=True)
+@phase(
+    "trust",
+    "A downgrade, a moved tag, a replay, a freeze; then without the check",
+    starts_from="second-boot",
+    independent=True,
+)
 def trust(life: Life, checks: Checks) -> None:
     v0, v2 = life.make_image("44.0"), life.make_image("44.2")
     machine = life.boot()
@@ -175,7 +293,12 @@ def trust(life: Life, checks: Checks) -> None:
         life.announce("44.1", old, sequence=number, age=age)
         ends(life, checks, f"a freeze, {age - 14} days", 0, state="current", says=says)
         shown = life.veilor("veilor-status").text
-        checks.true(f"a freeze, {age - 14} days: status and notice say it", "beware" in shown and says in life.notice(), shown, go_on=True)
+        checks.true(
+            f"a freeze, {age - 14} days: status and notice say it",
+            "beware" in shown and says in life.notice(),
+            shown,
+            go_on=True,
+        )
     checks.equal("nothing is staged after all of it", staged(life), None)
 
     life.announce("44.0", v0.digest, sequence=1)

@@ -1,4 +1,6 @@
-"""The command line: exit codes as --help lists them, one line for what was to be expected, a traceback for a bug."""
+"""The command line: exit codes as --help lists them, one line for what was to be expected, a traceback for a
+bug.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,19 @@ def run_with(monkeypatch, error: BaseException | None) -> int:
     return cli.main(["check"])
 
 
-@pytest.mark.parametrize(("error", "code"), [
-    (None, 0), (BuildError("x"), 1), (OSFault("x"), 1), (UsageError("x"), 2), (LabFault("x"), 3), (NotRun("x"), 4),
-    (KeyboardInterrupt(), 130),
-], ids=lambda value: type(value).__name__ if value else "done")
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (None, 0),
+        (BuildError("x"), 1),
+        (OSFault("x"), 1),
+        (UsageError("x"), 2),
+        (LabFault("x"), 3),
+        (NotRun("x"), 4),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=lambda value: type(value).__name__ if value else "done",
+)
 def test_an_expected_end_is_one_line_and_its_code(error, code, monkeypatch, capsys):
     assert run_with(monkeypatch, error) == code
     assert len(capsys.readouterr().err.splitlines()) == (1 if code else 0)
@@ -105,15 +116,24 @@ def test_what_the_host_refuses_is_one_line(monkeypatch, capsys):
     assert "this host refused it ([Errno 13] Permission denied: '/proc/x')" in said and said.count("\n") == 1
 
 
-@pytest.mark.parametrize(("arguments", "text"), [
-    (["--base", "nonsense"], "want oci:DIR or docker://REFERENCE"), (["--base", "oci:/nope"], "no OCI layout lies there"),
-    (["--medium", "/nope"], "it is not there"), (["--medium", "/usr"], "it is a folder"),
-    (["--prove"], "name one with --sabotage"), (["--until", "nap"], "has no phase nap"),
-    (["all", "--from", "update"], "belong to one scenario"), (["desktop", "--sabotage", "agent-killed"], "not among desktop's phases"),
-    (["--sabotage", "agent-killed", "--until", "first-boot"], "not among life's phases"),
-    (["--report", "/etc/hostname"], "it is a file"),
-])
-def test_a_rehearsal_that_cannot_be_is_refused_before_anything_is_made(arguments, text, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--base", "nonsense"], "want oci:DIR or docker://REFERENCE"),
+        (["--base", "oci:/nope"], "no OCI layout lies there"),
+        (["--medium", "/nope"], "it is not there"),
+        (["--medium", "/usr"], "it is a folder"),
+        (["--prove"], "name one with --sabotage"),
+        (["--until", "nap"], "has no phase nap"),
+        (["all", "--from", "update"], "belong to one scenario"),
+        (["desktop", "--sabotage", "agent-killed"], "not among desktop's phases"),
+        (["--sabotage", "agent-killed", "--until", "first-boot"], "not among life's phases"),
+        (["--report", "/etc/hostname"], "it is a file"),
+    ],
+)
+def test_a_rehearsal_that_cannot_be_is_refused_before_anything_is_made(
+    arguments, text, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("VEILOR_CACHE", str(tmp_path / "cache"))
     report = tmp_path / "report"
     assert cli.main(["rehearse", "--report", str(report), *arguments]) == 2

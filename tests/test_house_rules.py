@@ -1,4 +1,6 @@
-"""The repository's own rules. Each is a function from a folder to its complaints, and each is shown to be able to fail."""
+"""The repository's own rules. Each is a function from a folder to its complaints, and each is shown to be
+able to fail.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILE_LINES = 400
+# The limits count statements, not lines: whoever needs room for a plain name or a guard has it. What is there today
+# fills nine tenths. A limit that is reached asks whether the new code belongs there; it is raised here, with a reason.
+FILE_STATEMENTS = 350
 SHELL_LINES = 40
-BUDGETS = {  # lines of code by part
-    "device and core": (3300, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
-    "doctor": (900, ("src/veilor/device/doctor",)),
-    "lab": (4400, ("src/veilor/lab",)),  # 4,000 were meant; a second flavour of the base and shared folders came on top
-    "pictures": (500, ("src/veilor/pictures",)),
-    "bootc front": (600, ("stand-ins/bootc",)),
+BUDGETS = {  # statements by part
+    "device and core": (2500, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
+    "doctor": (520, ("src/veilor/device/doctor",)),
+    "lab": (3450, ("src/veilor/lab",)),
+    "pictures": (310, ("src/veilor/pictures",)),
+    "bootc front": (490, ("stand-ins/bootc",)),
 }
 PYPI = {"cryptography", "jinja2", "jsonschema", "pykickstart", "qemu", "resvg_py"}
 WALLS = {  # folder: what of veilor it may import, and what of PyPI
@@ -32,15 +36,21 @@ WALLS = {  # folder: what of veilor it may import, and what of PyPI
     "overlay": ({"core", "device"}, set()),
     "scenarios": ({"lab"}, set()),
     "stand-ins/bootc": (set(), {"gi"}),  # Debian's own binding of libostree, in the lab's base
-    "stand-ins/installer": (set(), {"pykickstart", "requests"}),  # as on Fedora's medium; the second is the first's
+    "stand-ins/installer": (
+        set(),
+        {"pykickstart", "requests"},
+    ),  # as on Fedora's medium; the second is the first's
     "stand-ins": (set(), set()),
     "bluebuild": (set(), set()),  # runs on the base image while it is built on
 }
 CLI_MAY = {"core", "build", "lab", "pictures"}
-# What only people who work on this repository could understand: places and habits of a workshop, not of the product.
+# What only people who work on this repository could understand: places and habits of a workshop, not of the
+# product.
 FOREIGN = re.compile(
-    r"/work/(?:main|shared|lab0|SPEC)|\.\./shared|shared/(?:facts|contracts|design|style)|\bissues? (?:#?\d+|show)\b"
-    r"|\bSPEC\.md|\b(?:this|another|previous|coding|developer) session\b|\bsub-?agents?\b|\bLLM\b|--(?:extra-)?index-url|/opt/wheels",
+    r"/work/(?:main|shared|lab0|SPEC)|\.\./shared|shared/(?:facts|contracts|design|style)|\bissues? "
+    r"(?:#?\d+|show)\b"
+    r"|\bSPEC\.md|\b(?:this|another|previous|coding|developer) "
+    r"session\b|\bsub-?agents?\b|\bLLM\b|--(?:extra-)?index-url|/opt/wheels",
 )
 SECRET = re.compile(r"-----BEGIN [A-Z ]*PRIVATE " + r"KEY-----")
 
@@ -75,20 +85,30 @@ def imports(text: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
             found |= {f"{module}.{alias.name}" for alias in node.names} if module == "veilor" else {module}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"veilor(\.\w+)+", node.value):
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and re.fullmatch(r"veilor(\.\w+)+", node.value)
+        ):
             found.add(node.value)
     return found
 
 
 def import_walls(root: Path) -> list[str]:
-    """core and device keep to the standard library; build and lab never meet; nobody imports the device's programs."""
+    """core and device keep to the standard library; build and lab never meet; nobody imports the device's
+    programs.
+    """
     wrong = []
     for name, text in texts(root):
         wall = next((wall for wall in WALLS if name.startswith(wall + "/")), None)
         parts, pypi = (CLI_MAY, set()) if name == "src/veilor/cli.py" else WALLS.get(wall, (None, None))
         if parts is None or not is_python(name, text):
             continue
-        siblings = {path.stem for path in (root / name).parent.glob("*.py")} if name.startswith("stand-ins/") else set()
+        siblings = (
+            {path.stem for path in (root / name).parent.glob("*.py")}
+            if name.startswith("stand-ins/")
+            else set()
+        )
         for module in imports(text):
             first, *rest = module.split(".")
             if first == "veilor":
@@ -102,20 +122,52 @@ def import_walls(root: Path) -> list[str]:
     return wrong
 
 
-def line_budgets(root: Path) -> list[str]:
+def statements(text: str) -> int:
+    """How many statements the Python in TEXT has; docstrings are none."""
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
+    return sum(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in nodes)
+
+
+def statement_budgets(root: Path) -> list[str]:
     """Each file counts for the part with the longest folder that it lies in."""
-    found = {part: 0 for part in BUDGETS}
+    found: dict[str, dict[str, int]] = {part: {} for part in BUDGETS}
     for name, text in texts(root):
-        homes = [(len(folder), part) for part, (_, folders) in BUDGETS.items() for folder in folders if name.startswith(f"{folder}/")]
-        if homes and is_python(name, text):
-            found[max(homes)[1]] += text.count("\n")
-    return [f"{part} has {lines} lines, {BUDGETS[part][0]} are agreed" for part, lines in found.items() if lines > BUDGETS[part][0]]
+        if not is_python(name, text):
+            continue
+        homes = [
+            (len(folder), part)
+            for part, (_, folders) in BUDGETS.items()
+            for folder in folders
+            if name.startswith(f"{folder}/")
+        ]
+        if homes:
+            found[max(homes)[1]][name] = statements(text)
+    over = []
+    for part, files in found.items():
+        total, limit = sum(files.values()), BUDGETS[part][0]
+        if total > limit:
+            largest = ", ".join(sorted(files, key=lambda name: -files[name])[:3])
+            over.append(
+                f"{part} has {total} statements, the limit is {limit} (largest: {largest}); move what belongs elsewhere, "
+                f"or raise the limit in BUDGETS of tests/test_house_rules.py and say why in the commit"
+            )
+    return over
 
 
 def short_files(root: Path) -> list[str]:
-    limits = [(is_python, FILE_LINES), (is_shell, SHELL_LINES)]
-    return [f"{name} has {text.count(chr(10))} lines, at most {limit} are agreed" for name, text in texts(root)
-            for kind, limit in limits if kind(name, text) and text.count("\n") > limit]
+    """No Python file holds more than FILE_STATEMENTS, no shell script more than SHELL_LINES lines."""
+    over = []
+    for name, text in texts(root):
+        if is_python(name, text) and statements(text) > FILE_STATEMENTS:
+            over.append(
+                f"{name} has {statements(text)} statements, the limit is {FILE_STATEMENTS}; give one of its nouns a "
+                "module of its own"
+            )
+        if is_shell(name, text) and text.count("\n") > SHELL_LINES:
+            over.append(
+                f"{name} has {text.count(chr(10))} lines, the limit for shell is {SHELL_LINES}; write the logic in Python"
+            )
+    return over
 
 
 def empty_inits(root: Path) -> list[str]:
@@ -127,13 +179,24 @@ def shellcheck_clean(root: Path) -> list[str]:
     if not scripts:
         return []
     program = Path(sys.executable).with_name("shellcheck")
-    done = subprocess.run([program, "--format=gcc", *scripts], cwd=root, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [program, "--format=gcc", *scripts],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     return done.stdout.splitlines() + done.stderr.splitlines()
 
 
 def speaks_of_the_product(root: Path) -> list[str]:
-    return [f"{name}: {hit.group()!r} means nothing to a reader of this repository" for name, text in texts(root)
-            if name != "tests/test_house_rules.py" for hit in FOREIGN.finditer(text)]
+    return [
+        f"{name}: {hit.group()!r} means nothing to a reader of this repository"
+        for name, text in texts(root)
+        if name != "tests/test_house_rules.py"
+        for hit in FOREIGN.finditer(text)
+    ]
 
 
 def no_private_keys(root: Path) -> list[str]:
@@ -153,27 +216,52 @@ def reasons(root: Path, section: str) -> dict[str, str]:
 
 def dependencies_have_reasons(root: Path) -> list[str]:
     """Lock files and the tables in docs/DEPENDENCIES.md name the same packages, and each row says why."""
-    locked = {canonical(name) for name in re.findall(r"^([\w.-]+)==", (root / "requirements.lock").read_text(), re.M)}
+    locked = {
+        canonical(name)
+        for name in re.findall(r"^([\w.-]+)==", (root / "requirements.lock").read_text(), re.M)
+    }
     told, cargo = reasons(root, "PyPI packages"), root / "stand-ins/rust/Cargo.toml"
-    crates = {canonical(name) for name in tomllib.loads(cargo.read_text())["dependencies"]} if cargo.exists() else set()
-    unexplained = {name for name in locked if not told.get(name)} | {name for name in crates if not reasons(root, "Crates").get(name)}
+    crates = (
+        {canonical(name) for name in tomllib.loads(cargo.read_text())["dependencies"]}
+        if cargo.exists()
+        else set()
+    )
+    unexplained = {name for name in locked if not told.get(name)} | {
+        name for name in crates if not reasons(root, "Crates").get(name)
+    }
     return [f"docs/DEPENDENCIES.md gives no reason for {name}" for name in sorted(unexplained)] + [
-        f"docs/DEPENDENCIES.md tells of {name}, which is not locked" for name in sorted(set(told) - locked)]
+        f"docs/DEPENDENCIES.md tells of {name}, which is not locked" for name in sorted(set(told) - locked)
+    ]
 
 
 def declared_and_locked_agree(root: Path) -> list[str]:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    declared = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    declared = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
     lock = (root / "requirements.lock").read_text()
     locked = {canonical(name) for name in re.findall(r"^([\w.-]+)==", lock, re.M)}
     blocks = re.split(r"\n(?=[\w.-]+==)", lock)
-    return [f"{name} is declared, but not locked; run make lock" for name in declared if canonical(name) not in locked] + [
-        f"{block.split(' ')[0]} is locked without a hash" for block in blocks if "--hash=sha256:" not in block]
+    return [
+        f"{name} is declared, but not locked; run make lock"
+        for name in declared
+        if canonical(name) not in locked
+    ] + [
+        f"{block.split(' ')[0]} is locked without a hash" for block in blocks if "--hash=sha256:" not in block
+    ]
 
 
 RULES: list[Callable[[Path], list[str]]] = [
-    import_walls, line_budgets, short_files, empty_inits, shellcheck_clean, speaks_of_the_product, no_private_keys,
-    dependencies_have_reasons, declared_and_locked_agree,
+    import_walls,
+    statement_budgets,
+    short_files,
+    empty_inits,
+    shellcheck_clean,
+    speaks_of_the_product,
+    no_private_keys,
+    dependencies_have_reasons,
+    declared_and_locked_agree,
 ]
 
 
@@ -189,29 +277,49 @@ BROKEN = [
     (import_walls, {"src/veilor/device/a.py": "from veilor.build import stage\n"}),
     (import_walls, {"src/veilor/build/a.py": "def f():\n    import veilor.lab.tools\n"}),
     (import_walls, {"src/veilor/lab/a.py": "from veilor import build\n"}),
-    (import_walls, {"src/veilor/lab/a.py": "import importlib\nimportlib.import_module('veilor.device.update')\n"}),
+    (
+        import_walls,
+        {"src/veilor/lab/a.py": "import importlib\nimportlib.import_module('veilor.device.update')\n"},
+    ),
     (import_walls, {"src/veilor/lab/a.py": "import attrs\n"}),
     (import_walls, {"src/veilor/lab/a.py": "from ..build import stage\n"}),
     (import_walls, {"src/veilor/cli.py": "from veilor.device import update\n"}),
     (import_walls, {"scenarios/a.py": "from veilor.build import stage\n"}),
-    (line_budgets, {f"src/veilor/device/{n}.py": "pass\n" * 399 for n in range(9)}),
-    (line_budgets, {f"src/veilor/device/doctor/{n}.py": "pass\n" * 399 for n in range(3)}),
-    (short_files, {"src/a.py": "pass\n" * 401}),
+    (statement_budgets, {f"src/veilor/device/{n}.py": "pass\n" * 349 for n in range(9)}),
+    (statement_budgets, {f"src/veilor/device/doctor/{n}.py": "pass\n" * 349 for n in range(3)}),
+    (short_files, {"src/a.py": "pass\n" * 351}),
     (short_files, {"a": "#!/usr/bin/env bash\n" + "true\n" * 40}),
     (empty_inits, {"src/__init__.py": "import os\n"}),
     (shellcheck_clean, {"a": "#!/bin/sh\nrm $1\n"}),
     (speaks_of_the_product, {"README.md": "See ../sha" + "red/facts.\n"}),
     (no_private_keys, {"a.pem": "-----BEGIN EC PRIVATE " + "KEY-----\n"}),
-    (dependencies_have_reasons, {"requirements.lock": "jinja2==1 \\\n    --hash=sha256:0\n", "docs/DEPENDENCIES.md": ""}),
-    (dependencies_have_reasons, {"requirements.lock": "", "docs/DEPENDENCIES.md": "\n## PyPI packages\n| `jinja2` | why |\n"}),
-    (dependencies_have_reasons, {"requirements.lock": "", "docs/DEPENDENCIES.md": "\n## Crates\n| `tokio` | |\n",
-                                 "stand-ins/rust/Cargo.toml": "[dependencies]\ntokio = '1'\n"}),
-    (declared_and_locked_agree, {"requirements.lock": "ruff==1 \\\n    --hash=sha256:0\n", "pyproject.toml": PYPROJECT}),
+    (
+        dependencies_have_reasons,
+        {"requirements.lock": "jinja2==1 \\\n    --hash=sha256:0\n", "docs/DEPENDENCIES.md": ""},
+    ),
+    (
+        dependencies_have_reasons,
+        {"requirements.lock": "", "docs/DEPENDENCIES.md": "\n## PyPI packages\n| `jinja2` | why |\n"},
+    ),
+    (
+        dependencies_have_reasons,
+        {
+            "requirements.lock": "",
+            "docs/DEPENDENCIES.md": "\n## Crates\n| `tokio` | |\n",
+            "stand-ins/rust/Cargo.toml": "[dependencies]\ntokio = '1'\n",
+        },
+    ),
+    (
+        declared_and_locked_agree,
+        {"requirements.lock": "ruff==1 \\\n    --hash=sha256:0\n", "pyproject.toml": PYPROJECT},
+    ),
     (declared_and_locked_agree, {"requirements.lock": "jinja2==1\n", "pyproject.toml": PYPROJECT}),
 ]
 
 
-@pytest.mark.parametrize(("rule", "files"), BROKEN, ids=[f"{n}-{rule.__name__}" for n, (rule, _) in enumerate(BROKEN)])
+@pytest.mark.parametrize(
+    ("rule", "files"), BROKEN, ids=[f"{n}-{rule.__name__}" for n, (rule, _) in enumerate(BROKEN)]
+)
 def test_the_rule_notices(rule, files, tmp_path):
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True, timeout=60)
     for name, text in files.items():

@@ -14,9 +14,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     # As a person starts it: a make around this test would otherwise lend it flags and its level.
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    return subprocess.run(["make", "--no-print-directory", "setup", *arguments], cwd=folder, env=environment,
-                          capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False, timeout=120)
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    }
+    return subprocess.run(
+        ["make", "--no-print-directory", "setup", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        timeout=120,
+    )
 
 
 @pytest.fixture
@@ -26,11 +36,15 @@ def clone(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(("python", "advice"), [
-    ("exit 127", "install python3"),
-    ("case $2 in *version_info*) exit 1;; esac", "older than 3.11"),
-    ("case $2 in *ensurepip*) exit 1;; esac", "apt-get install python3-venv"),
-], ids=["none", "old", "no-venv"])
+@pytest.mark.parametrize(
+    ("python", "advice"),
+    [
+        ("exit 127", "install python3"),
+        ("case $2 in *version_info*) exit 1;; esac", "older than 3.11"),
+        ("case $2 in *ensurepip*) exit 1;; esac", "apt-get install python3-venv"),
+    ],
+    ids=["none", "old", "no-venv"],
+)
 def test_what_is_missing_is_one_line_with_the_remedy(clone, python, advice):
     fake = clone / "python"
     fake.write_text(f"#!/bin/sh\n{python}\n")

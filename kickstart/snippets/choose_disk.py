@@ -1,8 +1,9 @@
-"""Asks on the console which disk to install to, which keyboard and language, and writes /tmp/veilor-target.ks from it.
+"""Asks on the console which disk to install to, which keyboard and language, and writes /tmp/veilor-target.ks
+from it.
 
-Never offered: the installation medium, anything in use, read-only or smaller than MINIMUM. A disk that isn't empty is
-taken only when its name is typed as well. Who types `custom` makes the partitions in the installer's own windows
-instead. Nothing is written to any disk here. Exit codes: 0 chosen, 1 not.
+Never offered: the installation medium, anything in use, read-only or smaller than MINIMUM. A disk that isn't
+empty is taken only when its name is typed as well. Who types `custom` makes the partitions in the installer's
+own windows instead. Nothing is written to any disk here. Exit codes: 0 chosen, 1 not.
 """
 
 import json
@@ -15,7 +16,14 @@ TARGET = "/tmp/veilor-target.ks"
 GUIDED = "/tmp/veilor-guided.ks"  # how the chosen disk is laid out, and that the installer asks as text
 GiB = 1 << 30
 MINIMUM = 12 * GiB
-LSBLK = ["lsblk", "--json", "--bytes", "--tree", "--output", "NAME,PATH,TYPE,SIZE,RO,FSTYPE,LABEL,PTTYPE,MOUNTPOINTS,MODEL,SERIAL"]
+LSBLK = [
+    "lsblk",
+    "--json",
+    "--bytes",
+    "--tree",
+    "--output",
+    "NAME,PATH,TYPE,SIZE,RO,FSTYPE,LABEL,PTTYPE,MOUNTPOINTS,MODEL,SERIAL",
+]
 NOT_DISKS = ("zram", "ram", "fd", "nbd")
 
 
@@ -34,7 +42,9 @@ def medium_labels(cmdline):
 
 
 def why_not(disk, labels):
-    """Why DISK can't be installed to, or an empty text. DISK is a node of lsblk's tree, LABELS are the medium's."""
+    """Why DISK can't be installed to, or an empty text. DISK is a node of lsblk's tree, LABELS are the
+    medium's.
+    """
     nodes = whole(disk)
     if any(node.get("label") in labels for node in nodes if node.get("label")):
         return "the installation medium"
@@ -75,7 +85,9 @@ def contents(disk, first_bytes):
 
 
 def target(disk, keymap, language):
-    """The text of TARGET: only DISK is used, only it is erased, entry by entry; without a DISK nothing is said of any."""
+    """The text of TARGET: only DISK is used, only it is erased, entry by entry; without a DISK nothing is
+    said of any.
+    """
     asked = [f"keyboard --vckeymap={keymap}", f"lang {language}", ""]
     if disk is None:
         return "\n".join(asked)
@@ -84,7 +96,10 @@ def target(disk, keymap, language):
     if not disk.get("pttype"):
         lines.append("zerombr")  # the installer leaves a disk without a partition table alone unless told so
     # The disk's own name is in the list so that it gets a new GPT whatever table it had.
-    lines.append(f"clearpart --list={','.join([disk['name'], *parts])} --drives={disk['name']} --initlabel --disklabel=gpt")
+    lines.append(
+        f"clearpart --list={','.join([disk['name'], *parts])} --drives={disk['name']} --initlabel "
+        "--disklabel=gpt"
+    )
     return "\n".join([*lines, *asked])
 
 
@@ -105,14 +120,20 @@ def as_language(name):
 
 
 def refuse_mode(cmdline):
-    """Raises NoChoice where the installer was told not to ask anybody: it could not ask for the passphrase either."""
+    """Raises NoChoice where the installer was told not to ask anybody: it could not ask for the passphrase
+    either.
+    """
     silent = {"inst.cmdline", "inst.noninteractive"} & set(cmdline.split())
     if silent:
-        raise NoChoice(f"with {sorted(silent)[0]} the installer can't ask for the passphrase; nothing was changed, start again without it")
+        raise NoChoice(
+            f"with {sorted(silent)[0]} the installer can't ask for the passphrase; nothing was changed, "
+            "start again without it"
+        )
 
 
 def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
-    """Ask until a disk is chosen; (disk, keymap, language), the disk None for `custom`. ASK(prompt) gives a line, None at its end.
+    """Ask until a disk is chosen; (disk, keymap, language), the disk None for `custom`. ASK(prompt) gives a
+    line, None at its end.
 
     Raises NoChoice.
     """
@@ -124,13 +145,22 @@ def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
     for number, disk in enumerate(offered, 1):
         disk["contents"] = contents(disk, read_start(disk))
         about = " ".join(filter(None, (disk.get("model"), disk.get("serial")))) or "no model name"
-        say(f"  {number}) {disk['name']}  {disk['size'] / GiB:.1f} GiB  {disk['contents'] or 'empty'}  ({about.strip()})")
+        say(
+            f"  {number}) {disk['name']}  {disk['size'] / GiB:.1f} GiB  {disk['contents'] or 'empty'}  "
+            f"({about.strip()})"
+        )
     for name, reason in left_out:
         say(f"     {name} is left out: {reason}")
     if not offered:
-        raise NoChoice(f"no disk to install to; attach one of at least {MINIMUM // GiB} GiB that isn't in use, and start again")
+        raise NoChoice(
+            f"no disk to install to; attach one of at least {MINIMUM // GiB} GiB that isn't in use, and "
+            "start again"
+        )
     say(f"The keyboard layout is {keymap}, also for the passphrase; the language is {language}.")
-    say("Type its number; or first `keyboard NAME` (de, fr, ...) or `language NAME` (de_DE, fr_FR, ...); or `quit`;")
+    say(
+        "Type its number; or first `keyboard NAME` (de, fr, ...) or `language NAME` (de_DE, fr_FR, ...); or "
+        "`quit`;"
+    )
     say("or `custom`, to make partitions yourself, on any disk, in the installer's windows.")
     while True:
         line = ask("Install to which disk? ")
@@ -138,13 +168,20 @@ def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
         if answer == "quit":
             raise NoChoice("no disk was chosen, nothing was changed; start again when you like")
         if answer == "custom":
-            say("The installer's windows open next. Encrypt / there (LUKS2), or what is installed will be refused at the end.")
+            say(
+                "The installer's windows open next. Encrypt / there (LUKS2), or what is installed will be "
+                "refused at the end."
+            )
             return None, keymap, language
         if answer.startswith("keyboard "):
             name = answer.split(None, 1)[1]
             if set_keymap(name):
                 keymap = name
-            say(f"The keyboard layout is {keymap}." if keymap == name else f"There is no keyboard layout {name} here.")
+            say(
+                f"The keyboard layout is {keymap}."
+                if keymap == name
+                else f"There is no keyboard layout {name} here."
+            )
             continue
         if answer.startswith("language "):
             named = as_language(answer.split(None, 1)[1])
@@ -157,7 +194,10 @@ def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
         disk = offered[int(answer) - 1]
         if not disk["contents"]:
             return disk, keymap, language
-        typed = ask(f"Everything on {disk['name']} ({disk['contents']}) will be lost. Type {disk['name']} to erase it: ")
+        typed = ask(
+            f"Everything on {disk['name']} ({disk['contents']}) will be lost. Type {disk['name']} to erase "
+            "it: "
+        )
         if typed is not None and typed.strip() == disk["name"]:
             return disk, keymap, language
         say("That is not its name: nothing was changed.")
@@ -174,7 +214,9 @@ def open_terminal():
         name = active.read().split()[-1]
     if name != "tty0":
         return open(f"/dev/{name}"), open(f"/dev/{name}", "w"), lambda: None
-    subprocess.run(["chvt", "6"], timeout=20)  # a screen of its own: another program reads from the one in front
+    subprocess.run(
+        ["chvt", "6"], timeout=20
+    )  # a screen of its own: another program reads from the one in front
     return open("/dev/tty6"), open("/dev/tty6", "w"), lambda: subprocess.run(["chvt", "1"], timeout=20)
 
 

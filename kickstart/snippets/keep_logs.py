@@ -1,8 +1,9 @@
-"""Keeps the installation's logs, whatever its exit: in the new system, and outside where a virtual machine offers a place.
+"""Keeps the installation's logs, whatever its exit: in the new system, and outside where a virtual machine
+offers a place.
 
 Outside: a folder shared over virtio-9p with the tag `veilor-logs`, or a virtio-serial port of the name
-`org.veilor.logs`, which gets a tar. Never fails: a place that isn't there is left out. Only the files in LOGS are
-taken; none of them holds a passphrase.
+`org.veilor.logs`, which gets a tar. Never fails: a place that isn't there is left out. Only the files in LOGS
+are taken; none of them holds a passphrase.
 """
 
 import glob
@@ -14,10 +15,20 @@ import subprocess
 import tarfile
 import time
 
-LOGS = ("/tmp/anaconda.log", "/tmp/storage.log", "/tmp/program.log", "/tmp/packaging.log", "/tmp/dbus.log", "/tmp/syslog",
-        "/tmp/anaconda-tb-*", "/tmp/ks-script-*.log", "/tmp/veilor-*.log", "/tmp/veilor-target.ks")
-# The deployment as the installer shows it, then the stateroot's own /var, for when it didn't come that far. The stateroot's
-# name is ours where our kickstart deploys, and another where image-builder's own line does.
+LOGS = (
+    "/tmp/anaconda.log",
+    "/tmp/storage.log",
+    "/tmp/program.log",
+    "/tmp/packaging.log",
+    "/tmp/dbus.log",
+    "/tmp/syslog",
+    "/tmp/anaconda-tb-*",
+    "/tmp/ks-script-*.log",
+    "/tmp/veilor-*.log",
+    "/tmp/veilor-target.ks",
+)
+# The deployment as the installer shows it, then the stateroot's own /var, for when it didn't come that far.
+# The stateroot's name is ours where our kickstart deploys, and another where image-builder's own line does.
 TARGETS = ("/mnt/sysroot/var", "/mnt/sysimage/ostree/deploy/*/var")
 TAG = "veilor-logs"
 TAGS = "/sys/bus/virtio/drivers/9pnet_virtio/virtio*/mount_tag"
@@ -61,7 +72,9 @@ def keep_on_share():
     if TAG not in [read_tag(path) for path in glob.glob(TAGS)]:
         return None
     os.makedirs(SHARE, exist_ok=True)
-    subprocess.run(["mount", "-t", "9p", "-o", "trans=virtio,version=9p2000.L", TAG, SHARE], check=True, timeout=SECONDS)
+    subprocess.run(
+        ["mount", "-t", "9p", "-o", "trans=virtio,version=9p2000.L", TAG, SHARE], check=True, timeout=SECONDS
+    )
     try:
         copy_to(SHARE)
     finally:
@@ -70,7 +83,9 @@ def keep_on_share():
 
 
 def keep_on_port():
-    """Send the logs as a tar to the host's serial port, when it offers one; a host that doesn't read is not waited for."""
+    """Send the logs as a tar to the host's serial port, when it offers one; a host that doesn't read is not
+    waited for.
+    """
     if not os.path.exists(PORT):
         return None
     packed = io.BytesIO()
@@ -82,7 +97,7 @@ def keep_on_port():
     try:
         while data and time.monotonic() < deadline:
             if select.select([], [port], [], 1.0)[1]:
-                data = data[os.write(port, data[:65536]):]
+                data = data[os.write(port, data[:65536]) :]
     finally:
         os.close(port)
     return PORT

@@ -1,4 +1,5 @@
-"""Leaves notes for the day nothing starts on /boot, which is readable without the passphrase, from any other system.
+"""Leaves notes for the day nothing starts on /boot, which is readable without the passphrase, from any other
+system.
 
 Runs in the new system. They hold what the rescue needs to know of this disk and nothing secret. Never fails.
 """
@@ -22,7 +23,7 @@ Nothing here is secret. The whole text is docs/RECOVERY.md of veilor-os.
      mount /dev/mapper/veilor /mnt
    Your files are in {home}.
 5. /boot is full, or an update can't be put in place: from the running system, `veilor-status` says what to do.
-"""
+"""  # noqa: E501
 
 
 def find_container(nodes):
@@ -37,7 +38,9 @@ def find_container(nodes):
 
 
 def find_home(deploy="/sysroot/ostree/deploy"):
-    """Where the home folders are once the disk is mounted at /mnt: by the one stateroot there is, whatever it is called."""
+    """Where the home folders are once the disk is mounted at /mnt: by the one stateroot there is, whatever it
+    is called.
+    """
     try:
         stateroots = [name for name in os.listdir(deploy) if os.path.isdir(os.path.join(deploy, name, "var"))]
     except OSError:
@@ -58,14 +61,20 @@ def read_keymap(path="/etc/vconsole.conf"):
 def main():
     """Write PLACE."""
     try:
-        listed = subprocess.run(["lsblk", "--json", "--output", "PATH,FSTYPE,UUID"], capture_output=True, check=True, timeout=60).stdout
+        listed = subprocess.run(
+            ["lsblk", "--json", "--output", "PATH,FSTYPE,UUID"], capture_output=True, check=True, timeout=60
+        ).stdout
         device = find_container(json.loads(listed)["blockdevices"])
     except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
         print(f"veilor: the disk could not be looked at ({error}); the notes name no device")
         device = None
     try:
         with open(PLACE + ".new", "w") as out:
-            out.write(NOTES.format(device=device or "/dev/THE-LARGEST-PARTITION", keymap=read_keymap(), home=find_home()))
+            out.write(
+                NOTES.format(
+                    device=device or "/dev/THE-LARGEST-PARTITION", keymap=read_keymap(), home=find_home()
+                )
+            )
         os.rename(PLACE + ".new", PLACE)
     except OSError as error:
         print(f"veilor: no recovery notes on /boot ({error})")

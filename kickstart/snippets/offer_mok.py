@@ -1,8 +1,9 @@
-"""Offers to have the firmware trust the key that the kernel is signed with, where Secure Boot is on and doesn't yet.
+"""Offers to have the firmware trust the key that the kernel is signed with, where Secure Boot is on and
+doesn't yet.
 
-Runs in the new system. Without that trust the machine won't start it while Secure Boot is on. The request waits in the
-firmware until the next start, when the firmware's blue screen asks for the code shown here. Never fails: it says how to
-catch up instead.
+Runs in the new system. Without that trust the machine won't start it while Secure Boot is on. The request
+waits in the firmware until the next start, when the firmware's blue screen asks for the code shown here.
+Never fails: it says how to catch up instead.
 """
 
 import os
@@ -20,7 +21,9 @@ LATER = f"Later: `run0 mokutil --import {KEY}` on the installed system, Secure B
 
 
 def secure_boot_is_on():
-    """Whether the firmware checks signatures: the variable's fifth byte, after four of attributes (UEFI, 3.3)."""
+    """Whether the firmware checks signatures: the variable's fifth byte, after four of attributes (UEFI,
+    3.3).
+    """
     try:
         with open(SECURE_BOOT, "rb") as variable:
             return variable.read()[4:5] == b"\1"
@@ -30,12 +33,21 @@ def secure_boot_is_on():
 
 def run(*argv):
     """Exit code and output of ARGV. Raises OSError or TimeoutExpired."""
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, timeout=60)
+    done = subprocess.run(
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=60,
+    )
     return done.returncode, done.stdout.strip()
 
 
 def reason_not_to():
-    """Why there is nothing to offer, or an empty text. `mokutil --test-key` ends with 0 for a key that isn't enrolled."""
+    """Why there is nothing to offer, or an empty text. `mokutil --test-key` ends with 0 for a key that isn't
+    enrolled.
+    """
     if not secure_boot_is_on():
         return "Secure Boot is off"
     if not os.path.exists(KEY):
@@ -60,7 +72,9 @@ def request(code):
 
 
 def open_terminal():
-    """(reading, writing) on the terminal the person sits at; in the new system's root, where /dev is the installer's."""
+    """(reading, writing) on the terminal the person sits at; in the new system's root, where /dev is the
+    installer's.
+    """
     try:
         return open("/dev/tty"), open("/dev/tty", "w")
     except OSError:
@@ -77,7 +91,7 @@ def offer(ask, say):
     if (answer or "no").strip().lower() not in ("y", "yes"):
         say("Not asked for. With Secure Boot on this system will not start. " + LATER)
         return
-    code = f"{secrets.randbelow(10 ** 8):08}"
+    code = f"{secrets.randbelow(10**8):08}"
     problem = request(code)
     if problem:
         say(f"The firmware took no request ({problem}). " + LATER)

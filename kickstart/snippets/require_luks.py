@@ -11,7 +11,9 @@ ROOT = "/mnt/sysimage"
 
 
 def find_container(tree):
-    """The path of the device directly below the dm-crypt device that the file system of `lsblk --inverse` lies on."""
+    """The path of the device directly below the dm-crypt device that the file system of `lsblk --inverse`
+    lies on.
+    """
     for node in tree:
         below = node.get("children") or []
         if node["type"] == "crypt":
@@ -27,7 +29,11 @@ def judge(metadata):
     slots = metadata.get("keyslots", {})
     if not slots:
         return "it has no key slot"
-    weak = [f"slot {n} uses {slot['kdf']['type']}" for n, slot in sorted(slots.items()) if slot["kdf"]["type"] != "argon2id"]
+    weak = [
+        f"slot {n} uses {slot['kdf']['type']}"
+        for n, slot in sorted(slots.items())
+        if slot["kdf"]["type"] != "argon2id"
+    ]
     return ", ".join(weak)
 
 
@@ -39,8 +45,19 @@ def run(*argv):
 def main():
     """Look and say; the exit code."""
     try:
-        source = run("findmnt", "--noheadings", "--first-only", "--nofsroot", "--output", "SOURCE", "--mountpoint", ROOT).strip()
-        tree = json.loads(run("lsblk", "--json", "--inverse", "--output", "NAME,PATH,TYPE", source))["blockdevices"]
+        source = run(
+            "findmnt",
+            "--noheadings",
+            "--first-only",
+            "--nofsroot",
+            "--output",
+            "SOURCE",
+            "--mountpoint",
+            ROOT,
+        ).strip()
+        tree = json.loads(run("lsblk", "--json", "--inverse", "--output", "NAME,PATH,TYPE", source))[
+            "blockdevices"
+        ]
         container = find_container(tree)
         if container is None:
             problem = f"{source} is not encrypted"
@@ -51,7 +68,10 @@ def main():
     except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
         problem = f"it could not be looked at ({error})"
     if problem:
-        print(f"veilor: the installed root must be on LUKS2 with argon2id, but {problem}; this installation must not be used")
+        print(
+            f"veilor: the installed root must be on LUKS2 with argon2id, but {problem}; this installation "
+            "must not be used"
+        )
         return 1
     print(f"veilor: the installed root is on LUKS2 with argon2id ({container})")
     return 0

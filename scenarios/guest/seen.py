@@ -1,4 +1,5 @@
-"""What is looked at, or plugged in, inside a guest: sent there as text and started as `python3 -c … WHAT [ARGUMENTS]`.
+"""What is looked at, or plugged in, inside a guest: sent there as text and started as `python3 -c … WHAT
+[ARGUMENTS]`.
 
 Each prints its answer: JSON where it is more than a word.
 """
@@ -17,8 +18,10 @@ import sys
 import time
 import tomllib
 
-KEYBOARD = ("05010906a101050719e029e71500250175019508810295017508810395057501050819012905910295017503910395067508150025650507"
-            "190029658100c0")  # the report descriptor of a boot keyboard: HID 1.11, appendix B.1
+KEYBOARD = (
+    "05010906a101050719e029e71500250175019508810295017508810395057501050819012905910295017503910395067508150025650507"
+    "190029658100c0"
+)  # the report descriptor of a boot keyboard: HID 1.11, appendix B.1
 
 
 def sysctl():
@@ -48,8 +51,10 @@ def unsign(name):
     (path,) = glob.glob(f"/usr/lib/modules/{os.uname().release}/kernel/**/{name}.ko*", recursive=True)
     data = lzma.open(path).read() if path.endswith(".xz") else open(path, "rb").read()
     assert data.endswith(b"~Module signature appended~\n")
-    signature = int.from_bytes(data[-32:-28], "big")  # struct module_signature: its last four bytes are the length
-    open("/run/unsigned.ko", "wb").write(data[:-40 - signature])
+    signature = int.from_bytes(
+        data[-32:-28], "big"
+    )  # struct module_signature: its last four bytes are the length
+    open("/run/unsigned.ko", "wb").write(data[: -40 - signature])
     return "done"
 
 
@@ -61,7 +66,9 @@ def settings_of(path):
 
 
 def look():
-    """What the look's settings name and the machine doesn't have: packages, colours, wallpaper, terminal profile."""
+    """What the look's settings name and the machine doesn't have: packages, colours, wallpaper, terminal
+    profile.
+    """
     named = []
     for package in settings_of("/etc/xdg/kdeglobals")["KDE"].values():
         home = f"/usr/share/plasma/look-and-feel/{package}"
@@ -70,7 +77,9 @@ def look():
         for section in defaults.sections():
             for name, value in defaults[section].items():
                 named += [f"/usr/share/color-schemes/{value}.colors"] * (name == "ColorScheme")
-                named += [f"/usr/share/wallpapers/{value}/metadata.json"] * (section.endswith("Wallpaper") and name == "Image")
+                named += [f"/usr/share/wallpapers/{value}/metadata.json"] * (
+                    section.endswith("Wallpaper") and name == "Image"
+                )
     named.append("/usr/share/konsole/" + settings_of("/etc/xdg/konsolerc")["Desktop Entry"]["DefaultProfile"])
     return sorted({path for path in named if not os.path.exists(path)})
 
@@ -84,7 +93,9 @@ def knock(kind, where):
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as peer:
             peer.settimeout(4)
             total = sum(struct.unpack("!4H", struct.pack("!BBHHH", 8, 0, 0, 7, 1)))
-            peer.sendto(struct.pack("!BBHHH", 8, 0, 0xFFFF - (total & 0xFFFF) - (total >> 16), 7, 1), (where, 0))
+            peer.sendto(
+                struct.pack("!BBHHH", 8, 0, 0xFFFF - (total & 0xFFFF) - (total >> 16), 7, 1), (where, 0)
+            )
             return "answer" if peer.recv(99)[20] == 0 else "refused"
     except TimeoutError:
         return "silence"
@@ -107,14 +118,23 @@ def usb():
 
 
 def gadget(serial):
-    """Plug in a device that is a keyboard and a drive at once, on a host controller that the kernel makes up."""
+    """Plug in a device that is a keyboard and a drive at once, on a host
+    controller that the kernel makes up.
+    """
     root, disk = pathlib.Path("/sys/kernel/config/usb_gadget/lab"), pathlib.Path("/run/veilor-lab/stick")
     for folder in ("strings/0x409", "configs/c.1", "functions/hid.k", "functions/mass_storage.s"):
         (root / folder).mkdir(parents=True)
     disk.write_bytes(bytes(1 << 20))
-    texts = {"idVendor": "0x1234", "idProduct": "0x0002", "strings/0x409/serialnumber": serial, "strings/0x409/product": "Stick",
-             "functions/hid.k/protocol": "1", "functions/hid.k/subclass": "1", "functions/hid.k/report_length": "8",
-             "functions/mass_storage.s/lun.0/file": str(disk)}
+    texts = {
+        "idVendor": "0x1234",
+        "idProduct": "0x0002",
+        "strings/0x409/serialnumber": serial,
+        "strings/0x409/product": "Stick",
+        "functions/hid.k/protocol": "1",
+        "functions/hid.k/subclass": "1",
+        "functions/hid.k/report_length": "8",
+        "functions/mass_storage.s/lun.0/file": str(disk),
+    }
     for name, text in texts.items():
         (root / name).write_text(text)
     (root / "functions/hid.k/report_desc").write_bytes(bytes.fromhex(KEYBOARD))
@@ -129,15 +149,47 @@ def run(*argv):
 
 
 def access_point(peer, address, key):
-    """Load the driver with two radios, and put one of them behind a WPA2 access point in the network namespace PEER."""
+    """Load the driver with two radios, and put one of them behind a WPA2 access point in the network
+    namespace PEER.
+    """
     run("modprobe", "mac80211_hwsim", "radios=2")
     run("ip", "netns", "add", peer)
-    run("iw", "phy", max(os.listdir("/sys/class/ieee80211"), key=lambda name: (len(name), name)), "set", "netns", "name", peer)
-    (device,) = (name for name in run("ip", "netns", "exec", peer, "ls", "/sys/class/net").split() if name != "lo")
-    lines = (f"interface={device}", "driver=nl80211", "ssid=veilor-lab", "hw_mode=g", "channel=1", "wpa=2", "wpa_key_mgmt=WPA-PSK",
-             "rsn_pairwise=CCMP", f"wpa_passphrase={key}", "")
+    run(
+        "iw",
+        "phy",
+        max(os.listdir("/sys/class/ieee80211"), key=lambda name: (len(name), name)),
+        "set",
+        "netns",
+        "name",
+        peer,
+    )
+    (device,) = (
+        name for name in run("ip", "netns", "exec", peer, "ls", "/sys/class/net").split() if name != "lo"
+    )
+    lines = (
+        f"interface={device}",
+        "driver=nl80211",
+        "ssid=veilor-lab",
+        "hw_mode=g",
+        "channel=1",
+        "wpa=2",
+        "wpa_key_mgmt=WPA-PSK",
+        "rsn_pairwise=CCMP",
+        f"wpa_passphrase={key}",
+        "",
+    )
     pathlib.Path("/run/veilor-lab/hostapd.conf").write_text("\n".join(lines))
-    run("ip", "netns", "exec", peer, "hostapd", "-B", "-P", "/run/veilor-lab/hostapd.pid", "/run/veilor-lab/hostapd.conf")
+    run(
+        "ip",
+        "netns",
+        "exec",
+        peer,
+        "hostapd",
+        "-B",
+        "-P",
+        "/run/veilor-lab/hostapd.pid",
+        "/run/veilor-lab/hostapd.conf",
+    )
     run("ip", "-n", peer, "address", "add", f"{address}/24", "dev", device)
     return "done"
 
@@ -154,7 +206,9 @@ def no_access_point(peer):
 
 
 def graphics(ours):
-    """The graphics drivers that dracut takes into the smallest initramfs, with OUR settings ("yes") or with none."""
+    """The graphics drivers that dracut takes into the smallest initramfs, with OUR settings ("yes") or with
+    none.
+    """
     folder, other, made = "/usr/lib/dracut/dracut.conf.d", "/run/veilor-lab/dracut", "/var/tmp/veilor-lab.img"
     os.makedirs(other, exist_ok=True)
     if ours == "yes":
@@ -164,12 +218,27 @@ def graphics(ours):
         pathlib.Path(other, "60-veilor.conf").write_text("\n".join([*lines, ""]))
     run("mount", "--bind", other, folder)
     try:
-        run("dracut", "--quiet", "--force", "--no-hostonly", "--no-early-microcode", "--no-compress", "--modules", "bash",
-            "--tmpdir", "/var/tmp", made)
+        run(
+            "dracut",
+            "--quiet",
+            "--force",
+            "--no-hostonly",
+            "--no-early-microcode",
+            "--no-compress",
+            "--modules",
+            "bash",
+            "--tmpdir",
+            "/var/tmp",
+            made,
+        )
     finally:
         run("umount", folder)
         shutil.rmtree(other)
-    names = {os.path.basename(path).partition(".ko")[0] for path in run("sh", "-c", f"cpio -it --quiet <{made}").split() if ".ko" in path}
+    names = {
+        os.path.basename(path).partition(".ko")[0]
+        for path in run("sh", "-c", f"cpio -it --quiet <{made}").split()
+        if ".ko" in path
+    }
     os.unlink(made)
     return sorted(names & {"amdgpu", "i915", "nouveau", "xe"})
 

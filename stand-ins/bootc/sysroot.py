@@ -23,7 +23,9 @@ from report import Deployments, Entry, Failure, Image, escape_ref, merge_kargs, 
 REPO = "/sysroot/ostree/repo"
 IMAGES = "ostree/container/image"
 ORIGIN_KEY = ("origin", "container-image-reference")
-PULL_LIMIT = 6 * 3600.0  # seconds; a slow line may need hours for a whole image, yet nothing may wait for ever
+PULL_LIMIT = (
+    6 * 3600.0
+)  # seconds; a slow line may need hours for a whole image, yet nothing may wait for ever
 # bootc's newer ostree-ext opens the image one step later and says so once.
 REASON = re.compile(r"^(Creating importer: failed to invoke method OpenImage: |Fetching manifest: )")
 
@@ -34,17 +36,23 @@ def lookup(metadata: GLib.Variant | None, key: str) -> str | None:
     return value and value.get_string()
 
 
-def image_in(metadata: GLib.Variant | None, origin: str, digest: str, config: str, manifest: str) -> Image | None:
+def image_in(
+    metadata: GLib.Variant | None, origin: str, digest: str, config: str, manifest: str
+) -> Image | None:
     """The image that METADATA tells of under the keys DIGEST, CONFIG and MANIFEST."""
     found = lookup(metadata, digest)
-    return found and Image(origin, found, *(json.loads(lookup(metadata, key) or "{}") for key in (config, manifest)))
+    return found and Image(
+        origin, found, *(json.loads(lookup(metadata, key) or "{}") for key in (config, manifest))
+    )
 
 
 class Host:
     """The booted system, its sysroot locked (waiting for another holder) in a mount namespace of our own."""
 
     def __init__(self) -> None:
-        os.unshare(os.CLONE_NEWNS)  # libostree makes /sysroot and /boot writable here, not for the whole system
+        os.unshare(
+            os.CLONE_NEWNS
+        )  # libostree makes /sysroot and /boot writable here, not for the whole system
         self.sysroot = OSTree.Sysroot.new_default()
         self.sysroot.set_mount_namespace_in_use()
         self.sysroot.lock()
@@ -55,20 +63,34 @@ class Host:
         """The image that COMMIT was made from and the newer one last seen by a check or upgrade, if any."""
         metadata = self.repo.load_commit(commit)[1].get_child_value(0)
         _, noted = self.repo.read_commit_detached_metadata(commit, None)
-        return (image_in(metadata, origin, "ostree.manifest-digest", "ostree.container.image-config", "ostree.manifest"),
-                image_in(noted, origin, *(f"ostree-ext.cached.{key}" for key in ("manifest-digest", "config", "manifest"))))
+        return (
+            image_in(
+                metadata, origin, "ostree.manifest-digest", "ostree.container.image-config", "ostree.manifest"
+            ),
+            image_in(
+                noted,
+                origin,
+                *(f"ostree-ext.cached.{key}" for key in ("manifest-digest", "config", "manifest")),
+            ),
+        )
 
     def entry(self, deployment: OSTree.Deployment) -> Entry:
         """DEPLOYMENT as status needs it; without an image unless its origin is a container."""
         origin, image = deployment.get_origin(), (None, None)
-        if origin is not None and origin.has_group(ORIGIN_KEY[0]) and ORIGIN_KEY[1] in origin.get_keys(ORIGIN_KEY[0])[0]:
+        if (
+            origin is not None
+            and origin.has_group(ORIGIN_KEY[0])
+            and ORIGIN_KEY[1] in origin.get_keys(ORIGIN_KEY[0])[0]
+        ):
             image = self.image(deployment.get_csum(), origin.get_string(*ORIGIN_KEY))
         locked = deployment.is_staged() and deployment.is_finalization_locked()
         place = (deployment.get_csum(), deployment.get_deployserial(), deployment.get_osname())
         return Entry(*place, *image, deployment.is_pinned(), locked, deployment)
 
     def deployments(self) -> Deployments:
-        """All deployments, in the parts that bootc gives them: the first of our stateroot besides the booted is the rollback."""
+        """All deployments, in the parts that bootc gives them: the first of our stateroot besides the booted
+        is the rollback.
+        """
         booted, everything = self.sysroot.require_booted_deployment(), self.sysroot.get_deployments()
         staged = next((self.entry(d) for d in everything if d.is_staged()), None)
         rest = [d for d in everything if not d.is_staged() and not d.equal(booted)]
@@ -82,7 +104,9 @@ class Host:
         return self.repo.resolve_rev(f"{IMAGES}/{escape_ref(storage_name(origin))}", True)[1]
 
     def pending(self, origin: str) -> Image | None:
-        """The image that a running pull of ORIGIN is fetching: ostree-ext notes it on the commit pulled before."""
+        """The image that a running pull of ORIGIN is fetching: ostree-ext notes it on the commit pulled
+        before.
+        """
         commit = self.resolve(origin)
         return commit and self.image(commit, origin)[1]
 
@@ -90,19 +114,42 @@ class Host:
         """Whether the layer DIGEST is in the repository."""
         return Path(REPO, "refs/heads/ostree/container/blob", escape_ref(digest)).exists()
 
-    def pull(self, origin: str, check: str | None, said: Callable[[str], None], idle: Callable[[], None]) -> str:
-        """Verify and pull ORIGIN, or with CHECK only write a newer manifest to that file; the commit that it is now.
+    def pull(
+        self, origin: str, check: str | None, said: Callable[[str], None], idle: Callable[[], None]
+    ) -> str:
+        """Verify and pull ORIGIN, or with CHECK only write a newer manifest to that file; the commit that it
+        is now.
 
-        SAID gets each line of output, IDLE is called about five times a second. Raises Failure with the reason.
+        SAID gets each line of output, IDLE is called about five times a second. Raises Failure with the
+        reason.
         """
-        policy = json.loads(Path("/etc/containers/policy.json").read_text()) if origin.startswith("ostree-image-signed:") else {}
+        policy = (
+            json.loads(Path("/etc/containers/policy.json").read_text())
+            if origin.startswith("ostree-image-signed:")
+            else {}
+        )
         if any(rule.get("type") == "insecureAcceptAnything" for rule in policy.get("default", ())):
-            raise Failure("Preparing import: Fetching manifest: containers-policy.json specifies a default of "
-                          "`insecureAcceptAnything`; refusing usage")
+            raise Failure(
+                "Preparing import: Fetching manifest: containers-policy.json specifies a default of "
+                "`insecureAcceptAnything`; refusing usage"
+            )
         # Without the parent-death signal the pull would go on, unlocked, when the front is told to end.
-        argv = ["setpriv", "--pdeathsig", "TERM", "ostree", "container", "image", "pull", "--quiet", REPO, origin]
+        argv = [
+            "setpriv",
+            "--pdeathsig",
+            "TERM",
+            "ostree",
+            "container",
+            "image",
+            "pull",
+            "--quiet",
+            REPO,
+            origin,
+        ]
         argv += [f"--check={check}"] if check else []
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        child = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         texts, deadline, commit = {child.stdout: b"", child.stderr: b""}, time.monotonic() + PULL_LIMIT, ""
         with selectors.DefaultSelector() as watch:
             for stream in texts:
@@ -117,22 +164,39 @@ class Host:
                         watch.unregister(key.fileobj)
                 *lines, texts[child.stdout] = texts[child.stdout].split(b"\n")
                 for line in (line.decode(errors="replace") for line in lines):
-                    commit = line.rpartition(" => ")[2] if line.startswith(("Wrote: ", "No changes in ")) else commit
+                    commit = (
+                        line.rpartition(" => ")[2]
+                        if line.startswith(("Wrote: ", "No changes in "))
+                        else commit
+                    )
                     said(line)
                 idle()
         warnings, _, reason = texts[child.stderr].decode(errors="replace").strip().rpartition("error: ")
         if child.wait() or not (commit or check):
             sys.stderr.write(warnings)
-            raise Failure(REASON.sub("Preparing import: Fetching manifest: ", reason) or f"the pull ended with {child.returncode}")
+            raise Failure(
+                REASON.sub("Preparing import: Fetching manifest: ", reason)
+                or f"the pull ended with {child.returncode}"
+            )
         return commit
 
     def kargs_d(self, commit: str) -> list[str]:
         """The kernel arguments that the image COMMIT asks for in kargs.d, in the order of its files."""
-        folder, found, here = self.repo.read_commit(commit, None)[1].resolve_relative_path("usr/lib/bootc/kargs.d"), [], platform.machine()
-        listed = folder.enumerate_children("standard::name", Gio.FileQueryInfoFlags.NONE, None) if folder.query_exists(None) else ()
+        folder, found, here = (
+            self.repo.read_commit(commit, None)[1].resolve_relative_path("usr/lib/bootc/kargs.d"),
+            [],
+            platform.machine(),
+        )
+        listed = (
+            folder.enumerate_children("standard::name", Gio.FileQueryInfoFlags.NONE, None)
+            if folder.query_exists(None)
+            else ()
+        )
         for name in sorted(info.get_name() for info in listed if info.get_name().endswith(".toml")):
             try:
-                table = tomllib.loads(folder.get_child(name).read(None).read_bytes(1 << 20, None).get_data().decode())
+                table = tomllib.loads(
+                    folder.get_child(name).read(None).read_bytes(1 << 20, None).get_data().decode()
+                )
             except ValueError as error:
                 raise Failure(f"Parsing {name}: {error}") from None
             if set(table) - {"kargs", "match-architectures"}:
@@ -141,7 +205,9 @@ class Host:
         return found
 
     def stage(self, image: Image, commit: str, locked: bool) -> None:
-        """Deploy COMMIT for the next boot in place of anything staged; LOCKED: downloaded only, not for the next boot."""
+        """Deploy COMMIT for the next boot in place of anything staged; LOCKED: downloaded only, not for the
+        next boot.
+        """
         origin, name = GLib.KeyFile(), self.sysroot.get_booted_deployment().get_osname()
         origin.set_string(*ORIGIN_KEY, image.origin)
         merge = self.sysroot.get_merge_deployment(name)
@@ -151,7 +217,9 @@ class Host:
         self.sysroot.load(None)
         staged = self.sysroot.get_staged_deployment()
         if locked != staged.is_finalization_locked():
-            self.sysroot.change_finalization(staged)  # safe between the two: finalizing waits for the lock we hold
+            self.sysroot.change_finalization(
+                staged
+            )  # safe between the two: finalizing waits for the lock we hold
 
     def toggle_lock(self, staged: Entry) -> None:
         """Turn a downloaded deployment into one for the next boot, or the other way round."""
@@ -166,9 +234,17 @@ class Host:
         self.sysroot.prepare_cleanup(None)  # writes the refs that keep the deployments' commits
         images = [self.entry(deployment).image for deployment in self.sysroot.get_deployments()]
         keep = {f"{IMAGES}/{escape_ref(storage_name(image.origin))}" for image in images if image}
-        stale = [ref for ref in self.repo.list_refs_ext(IMAGES, OSTree.RepoListRefsExtFlags.NONE, None)[1] if ref not in keep]
+        stale = [
+            ref
+            for ref in self.repo.list_refs_ext(IMAGES, OSTree.RepoListRefsExtFlags.NONE, None)[1]
+            if ref not in keep
+        ]
         for ref in stale:
             self.repo.set_ref_immediate(None, ref, None, None)
         argv = ["ostree", "container", "image", "prune-layers", f"--repo={REPO}"]
         layers = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False).stdout
-        return len(stale), int(layers.rpartition(" ")[2] or 0), self.repo.prune(OSTree.RepoPruneFlags.REFS_ONLY, 0, None)[3]
+        return (
+            len(stale),
+            int(layers.rpartition(" ")[2] or 0),
+            self.repo.prune(OSTree.RepoPruneFlags.REFS_ONLY, 0, None)[3],
+        )

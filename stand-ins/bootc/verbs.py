@@ -1,7 +1,9 @@
-"""A stand-in for `bootc` on a Debian 13 ostree system: status, switch, upgrade and rollback as the product uses them.
+"""A stand-in for `bootc` on a Debian 13 ostree system: status, switch, upgrade and rollback as the product
+uses them.
 
-It pulls and verifies by the published crate ostree-ext and deploys by libostree, as bootc itself does; its texts and
-decisions are held against recordings of bootc 1.16.9. Exit codes: 0 done or nothing to do, 1 failed, 2 wrong usage.
+It pulls and verifies by the published crate ostree-ext and deploys by libostree, as bootc itself does; its
+texts and decisions are held against recordings of bootc 1.16.9. Exit codes: 0 done or nothing to do, 1
+failed, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -24,7 +26,17 @@ OPTIONS = {
     "upgrade": {"quiet", "check", "download-only", "from-downloaded", "progress-fd="},
     "rollback": set(),
 }
-REFUSED = {"apply", "soft-reboot", "transport", "retain", "mutate-in-place", "tag", "booted", "verbose", "json"}
+REFUSED = {
+    "apply",
+    "soft-reboot",
+    "transport",
+    "retain",
+    "mutate-in-place",
+    "tag",
+    "booted",
+    "verbose",
+    "json",
+}
 CONTEXTS = {"status": "Status: ", "switch": "Switching: ", "upgrade": "Upgrading: ", "rollback": "Rollback: "}
 NOT_ROOT = "Preparing for write: Querying root privilege: This command must be executed as the root user"
 
@@ -34,7 +46,9 @@ class Usage(Failure):
 
 
 def parse(argv: list[str]) -> tuple[str, dict[str, str], list[str]]:
-    """The verb, its options and its other arguments. Raises Usage, for what the front does not support as well."""
+    """The verb, its options and its other arguments. Raises Usage, for what the front does not support as
+    well.
+    """
     verb, rest, given, others = argv[0] if argv else "", list(argv[1:]), {}, []
     ours = "is not supported by this stand-in for bootc"
     if verb not in OPTIONS:
@@ -59,8 +73,15 @@ def parse(argv: list[str]) -> tuple[str, dict[str, str], list[str]]:
     for wrong, text in (
         (len(others) > wanted, f"unexpected argument '{others[-1] if others else ''}' found" + more),
         (len(others) < wanted, "the following required arguments were not provided:\n  <TARGET>" + more),
-        (wanted and "enforce-container-sigpolicy" not in given, f"a switch without '--enforce-container-sigpolicy' {ours}"),
-        (len(alone) > 1, f"the argument '--{alone[0] if alone else ''}' cannot be used with '--{alone[-1] if alone else ''}'" + more),
+        (
+            wanted and "enforce-container-sigpolicy" not in given,
+            f"a switch without '--enforce-container-sigpolicy' {ours}",
+        ),
+        (
+            len(alone) > 1,
+            f"the argument '--{alone[0] if alone else ''}' cannot be used with "
+            f"'--{alone[-1] if alone else ''}'" + more,
+        ),
         (given.get("format", "json") != "json", f"'--format={given.get('format')}' {ours}; it writes json"),
         (not fd.isdigit() or int(fd) < 3, f"invalid value '{fd}' for '--progress-fd <PROGRESS_FD>'" + more),
     ):
@@ -83,8 +104,13 @@ def pull(system, origin: str, progress: Progress) -> tuple[Image, str]:
         if line.startswith("layers already present"):
             say(line)
             image = system.pending(origin)
-            if image is not None:  # a first pull of a reference leaves no note of what it fetches: then only the end is told
-                name, cached = image.digest, {digest: size for digest, size in image.layers.items() if system.present(digest)}
+            if (
+                image is not None
+            ):  # a first pull of a reference leaves no note of what it fetches: then only the end is told
+                name, cached = (
+                    image.digest,
+                    {digest: size for digest, size in image.layers.items() if system.present(digest)},
+                )
                 needed = {digest: size for digest, size in image.layers.items() if digest not in cached}
 
     def idle() -> None:
@@ -141,11 +167,16 @@ def from_downloaded(system, now: Deployments) -> None:
         raise Failure("No staged deployment found")
     if now.staged.locked:
         system.toggle_lock(now.staged)
-    say(f"Staged deployment {'will now be applied' if now.staged.locked else 'is already set to apply'} on reboot")
+    say(
+        f"Staged deployment {'will now be applied' if now.staged.locked else 'is already set to apply'} on "
+        "reboot"
+    )
 
 
 def check(system, now: Deployments) -> None:
-    """Say whether the registry has something that was never pulled (also when it is not booted: so does bootc)."""
+    """Say whether the registry has something that was never pulled (also when it is not booted: so does
+    bootc).
+    """
     spec = followed(now)
     with tempfile.TemporaryDirectory(dir=RUN) as folder:
         manifest = Path(folder, "manifest.json")
@@ -164,7 +195,10 @@ def upgrade(system, now: Deployments, download_only: bool, progress: Progress) -
         if download_only == staged.locked:
             return say("Staged update present, not changed")
         system.toggle_lock(staged)
-        say(f"{'Image downloaded, but will not' if download_only else 'Staged deployment will now'} be applied on reboot")
+        say(
+            f"{'Image downloaded, but will not' if download_only else 'Staged deployment will now'} be "
+            "applied on reboot"
+        )
     elif booted.image and booted.image.digest == image.digest:
         say("No update available.")
     else:
@@ -174,7 +208,9 @@ def upgrade(system, now: Deployments, download_only: bool, progress: Progress) -
 
 
 def rollback(system, now: Deployments) -> None:
-    """Make the rollback deployment the next boot's, or, when it already is, the booted one; drop what is staged."""
+    """Make the rollback deployment the next boot's, or, when it already is, the booted one; drop what is
+    staged.
+    """
     if now.rollback_queued:
         say("notice: Reverting queued rollback state")
     if now.rollback is None or now.rollback.image is None:
@@ -215,7 +251,9 @@ def run(verb: str, given: dict[str, str], others: list[str]) -> None:
 
 def main(argv: list[str]) -> int:
     """Run the command line ARGV (without the program's name); the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # libostree blocks in C, where Python's own handlers do not run
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # libostree blocks in C, where Python's own handlers do not run
     if argv in (["--version"], ["-V"]):
         say("bootc 1.16.9")  # the one whose behaviour this follows
         return 0

@@ -1,8 +1,9 @@
-"""veilor-lab-anaconda: the lab's stand-in for Anaconda. Carries out the kickstart of the medium it was started from.
+"""veilor-lab-anaconda: the lab's stand-in for Anaconda. Carries out the kickstart of the medium it was
+started from.
 
-Asks on the console which disk to take (that is the kickstart's own %pre script) and for a passphrase, says each step,
-and ends with one line: `VEILOR-INSTALL: DONE`, or `VEILOR-INSTALL: FAILED` with the reason. Then the machine goes off.
-Exit codes: 0 done, 1 an expected failure, 70 a bug.
+Asks on the console which disk to take (that is the kickstart's own %pre script) and for a passphrase, says
+each step, and ends with one line: `VEILOR-INSTALL: DONE`, or `VEILOR-INSTALL: FAILED` with the reason. Then
+the machine goes off. Exit codes: 0 done, 1 an expected failure, 70 a bug.
 """
 
 import os
@@ -51,12 +52,17 @@ def find_kickstart() -> str:
         run("mount", "--bind", LIVE, REPO)
     named = re.fullmatch(r"hd:(?:LABEL|UUID|CDLABEL)=[^:]+:(/.+)", kernel_arguments().get("inst.ks", ""))
     if not named:
-        raise Failed("the kernel argument inst.ks names no kickstart on a medium; start this medium through `veilor iso`")
+        raise Failed(
+            "the kernel argument inst.ks names no kickstart on a medium; start this medium through `veilor "
+            "iso`"
+        )
     try:
         with open(REPO + named[1]) as file:
             return file.read()
     except OSError as error:
-        raise Failed(f"the medium has no kickstart {named[1]} ({error.strerror}); make it anew by `veilor iso`") from None
+        raise Failed(
+            f"the medium has no kickstart {named[1]} ({error.strerror}); make it anew by `veilor iso`"
+        ) from None
 
 
 def ask_passphrase() -> bytes:
@@ -114,7 +120,10 @@ def main() -> int:
     """Install, and say how it ended; the exit code."""
     say("")
     say("STAND-IN: this is the lab's installer in the place of Anaconda; what it installs is real")
-    say("STAND-IN: containers are taken without a signature here, as on Fedora's medium; the first boot verifies")
+    say(
+        "STAND-IN: containers are taken without a signature here, as on Fedora's medium; the first boot "
+        "verifies"
+    )
     text, made = "", {}
     try:
         run("udevadm", "settle", "--timeout=30", check=False)
@@ -131,7 +140,10 @@ def main() -> int:
 def fail(text: str, made: dict, why: str) -> None:
     """Run %onerror, take everything down, say WHY, wait for somebody to read it, and switch off."""
     log(f"failed: {why}")
-    for give_up in (lambda: run_scripts(ks.read_pre(text)[1], "%onerror", strict=False), lambda: storage.take_down(made.get("luks", ""))):
+    for give_up in (
+        lambda: run_scripts(ks.read_pre(text)[1], "%onerror", strict=False),
+        lambda: storage.take_down(made.get("luks", "")),
+    ):
         try:
             give_up()
         except (Failed, OSError) as error:

@@ -1,7 +1,9 @@
 #!/usr/bin/python3 -I
-"""Stand-in for `bootc install ensure-completion`, laid over the lab's bootc front while the installer's scripts run.
+"""Stand-in for `bootc install ensure-completion`, laid over the lab's bootc front while the installer's
+scripts run.
 
-Merges the kernel arguments of /usr/lib/bootc/kargs.d into the boot entry. Exit codes: 0 done, 1 failed, 2 another verb.
+Merges the kernel arguments of /usr/lib/bootc/kargs.d into the boot entry. Exit codes: 0 done, 1 failed, 2
+another verb.
 """
 
 import glob
@@ -15,7 +17,9 @@ KEYS = {"kargs", "match-architectures"}
 
 
 def wanted(folder: str, machine: str) -> list[str]:
-    """The arguments in FOLDER for MACHINE, in the order of the files. Raises ValueError on a key that bootc doesn't know."""
+    """The arguments in FOLDER for MACHINE, in the order of the files. Raises ValueError on a key that bootc
+    doesn't know.
+    """
     found = []
     for path in sorted(glob.glob(f"{folder}/*.toml")):
         with open(path, "rb") as file:
@@ -29,13 +33,26 @@ def wanted(folder: str, machine: str) -> list[str]:
 
 def main() -> int:
     if sys.argv[1:] != ["install", "ensure-completion"]:
-        print("the stand-in for bootc knows nothing but `install ensure-completion` during an installation", file=sys.stderr)
+        print(
+            "the stand-in for bootc knows nothing but `install ensure-completion` during an installation",
+            file=sys.stderr,
+        )
         return 2
     try:
         arguments = wanted(FOLDER, platform.machine())
         if arguments:
-            subprocess.run(["ostree", "admin", "instutil", "set-kargs", "--merge", *(f"--append={one}" for one in arguments)],
-                           check=True, timeout=300)
+            subprocess.run(
+                [
+                    "ostree",
+                    "admin",
+                    "instutil",
+                    "set-kargs",
+                    "--merge",
+                    *(f"--append={one}" for one in arguments),
+                ],
+                check=True,
+                timeout=300,
+            )
     except (OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
         print(f"the kernel arguments in {FOLDER} were not applied: {error}", file=sys.stderr)
         return 1

@@ -1,11 +1,15 @@
-"""Reads a kickstart into what the planner and the deployer need. What is not in SUPPORTED is an error, never ignored."""
+"""Reads a kickstart into what the planner and the deployer need. What is not in SUPPORTED is an error, never
+ignored.
+"""
 
 import re
 import sys
 import types
 from dataclasses import dataclass, field
 
-if "requests" not in sys.modules:  # pykickstart wants it for kickstarts from the network, which this medium doesn't have
+if (
+    "requests" not in sys.modules
+):  # pykickstart wants it for kickstarts from the network, which this medium doesn't have
     try:
         import requests  # noqa: F401
     except ImportError:
@@ -29,14 +33,33 @@ from system import Failed
 
 # Every command and option that this program carries out (or that, as `text`, describes what it does anyway).
 SUPPORTED = {
-    "text": (), "lang": (), "keyboard": ("--vckeymap",), "timezone": ("--utc",), "rootpw": ("--lock",),
-    "ignoredisk": ("--only-use",), "zerombr": (), "clearpart": ("--list", "--drives", "--initlabel", "--disklabel"), "reqpart": (),
-    "part": ("--fstype", "--size", "--grow", "--encrypted", "--luks-version", "--pbkdf", "--pbkdf-memory", "--label"),
-    "bootloader": ("--timeout", "--append"), "poweroff": (), "reboot": ("--eject",),
+    "text": (),
+    "lang": (),
+    "keyboard": ("--vckeymap",),
+    "timezone": ("--utc",),
+    "rootpw": ("--lock",),
+    "ignoredisk": ("--only-use",),
+    "zerombr": (),
+    "clearpart": ("--list", "--drives", "--initlabel", "--disklabel"),
+    "reqpart": (),
+    "part": (
+        "--fstype",
+        "--size",
+        "--grow",
+        "--encrypted",
+        "--luks-version",
+        "--pbkdf",
+        "--pbkdf-memory",
+        "--label",
+    ),
+    "bootloader": ("--timeout", "--append"),
+    "poweroff": (),
+    "reboot": ("--eject",),
     "ostreecontainer": ("--stateroot", "--transport", "--url", "--no-signature-verification"),
 }
 SECTIONS = {
-    "%pre": ("--interpreter", "--erroronfail", "--log"), "%post": ("--interpreter", "--erroronfail", "--log", "--nochroot"),
+    "%pre": ("--interpreter", "--erroronfail", "--log"),
+    "%post": ("--interpreter", "--erroronfail", "--log", "--nochroot"),
     "%onerror": ("--interpreter", "--log"),
 }
 FILE_SYSTEMS = ("ext4",)
@@ -107,32 +130,46 @@ def unsupported(text: str) -> list[str]:
             if words[0] not in table:
                 wrong.append(f"line {number}: {words[0]}")
             options = re.findall(r"(?<!\S)--[a-z0-9-]+", re.sub(r"\"[^\"]*\"|'[^']*'", "", line))
-            wrong += [f"line {number}: {words[0]} {option}" for option in options if option not in table.get(words[0], options)]
+            wrong += [
+                f"line {number}: {words[0]} {option}"
+                for option in options
+                if option not in table.get(words[0], options)
+            ]
     return wrong
 
 
 def scripts(handler: F44Handler, *kinds: int) -> tuple[Script, ...]:
     return tuple(
-        Script(s.script, s.interp, s.inChroot, s.errorOnFail, s.logfile, s.lineno) for s in handler.scripts if s.type in kinds
+        Script(s.script, s.interp, s.inChroot, s.errorOnFail, s.logfile, s.lineno)
+        for s in handler.scripts
+        if s.type in kinds
     )
 
 
 def parse(text: str, *, includes: bool) -> F44Handler:
-    """TEXT as Fedora 44's parser understands it; with INCLUDES a file that is missing is an error, and each is looked at."""
+    """TEXT as Fedora 44's parser understands it; with INCLUDES a file that is missing is an error, and each
+    is looked at.
+    """
     wrong = unsupported(text)
     for name in re.findall(r"^%include\s+(\S+)", text, re.M) if includes else ():
         try:
             with open(name) as included:
                 wrong += [f"{name}, {one}" for one in unsupported(included.read())]
         except OSError:
-            raise Failed(f"the kickstart includes {name}, which no script has made; nothing was changed") from None
+            raise Failed(
+                f"the kickstart includes {name}, which no script has made; nothing was changed"
+            ) from None
     if wrong:
-        raise Failed(f"the kickstart asks for what this installer can't do ({'; '.join(wrong)}); nothing was changed")
+        raise Failed(
+            f"the kickstart asks for what this installer can't do ({'; '.join(wrong)}); nothing was changed"
+        )
     handler = F44Handler()
     try:
         KickstartParser(handler, missingIncludeIsFatal=includes).readKickstartFromString(text)
     except KickstartError as error:
-        raise Failed(f"the kickstart is not valid: {' '.join(str(error).split())}; nothing was changed") from None
+        raise Failed(
+            f"the kickstart is not valid: {' '.join(str(error).split())}; nothing was changed"
+        ) from None
     return handler
 
 
@@ -146,20 +183,47 @@ def read(text: str) -> Kickstart:
     """All of TEXT with its includes. Raises Failed when something isn't supported or missing."""
     h = parse(text, includes=True)
     parts = tuple(
-        Part(p.mountpoint, p.fstype, p.size or 0, bool(p.grow), bool(p.encrypted), p.luks_version, p.pbkdf, p.pbkdf_memory, p.label or "")
+        Part(
+            p.mountpoint,
+            p.fstype,
+            p.size or 0,
+            bool(p.grow),
+            bool(p.encrypted),
+            p.luks_version,
+            p.pbkdf,
+            p.pbkdf_memory,
+            p.label or "",
+        )
         for p in h.partition.partitions
     )
     wrong = [p.mount for p in parts if p.fstype not in FILE_SYSTEMS]
     if wrong:
-        raise Failed(f"this installer makes {', '.join(FILE_SYSTEMS)} only, not what is asked for {', '.join(wrong)}; nothing was changed")
+        raise Failed(
+            f"this installer makes {', '.join(FILE_SYSTEMS)} only, not what is asked for "
+            f"{', '.join(wrong)}; nothing was changed"
+        )
     if h.clearpart.seen and h.clearpart.type not in (None, CLEARPART_TYPE_LIST, CLEARPART_TYPE_NONE):
         raise Failed("the kickstart erases partitions by kind, not by name; nothing was changed")
     if not h.ostreecontainer.seen:
-        raise Failed("the kickstart has no ostreecontainer line, so there is nothing to install; nothing was changed")
+        raise Failed(
+            "the kickstart has no ostreecontainer line, so there is nothing to install; nothing was changed"
+        )
     return Kickstart(
-        tuple(h.ignoredisk.onlyuse), tuple(h.clearpart.devices), tuple(h.clearpart.drives), h.clearpart.disklabel or "gpt",
-        bool(h.reqpart.seen), parts, h.ostreecontainer.stateroot or "default", h.ostreecontainer.transport or "registry",
-        h.ostreecontainer.url, tuple((h.bootloader.appendLine or "").split()), h.bootloader.timeout,
-        h.keyboard.vc_keymap or "", h.lang.lang or "", h.timezone.timezone or "", "reboot" if h.reboot.action == KS_REBOOT else "poweroff",
-        scripts(h, KS_SCRIPT_POST), scripts(h, KS_SCRIPT_ONERROR),
+        tuple(h.ignoredisk.onlyuse),
+        tuple(h.clearpart.devices),
+        tuple(h.clearpart.drives),
+        h.clearpart.disklabel or "gpt",
+        bool(h.reqpart.seen),
+        parts,
+        h.ostreecontainer.stateroot or "default",
+        h.ostreecontainer.transport or "registry",
+        h.ostreecontainer.url,
+        tuple((h.bootloader.appendLine or "").split()),
+        h.bootloader.timeout,
+        h.keyboard.vc_keymap or "",
+        h.lang.lang or "",
+        h.timezone.timezone or "",
+        "reboot" if h.reboot.action == KS_REBOOT else "poweroff",
+        scripts(h, KS_SCRIPT_POST),
+        scripts(h, KS_SCRIPT_ONERROR),
     )

@@ -1,4 +1,6 @@
-"""What to do to which disk, from the kickstart and the disks that are there. Pure: nothing is looked at or changed here."""
+"""What to do to which disk, from the kickstart and the disks that are there. Pure: nothing is looked at or
+changed here.
+"""
 
 from dataclasses import dataclass
 
@@ -9,14 +11,17 @@ MiB = 1 << 20
 EFI_MIB, BIOS_MIB = 600, 1  # what Anaconda takes for `reqpart`
 EDGE_MIB = 1  # kept free at both ends, for the GPT and its copy
 TYPES = {
-    "efi": "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "bios": "21686148-6449-6E6F-744E-656564454649",
+    "efi": "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
+    "bios": "21686148-6449-6E6F-744E-656564454649",
     "linux": "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
 }
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk as it is: its partitions by name; `held` says what keeps it from being used, such as a mount point."""
+    """A disk as it is: its partitions by name; `held` says what keeps it from being used, such as a mount
+    point.
+    """
 
     name: str
     path: str
@@ -27,7 +32,9 @@ class Disk:
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition to make, in MiB from the start of the disk; `mount` is empty for one without a file system."""
+    """A partition to make, in MiB from the start of the disk; `mount` is empty
+    for one without a file system.
+    """
 
     number: int
     path: str
@@ -56,18 +63,29 @@ def plan(ks: Kickstart, disks: list[Disk], *, uefi: bool) -> Plan:
     disk = target(ks, disks)
     wanted: list[tuple[str, str, str, int, bool, Part | None]] = []
     if ks.reqpart:
-        wanted.append(("efi", "/boot/efi", "vfat", EFI_MIB, False, None) if uefi else ("bios", "", "", BIOS_MIB, False, None))
+        wanted.append(
+            ("efi", "/boot/efi", "vfat", EFI_MIB, False, None)
+            if uefi
+            else ("bios", "", "", BIOS_MIB, False, None)
+        )
     for part in sorted(ks.parts, key=lambda part: part.mount == "/"):
         wanted.append(("linux", part.mount, part.fstype, part.size, part.grow, part))
     judge_parts(ks, uefi)
     room = disk.size // MiB - 2 * EDGE_MIB
     spare = room - sum(size for _, _, _, size, _, _ in wanted)
     if spare < 0:
-        raise Failed(f"{disk.name} lacks {-spare} MiB for what the kickstart wants; take a larger disk; nothing was changed")
+        raise Failed(
+            f"{disk.name} lacks {-spare} MiB for what the kickstart wants; take a larger disk; nothing was "
+            "changed"
+        )
     made, start = [], EDGE_MIB
     for number, (kind, mount, fstype, size, grow, part) in enumerate(wanted, 1):
         size += spare if grow else 0
-        made.append(Partition(number, partition_path(disk.path, number), start, size, TYPES[kind], mount, fstype, part))
+        made.append(
+            Partition(
+                number, partition_path(disk.path, number), start, size, TYPES[kind], mount, fstype, part
+            )
+        )
         start += size
     return Plan(disk, tuple(made))
 
@@ -96,17 +114,26 @@ def target(ks: Kickstart, disks: list[Disk]) -> Disk:
 
 
 def judge_parts(ks: Kickstart, uefi: bool) -> None:
-    """Refuse partitions that make no system: what an installer's own checks say before anything is written."""
+    """Refuse partitions that make no system: what an installer's own checks
+    say before anything is written.
+    """
     mounts = [part.mount for part in ks.parts]
     if sorted(mounts) != ["/", "/boot"]:
-        raise Failed(f"this installer makes / and /boot, not {' '.join(mounts) or 'nothing'}; nothing was changed")
+        raise Failed(
+            f"this installer makes / and /boot, not {' '.join(mounts) or 'nothing'}; nothing was changed"
+        )
     root, boot = (next(part for part in ks.parts if part.mount == mount) for mount in ("/", "/boot"))
     if boot.encrypted or any(part.grow for part in ks.parts if part is not root):
         raise Failed("/boot can be neither encrypted nor growing; nothing was changed")
     if not root.encrypted or root.luks_version not in ("", "luks2") or root.pbkdf not in ("", "argon2id"):
-        raise Failed("this installer makes an encrypted root by LUKS2 with argon2id only; nothing was changed")
+        raise Failed(
+            "this installer makes an encrypted root by LUKS2 with argon2id only; nothing was changed"
+        )
     if not ks.reqpart:
-        raise Failed(f"nothing makes the {'EFI' if uefi else 'BIOS boot'} partition: reqpart is missing; nothing was changed")
+        raise Failed(
+            f"nothing makes the {'EFI' if uefi else 'BIOS boot'} partition: reqpart is missing; nothing was "
+            "changed"
+        )
 
 
 def partition_path(disk: str, number: int) -> str:

@@ -1,4 +1,6 @@
-"""Runs the kickstart's scripts as Anaconda does: from a file in /tmp, output to a log beside it, no input but the terminal."""
+"""Runs the kickstart's scripts as Anaconda does: from a file in /tmp, output to a log beside it, no input but
+the terminal.
+"""
 
 import os
 import subprocess
@@ -9,7 +11,10 @@ from storage import SYSROOT
 from system import Failed, log
 
 TIMEOUT = 3600  # a %pre script may wait for a person
-ENVIRONMENT = {**os.environ, "ANA_INSTALL_PATH": SYSROOT}  # by which `bootc install ensure-completion` knows Anaconda
+ENVIRONMENT = {
+    **os.environ,
+    "ANA_INSTALL_PATH": SYSROOT,
+}  # by which `bootc install ensure-completion` knows Anaconda
 
 
 def run_scripts(scripts: tuple[Script, ...], kind: str, *, strict: bool = True) -> None:
@@ -18,11 +23,16 @@ def run_scripts(scripts: tuple[Script, ...], kind: str, *, strict: bool = True) 
         code, said = run_script(script)
         log(f"{kind} script of line {script.line} ended with {code}")
         if code and script.must_succeed and strict:
-            raise Failed(f"the kickstart's {kind} script of line {script.line} ended with {code}: {said or 'it said nothing'}")
+            raise Failed(
+                f"the kickstart's {kind} script of line {script.line} ended with {code}: "
+                f"{said or 'it said nothing'}"
+            )
 
 
 def run_script(script: Script) -> tuple[int, str]:
-    """Run one; its exit code and the last line it wrote. Its log is outside the new system unless --log says otherwise."""
+    """Run one; its exit code and the last line it wrote. Its log is outside the new system unless --log says
+    otherwise.
+    """
     root = SYSROOT if script.in_chroot and os.path.ismount(SYSROOT) else ""
     fd, path = tempfile.mkstemp(prefix="ks-script-", dir=f"{root}/tmp")
     with os.fdopen(fd, "w") as out:

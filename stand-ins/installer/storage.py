@@ -25,11 +25,16 @@ class Storage:
 
 def look() -> list[Disk]:
     """The disks that are there."""
-    return [disk for node in json.loads(run(*LSBLK))["blockdevices"] if node["type"] == "disk" and (disk := as_disk(node))]
+    return [
+        disk
+        for node in json.loads(run(*LSBLK))["blockdevices"]
+        if node["type"] == "disk" and (disk := as_disk(node))
+    ]
 
 
 def as_disk(node: dict) -> Disk:
     """A disk from a NODE of lsblk's tree."""
+
     def below(one: dict) -> list[dict]:
         return [one] + [inner for child in one.get("children") or [] for inner in below(child)]
 
@@ -38,24 +43,44 @@ def as_disk(node: dict) -> Disk:
     held = f"in use: {points[0]}" if points else "read-only" if node["ro"] else ""
     if not held and any(one["type"] not in ("disk", "part") for one in nodes):
         held = "something is still open on it"
-    return Disk(node["name"], node["path"], node["size"], tuple(one["name"] for one in nodes if one["type"] == "part"), held)
+    return Disk(
+        node["name"],
+        node["path"],
+        node["size"],
+        tuple(one["name"] for one in nodes if one["type"] == "part"),
+        held,
+    )
 
 
 def kdf(wanted_kib: int) -> tuple[list[str], str]:
-    """cryptsetup's options for argon2id with WANTED_KIB (0: the program's default), and the lab's override in words."""
+    """cryptsetup's options for argon2id with WANTED_KIB (0: the program's default), and the lab's override in
+    words.
+    """
     memory, rounds = setting("veilor.lab.pbkdf-memory"), setting("veilor.lab.pbkdf-iterations")
     options = ["--pbkdf", "argon2id"]
     if memory or wanted_kib:
         options += ["--pbkdf-memory", memory or str(wanted_kib)]
     if rounds:
         options += ["--pbkdf-force-iterations", rounds]
-    said = f"argon2id with {memory or wanted_kib} KiB, {rounds or 'measured'} iterations, not the {wanted_kib} KiB of the kickstart"
+    said = (
+        f"argon2id with {memory or wanted_kib} KiB, {rounds or 'measured'} iterations, not the "
+        f"{wanted_kib} KiB of the kickstart"
+    )
     return options, said if memory or rounds else ""
 
 
 def partition(made: Plan) -> None:
     """Give the plan's disk a new GPT; every signature of what was there goes."""
-    run("sfdisk", "--quiet", "--wipe", "always", "--wipe-partitions", "always", made.disk.path, stdin=sfdisk_script(made).encode())
+    run(
+        "sfdisk",
+        "--quiet",
+        "--wipe",
+        "always",
+        "--wipe-partitions",
+        "always",
+        made.disk.path,
+        stdin=sfdisk_script(made).encode(),
+    )
     run("udevadm", "settle", "--timeout=30", check=False)
     missing = [p.path for p in made.partitions if not os.path.exists(p.path)]
     if missing:
@@ -68,9 +93,30 @@ def encrypt(made: Plan, passphrase: bytes, say: Callable[[str], None]) -> tuple[
     options, override = kdf(root.part.pbkdf_memory)
     if override:
         say(f"STAND-IN: a cheaper key derivation for the lab: {override}")
-    run("cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", *options, "--key-file=-", root.path, stdin=passphrase, timeout=600)
+    run(
+        "cryptsetup",
+        "luksFormat",
+        "--batch-mode",
+        "--type",
+        "luks2",
+        *options,
+        "--key-file=-",
+        root.path,
+        stdin=passphrase,
+        timeout=600,
+    )
     luks = run("cryptsetup", "luksUUID", root.path).strip()
-    run("cryptsetup", "open", "--type", "luks2", "--key-file=-", root.path, f"luks-{luks}", stdin=passphrase, timeout=600)
+    run(
+        "cryptsetup",
+        "open",
+        "--type",
+        "luks2",
+        "--key-file=-",
+        root.path,
+        f"luks-{luks}",
+        stdin=passphrase,
+        timeout=600,
+    )
     return luks, f"/dev/mapper/luks-{luks}"
 
 

@@ -17,8 +17,12 @@ def log(text: str) -> None:
         out.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
 
-def run(*argv: str, stdin: bytes | None = None, timeout: float = 120, check: bool = True, env: dict | None = None) -> str:
-    """Run ARGV to its end and return its standard output. Raises Failed when it doesn't end well (with CHECK) or in time."""
+def run(
+    *argv: str, stdin: bytes | None = None, timeout: float = 120, check: bool = True, env: dict | None = None
+) -> str:
+    """Run ARGV to its end and return its standard output. Raises Failed when it doesn't end well (with CHECK)
+    or in time.
+    """
     feed = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     log("$ " + shlex.join(argv))
     try:
@@ -26,18 +30,25 @@ def run(*argv: str, stdin: bytes | None = None, timeout: float = 120, check: boo
     except subprocess.TimeoutExpired:
         raise Failed(f"{argv[0]} did not end within {timeout:.0f} s; look at {LOG}, start again") from None
     except OSError as error:
-        raise Failed(f"{argv[0]} can't be started ({error.strerror}); this medium is damaged, make it anew") from None
+        raise Failed(
+            f"{argv[0]} can't be started ({error.strerror}); this medium is damaged, make it anew"
+        ) from None
     out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
     for line in (out + err).splitlines():
         log("  " + line)
     if check and done.returncode:
         said = " / ".join((err or out).strip().splitlines()[-3:])[-300:]
-        raise Failed(f"`{shlex.join(argv)[:100]}` ended with {done.returncode}: {said}; the installation can't be used, start again")
+        raise Failed(
+            f"`{shlex.join(argv)[:100]}` ended with {done.returncode}: {said}; the installation can't be "
+            "used, start again"
+        )
     return out
 
 
 def setting(name: str) -> str | None:
-    """The lab's setting NAME, from a system credential or a kernel argument of the same name; None when there is neither."""
+    """The lab's setting NAME, from a system credential or a kernel argument of the same name; None when there
+    is neither.
+    """
     try:
         with open(f"/run/credentials/@system/{name}") as given:
             return given.read().strip()

@@ -1,7 +1,7 @@
 """One terminal, shown on every console of the machine at once; what tmux is for Anaconda.
 
-The installer runs behind a pseudo-terminal. What it writes goes to each console, what is typed on any of them goes to
-it, so a person at the screen and a driver on the serial line see the same questions.
+The installer runs behind a pseudo-terminal. What it writes goes to each console, what is typed on any of them
+goes to it, so a person at the screen and a driver on the serial line see the same questions.
 """
 
 import fcntl
@@ -73,19 +73,23 @@ def write_all(fd: int, data: bytes) -> None:
     """Write DATA whole; a console that went away is left alone."""
     try:
         while data:
-            data = data[os.write(fd, data):]
+            data = data[os.write(fd, data) :]
     except OSError:
         pass
 
 
 def ask_secret(prompt: str) -> bytes:
-    """A line typed on the terminal without showing it, as bytes without the line's end. Raises EOFError at its end."""
+    """A line typed on the terminal without showing it, as bytes without the line's end. Raises EOFError at
+    its end.
+    """
     fd = os.open("/dev/tty", os.O_RDWR)
     try:
         before = termios.tcgetattr(fd)
         silent = termios.tcgetattr(fd)
         silent[3] &= ~termios.ECHO
-        termios.tcsetattr(fd, termios.TCSADRAIN, silent)  # before the prompt, so that nothing typed after it is shown
+        termios.tcsetattr(
+            fd, termios.TCSADRAIN, silent
+        )  # before the prompt, so that nothing typed after it is shown
         try:
             write_all(fd, prompt.encode())
             typed = b""

@@ -1,4 +1,6 @@
-"""The Containerfile that bluebuild itself writes from the recipe, both ways it can be started. Only the base is a stand-in."""
+"""The Containerfile that bluebuild itself writes from the recipe, both ways it can be started. Only the base
+is a stand-in.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def clone(tmp_path):
     """Recipe and links as they lie in the repository: bluebuild leaves scripts where it is started."""
     root = tmp_path / "clone"
-    shutil.copytree(ROOT / "bluebuild", root / "bluebuild", symlinks=True, ignore=shutil.ignore_patterns("stage"))
+    shutil.copytree(
+        ROOT / "bluebuild", root / "bluebuild", symlinks=True, ignore=shutil.ignore_patterns("stage")
+    )
     for name in ("files", "modules", "recipes", "cosign.pub"):
         (root / name).symlink_to((ROOT / name).readlink())
     return root
@@ -32,7 +36,10 @@ def generate(tools, scratch: Path, cwd: Path, recipe: str) -> tuple[str, str]:
     if not Path(sys.executable).with_name("bluebuild").exists():
         pytest.skip("NOT RUN: needs bluebuild; `make checkers ARGS=--all` builds it")
     probe = ["unshare", "--map-root-user", "--net", "--mount", "true"]
-    if not shutil.which("ip") or subprocess.run(probe, capture_output=True, check=False, timeout=30).returncode:
+    if (
+        not shutil.which("ip")
+        or subprocess.run(probe, capture_output=True, check=False, timeout=30).returncode
+    ):
         pytest.skip("NOT RUN: needs ip and user namespaces")
     out = scratch / "Containerfile"
     bench = Path(__file__).with_name("bluebuild_bench.py")
@@ -42,14 +49,22 @@ def generate(tools, scratch: Path, cwd: Path, recipe: str) -> tuple[str, str]:
     return out.read_text(), done.stdout.strip()
 
 
-@pytest.mark.parametrize(("cwd", "recipe"), [(".", "bluebuild/recipe.yml"), ("bluebuild", "recipes/recipe.yml")],
-                         ids=["bluebuild from the root", "as the GitHub action"])
+@pytest.mark.parametrize(
+    ("cwd", "recipe"),
+    [(".", "bluebuild/recipe.yml"), ("bluebuild", "recipes/recipe.yml")],
+    ids=["bluebuild from the root", "as the GitHub action"],
+)
 def test_the_containerfile_has_every_step_in_order(cwd, recipe, tools, clone, tmp_path):
     text, digest = generate(tools, tmp_path, clone / cwd, recipe)
     product = load(ROOT / "product.toml")
     # scripts/build-image puts the verified base in by this argument, which FROM has to take.
     assert f'ARG BASE_IMAGE="{product.base_image}@{digest}"\nFROM "${{BASE_IMAGE}}"' in text
     assert "COPY ./files /files" in text and "COPY ./modules /modules" in text
-    ran = [(kind, json.loads(config)) for kind, config in re.findall(r"run_module\.sh '([\w@-]+)' '(\{.*\})'", text)]
+    ran = [
+        (kind, json.loads(config))
+        for kind, config in re.findall(r"run_module\.sh '([\w@-]+)' '(\{.*\})'", text)
+    ]
     assert [config for _, config in ran] == list(steps(ROOT / "bluebuild"))
-    assert not re.search(r"/bins/|COPY --from=\S*cosign", text), "nothing of BlueBuild's own goes into the image"
+    assert not re.search(r"/bins/|COPY --from=\S*cosign", text), (
+        "nothing of BlueBuild's own goes into the image"
+    )

@@ -1,4 +1,6 @@
-"""The channel statement: what machines accept, in an artefact with the same bytes each time, signed before it is found."""
+"""The channel statement: what machines accept, in an artefact with the same bytes each time, signed before it
+is found.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,14 @@ def statement(**changes):
 
 def test_the_statement_reads_as_documented():
     assert statement() == {
-        "schema": 1, "repository": "ghcr.io/veilor/veilor-os", "tag": "44", "digest": DIGEST, "version": "44.20260101.1",
-        "sequence": 7, "issued": "2026-01-01T00:00:00Z", "expires": "2026-01-15T00:00:00Z",
+        "schema": 1,
+        "repository": "ghcr.io/veilor/veilor-os",
+        "tag": "44",
+        "digest": DIGEST,
+        "version": "44.20260101.1",
+        "sequence": 7,
+        "issued": "2026-01-01T00:00:00Z",
+        "expires": "2026-01-15T00:00:00Z",
         "rollout": {"start": "2026-01-01T00:00:00Z", "hours": 0},
     }
 
@@ -50,8 +58,14 @@ def test_the_tag_moves_only_after_the_signature(tmp_path, monkeypatch):
     steps = []
     monkeypatch.setattr(channel, "sign_image", lambda ref, *_, **__: steps.append(("sign", ref)))
     run = lambda argv, **_: steps.append((argv[0], argv[-1]))  # noqa: E731
-    digest = channel.publish(statement(), "r.test/c", "44", tmp_path / "k", identity="ghcr.io/c", run=run, work=tmp_path)
-    assert steps == [("skopeo", f"docker://r.test/c@{digest}"), ("sign", f"r.test/c@{digest}"), ("skopeo", "docker://r.test/c:44")]
+    digest = channel.publish(
+        statement(), "r.test/c", "44", tmp_path / "k", identity="ghcr.io/c", run=run, work=tmp_path
+    )
+    assert steps == [
+        ("skopeo", f"docker://r.test/c@{digest}"),
+        ("sign", f"r.test/c@{digest}"),
+        ("skopeo", "docker://r.test/c:44"),
+    ]
     assert not list(tmp_path.iterdir())
 
 
@@ -63,7 +77,14 @@ def test_a_failed_signature_leaves_the_tag_where_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(channel, "sign_image", refuse)
     with pytest.raises(BuildError, match="no key"):
-        channel.publish(statement(), "r.test/c", "44", tmp_path / "k", identity="i", run=lambda argv, **_: pushed.append(argv[-1]))
+        channel.publish(
+            statement(),
+            "r.test/c",
+            "44",
+            tmp_path / "k",
+            identity="i",
+            run=lambda argv, **_: pushed.append(argv[-1]),
+        )
     assert not [ref for ref in pushed if ref.endswith(":44")]
 
 
@@ -74,8 +95,12 @@ def test_a_tag_that_no_registry_takes_is_refused(tmp_path):
 
 def test_what_is_withdrawn_is_named_and_nothing_is_said_of_it_otherwise():
     bad, worse, good = (f"sha256:{letter * 64}" for letter in "abc")
-    said = channel.make_statement(PRODUCT, digest=good, version="44.3", sequence=3, issued=0, withdrawn=[worse, bad, bad])
+    said = channel.make_statement(
+        PRODUCT, digest=good, version="44.3", sequence=3, issued=0, withdrawn=[worse, bad, bad]
+    )
     assert said["withdrawn"] == [bad, worse]
-    assert "withdrawn" not in channel.make_statement(PRODUCT, digest=good, version="44.3", sequence=3, issued=0)
+    assert "withdrawn" not in channel.make_statement(
+        PRODUCT, digest=good, version="44.3", sequence=3, issued=0
+    )
     with pytest.raises(BuildError, match="withdrawn"):
         channel.make_statement(PRODUCT, digest=good, version="44.3", sequence=3, issued=0, withdrawn=[good])

@@ -29,7 +29,9 @@ def test_the_committed_page_names_every_stand_in():
 def test_a_new_stand_in_makes_the_page_stale_until_it_is_written_anew(tmp_path):
     copy_of_the_data(tmp_path)
     with (tmp_path / docs.STAND_INS).open("a") as data:
-        data.write('[[stand_in]]\nid="x"\ntitle="A|B"\nstands_for="s"\nwhy="w"\nreplaced_by="r"\ncommand=""\n')
+        data.write(
+            '[[stand_in]]\nid="x"\ntitle="A|B"\nstands_for="s"\nwhy="w"\nreplaced_by="r"\ncommand=""\n'
+        )
     with pytest.raises(BuildError, match="make docs"):
         docs.check_pages(tmp_path)
     docs.write_pages(tmp_path)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "overlay/usr/lib/dracut/modules.d/51veilor-keymap/veilor-keymap.sh"
+SCRIPT = (
+    Path(__file__).resolve().parents[2] / "overlay/usr/lib/dracut/modules.d/51veilor-keymap/veilor-keymap.sh"
+)
 THEME = Path(__file__).resolve().parents[2] / "artwork/tree/usr/share/plymouth/themes/veilor/veilor.script"
 
 
@@ -21,7 +23,9 @@ def told(tmp_path: Path, cmdline: str, vconsole: str | None) -> list[str]:
         (tmp_path / "etc/vconsole.conf").write_text(vconsole)
     fake = tmp_path / "bin/plymouth"
     # The third time the initramfs has ended, and with it Plymouth's part there.
-    fake.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>{tmp_path}/said\ntest "$(wc -l <{tmp_path}/said)" -lt 3\n')
+    fake.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$*" >>{tmp_path}/said\ntest "$(wc -l <{tmp_path}/said)" -lt 3\n'
+    )
     fake.chmod(0o755)
     (tmp_path / "bin/sleep").write_text("#!/bin/sh\n")
     (tmp_path / "bin/sleep").chmod(0o755)
@@ -30,15 +34,20 @@ def told(tmp_path: Path, cmdline: str, vconsole: str | None) -> list[str]:
     return (tmp_path / "said").read_text().splitlines()
 
 
-@pytest.mark.parametrize(("cmdline", "vconsole", "keymap"), [
-    ("root=x rhgb quiet vconsole.keymap=de-nodeadkeys\n", 'KEYMAP="fr"\n', "de-nodeadkeys"),
-    ("root=x rd.vconsole.keymap=ch", None, "ch"),
-    ("root=x\n", 'FONT=eurlatgr\nKEYMAP="fr"\n', "fr"),
-    ("root=x\n", "KEYMAP='cz-qwerty'", "cz-qwerty"),  # its last line has no end
-    ("root=x\n", None, "us"),
-])
+@pytest.mark.parametrize(
+    ("cmdline", "vconsole", "keymap"),
+    [
+        ("root=x rhgb quiet vconsole.keymap=de-nodeadkeys\n", 'KEYMAP="fr"\n', "de-nodeadkeys"),
+        ("root=x rd.vconsole.keymap=ch", None, "ch"),
+        ("root=x\n", 'FONT=eurlatgr\nKEYMAP="fr"\n', "fr"),
+        ("root=x\n", "KEYMAP='cz-qwerty'", "cz-qwerty"),  # its last line has no end
+        ("root=x\n", None, "us"),
+    ],
+)
 def test_the_argument_wins_then_the_file_then_us(tmp_path, cmdline, vconsole, keymap):
-    assert told(tmp_path, cmdline, vconsole) == [f"update --status=keymap={keymap}"] * 3  # what came too early is said again
+    assert (
+        told(tmp_path, cmdline, vconsole) == [f"update --status=keymap={keymap}"] * 3
+    )  # what came too early is said again
 
 
 def test_the_theme_reads_what_the_script_says():

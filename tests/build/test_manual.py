@@ -30,14 +30,33 @@ def test_every_program_that_people_start_has_all_four(tree, programs):
     names = {path.name for path in (tree / "usr/bin").glob("veilor-*")}
     assert set(programs) == names and len(names) >= 5
     for name in names:
-        for place in (f"usr/share/man/man8/{name}.8", *(place.format(name) for place in manual.PLACES.values())):
+        for place in (
+            f"usr/share/man/man8/{name}.8",
+            *(place.format(name) for place in manual.PLACES.values()),
+        ):
             assert (tree / place).is_file(), place
     assert not list(tree.rglob("__pycache__")), "asking them leaves nothing behind"
 
 
-@pytest.mark.parametrize("name", ["veilor-update", "veilor-firstboot-rebase", "veilor-rollback", "veilor-status", "veilor-usbguard-enroll"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "veilor-update",
+        "veilor-firstboot-rebase",
+        "veilor-rollback",
+        "veilor-status",
+        "veilor-usbguard-enroll",
+    ],
+)
 def test_each_option_of_the_help_is_in_all_four(tree, name):
-    start = [sys.executable, "-I", "-B", str(tree / "usr/lib/veilor/app"), name.removeprefix("veilor-"), "--help"]
+    start = [
+        sys.executable,
+        "-I",
+        "-B",
+        str(tree / "usr/lib/veilor/app"),
+        name.removeprefix("veilor-"),
+        "--help",
+    ]
     said = subprocess.run(start, capture_output=True, text=True, timeout=60, check=True).stdout
     options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", said, re.M))
     assert {"--help", "--json"} <= options
@@ -45,9 +64,13 @@ def test_each_option_of_the_help_is_in_all_four(tree, name):
     shells = {shell: (tree / place.format(name)).read_text() for shell, place in manual.PLACES.items()}
     for option in options:
         assert re.search(rf"^\\fB.*{option}\b", page, re.M)
-        assert option in shells["bash"] and f"{option}[" in shells["zsh"] and f" -l {option[2:]} " in shells["fish"]
+        assert (
+            option in shells["bash"]
+            and f"{option}[" in shells["zsh"]
+            and f" -l {option[2:]} " in shells["fish"]
+        )
     for code in re.findall(r"^  (\d+) {1,4}[a-z]", said, re.M):
-        assert re.search(rf"^  {code} ", page[page.index(".SH EXIT STATUS"):], re.M)
+        assert re.search(rf"^  {code} ", page[page.index(".SH EXIT STATUS") :], re.M)
 
 
 def test_the_pages_are_roff_without_a_complaint(tree):
@@ -62,9 +85,14 @@ def test_the_pages_are_roff_without_a_complaint(tree):
         assert page.stem in plain and "EXIT STATUS" in plain and "--json" in plain
 
 
-@pytest.mark.parametrize(("typed", "expected"), [("--do", ["--download-only"]), ("--n", ["--now"]), ("x", [])])
+@pytest.mark.parametrize(
+    ("typed", "expected"), [("--do", ["--download-only"]), ("--n", ["--now"]), ("x", [])]
+)
 def test_bash_completes(tree, typed, expected):
-    script = f"source {tree}/usr/share/bash-completion/completions/veilor-update; COMP_WORDS=(veilor-update {typed}); COMP_CWORD=1; "
+    script = (
+        f"source {tree}/usr/share/bash-completion/completions/veilor-update; "
+        f"COMP_WORDS=(veilor-update {typed}); COMP_CWORD=1; "
+    )
     script += '_veilor_update; printf "%s\\n" "${COMPREPLY[@]}"'
     done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=60, check=False)
     assert not done.stderr and done.stdout.split() == expected

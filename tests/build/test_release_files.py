@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-GUIDE, BUILD, PUBLISH = ((ROOT / name).read_text() for name in ("docs/INSTALL.md", "scripts/build-iso", "scripts/publish-iso"))
+GUIDE, BUILD, PUBLISH = (
+    (ROOT / name).read_text() for name in ("docs/INSTALL.md", "scripts/build-iso", "scripts/publish-iso")
+)
 PASSWORD = {"COSIGN_PASSWORD": ""}
 
 
@@ -26,11 +28,18 @@ def release(tools, tmp_path):
     folder.mkdir()
 
     def run(command: str, check: bool = False):
-        return tools.run(["sh", "-c", f"cd {folder} && {command}"], binds=[folder], env=PASSWORD, timeout=120, check=check)
+        return tools.run(
+            ["sh", "-c", f"cd {folder} && {command}"], binds=[folder], env=PASSWORD, timeout=120, check=check
+        )
 
     run("cosign generate-key-pair --output-key-prefix=key && cp key.pub veilor-image-a.pub", check=True)
     run("head -c 5000 /dev/zero >veilor-os-44.iso && sha256sum veilor-os-44.iso >SHA256SUMS", check=True)
-    sign = typed(BUILD, "cosign sign-blob").replace("build/iso/", "").replace('"$key"', "key.key").replace('"${old[@]}" ', "")
+    sign = (
+        typed(BUILD, "cosign sign-blob")
+        .replace("build/iso/", "")
+        .replace('"$key"', "key.key")
+        .replace('"${old[@]}" ', "")
+    )
     run(sign, check=True)
     run(typed(BUILD, "split").replace("build/iso/", "").replace("1900M", "1900"), check=True)
     run.folder = folder
@@ -43,12 +52,19 @@ def ways() -> list[str]:
 
 def test_the_guide_and_the_script_verify_the_same_way():
     (verify,) = re.findall(r"^ *if (cosign verify-blob .*); then$", PUBLISH, re.M)
-    plain = verify.replace('"${old[@]}" ', "").replace('"../../bluebuild/keys/veilor-image-$slot.pub"', "veilor-image-a.pub")
+    plain = verify.replace('"${old[@]}" ', "").replace(
+        '"../../bluebuild/keys/veilor-image-$slot.pub"', "veilor-image-a.pub"
+    )
     assert plain == typed(GUIDE, "cosign verify-blob")
-    assert "for slot in a b;" in PUBLISH and "`veilor-image-b.pub`" in GUIDE, "both try the second key as well"
+    assert "for slot in a b;" in PUBLISH and "`veilor-image-b.pub`" in GUIDE, (
+        "both try the second key as well"
+    )
     assert typed(PUBLISH, "sha256sum") == typed(GUIDE, "sha256sum")
     published = PUBLISH.rpartition("gh release create")[2]
-    assert all(name in published and name in GUIDE for name in ("veilor-os-44.iso.part-", "SHA256SUMS", "SHA256SUMS.sig"))
+    assert all(
+        name in published and name in GUIDE
+        for name in ("veilor-os-44.iso.part-", "SHA256SUMS", "SHA256SUMS.sig")
+    )
 
 
 def test_what_is_published_is_verified(release):
@@ -60,11 +76,20 @@ def test_what_is_published_is_verified(release):
     assert b"veilor-os-44.iso: OK" in release(typed(GUIDE, "sha256sum")).stdout
 
 
-@pytest.mark.parametrize("harm", ["echo >>veilor-os-44.iso", "echo >>SHA256SUMS",
-                                  "cosign generate-key-pair --output-key-prefix=other && cp other.pub veilor-image-a.pub"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "echo >>veilor-os-44.iso",
+        "echo >>SHA256SUMS",
+        "cosign generate-key-pair --output-key-prefix=other && cp other.pub veilor-image-a.pub",
+    ],
+)
 def test_anything_else_is_not(release, harm):
     release(harm, check=True)
-    signed, summed = [release(command).returncode for command in ways()], release(typed(GUIDE, "sha256sum")).returncode
+    signed, summed = (
+        [release(command).returncode for command in ways()],
+        release(typed(GUIDE, "sha256sum")).returncode,
+    )
     assert summed != 0 if "iso" in harm else 0 not in signed
 
 
@@ -79,13 +104,18 @@ def test_what_either_of_our_keys_signed_is_published_and_nothing_else(signer, pu
 
     def run(command: str, check: bool = True):
         env = PASSWORD | {"PATH": f"{programs}:/usr/sbin:/usr/bin"}
-        return tools.run(["sh", "-c", f"cd {made} && {command}"], binds=[tmp_path], env=env, timeout=120, check=check)
+        return tools.run(
+            ["sh", "-c", f"cd {made} && {command}"], binds=[tmp_path], env=env, timeout=120, check=check
+        )
 
     for slot in "abc":
         run(f"cosign generate-key-pair --output-key-prefix={keys}/veilor-image-{slot}")
     run("head -c 5000 /dev/zero >veilor-os-44.iso && sha256sum veilor-os-44.iso >SHA256SUMS")
     run("split -b 1900 veilor-os-44.iso veilor-os-44.iso.part-")
-    run(f"cosign sign-blob --yes --key {keys}/veilor-image-{signer}.key --tlog-upload=false --output-signature SHA256SUMS.sig SHA256SUMS")
+    run(
+        f"cosign sign-blob --yes --key {keys}/veilor-image-{signer}.key --tlog-upload=false "
+        "--output-signature SHA256SUMS.sig SHA256SUMS"
+    )
     done = run(f"{tmp_path}/scripts/publish-iso 44.1", check=False)
     assert (done.returncode == 0) == published == (tmp_path / "published").exists(), done.stderr
     assert published or b"neither image key signed" in done.stderr

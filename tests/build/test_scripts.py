@@ -1,4 +1,6 @@
-"""The scripts that the workflows run, with every program beside them replaced by one that notes how it was called."""
+"""The scripts that the workflows run, with every program beside them replaced by one that notes how it was
+called.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,22 @@ class Place:
         path.chmod(0o755)
 
     def run(self, name: str, *argv: str, **env: str) -> subprocess.CompletedProcess:
-        env = {"PATH": f"{self.bin}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.root), "TMPDIR": "/tmp", **env}
+        env = {
+            "PATH": f"{self.bin}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(self.root),
+            "TMPDIR": "/tmp",
+            **env,
+        }
         self.log.unlink(missing_ok=True)
-        return subprocess.run([self.root / "scripts" / name, *argv], env=env, capture_output=True, text=True, timeout=120, check=False,
-                              stdin=subprocess.DEVNULL)
+        return subprocess.run(
+            [self.root / "scripts" / name, *argv],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
 
     def calls(self, name: str = "") -> list[str]:
         lines = self.log.read_text().splitlines() if self.log.exists() else []
@@ -50,7 +64,9 @@ def test_the_fallback_is_made_in_a_fresh_clone(place):
     (place.root / "kickstart/veilor-os.ks").touch()
     done = place.run("build-livecd", "medium.iso")
     assert done.returncode == 0, done.stderr
-    assert place.calls() == ["veilor iso --medium medium.iso --mutable --out build/livecd/veilor-os-44-mutable.iso"]
+    assert place.calls() == [
+        "veilor iso --medium medium.iso --mutable --out build/livecd/veilor-os-44-mutable.iso"
+    ]
     assert (place.root / "build/livecd/veilor-os-44-mutable.iso").exists()
     (place.root / "kickstart/veilor-os.ks").unlink()
     assert place.run("build-livecd", "medium.iso").returncode == 1 and not place.calls()
@@ -68,7 +84,7 @@ def test_room_is_made_on_a_hosted_runner_alone(hosted, place):
 
 
 TRIVY = """[[ $1 != image ]] || while (($#)); do if [[ $1 == --output ]]; then echo '{}' >"$2"; fi; shift; done
-[[ $1 != sbom ]] || exit ${HOLES:-0}"""
+[[ $1 != sbom ]] || exit ${HOLES:-0}"""  # noqa: E501
 
 
 def test_an_image_is_looked_through_by_hand_as_on_github(place):
@@ -88,10 +104,18 @@ def test_a_candidate_is_fetched_with_the_callers_login(place):
     left = place.root / "build/candidate-1/left-over"
     left.parent.mkdir(parents=True)
     left.touch()
-    assert place.run("rehearse-candidate", DIGEST, "medium.iso", REGISTRY_AUTH_FILE="/x/auth.json").returncode == 0
-    assert f"docker://ghcr.io/veilor/veilor-os@{DIGEST} oci:build/candidate-{DIGEST[7:]}" in place.calls("skopeo")[0]
+    assert (
+        place.run("rehearse-candidate", DIGEST, "medium.iso", REGISTRY_AUTH_FILE="/x/auth.json").returncode
+        == 0
+    )
+    assert (
+        f"docker://ghcr.io/veilor/veilor-os@{DIGEST} oci:build/candidate-{DIGEST[7:]}"
+        in place.calls("skopeo")[0]
+    )
     assert place.calls("login /x/auth.json")
-    assert place.calls("veilor") == [f"veilor rehearse life --base oci:build/candidate-{DIGEST[7:]} --medium medium.iso"]
+    assert place.calls("veilor") == [
+        f"veilor rehearse life --base oci:build/candidate-{DIGEST[7:]} --medium medium.iso"
+    ]
     assert not left.exists()
 
 
@@ -99,12 +123,19 @@ COSIGN = """if [[ $2 == --help ]]; then echo "Flags: $FLAGS"; exit; fi
 while (($#)); do if [[ $1 == --output-signature ]]; then touch "$2"; fi; shift; done"""
 
 
-@pytest.mark.parametrize(("known", "asked"), [
-    ("--new-bundle-format --use-signing-config", " --new-bundle-format=false --use-signing-config=false"),
-    ("--new-bundle-format", " --new-bundle-format=false"), ("--key", ""),
-])
+@pytest.mark.parametrize(
+    ("known", "asked"),
+    [
+        ("--new-bundle-format --use-signing-config", " --new-bundle-format=false --use-signing-config=false"),
+        ("--new-bundle-format", " --new-bundle-format=false"),
+        ("--key", ""),
+    ],
+)
 def test_the_iso_is_signed_in_the_format_that_the_guide_reads(known, asked, place):
-    place.program("veilor", '[[ $1 != iso ]] || { echo iso >build/iso/veilor-os-44.iso; echo sum >build/iso/SHA256SUMS; }')
+    place.program(
+        "veilor",
+        "[[ $1 != iso ]] || { echo iso >build/iso/veilor-os-44.iso; echo sum >build/iso/SHA256SUMS; }",
+    )
     place.program("skopeo", "mkdir -p build/iso/layout")
     place.program("cosign", COSIGN)
     left = place.root / "build/iso/layout/left-over"
@@ -114,18 +145,21 @@ def test_the_iso_is_signed_in_the_format_that_the_guide_reads(known, asked, plac
     assert done.returncode == 0, done.stderr
     assert place.calls("cosign sign-blob --yes") == [
         f"cosign sign-blob --yes --key image.key --tlog-upload=false{asked} "
-        "--output-signature build/iso/SHA256SUMS.sig build/iso/SHA256SUMS"]
+        "--output-signature build/iso/SHA256SUMS.sig build/iso/SHA256SUMS"
+    ]
     assert not left.exists(), "a second image on the medium"
 
 
 GH = """case "$1 $2" in "pr list") cat {state} 2>/dev/null || true ;; "pr create") echo 7 >{state} ;; esac"""
 LATER = """if [[ $1 == push && -e {trap} ]]; then /usr/bin/git -C {remote} update-ref refs/heads/raise-base main; fi
-exec /usr/bin/git "$@\""""
+exec /usr/bin/git "$@\""""  # noqa: E501
 
 
 @pytest.fixture
 def base(place, tmp_path):
-    """A clone of a repository on this disk, in place of GitHub's, with a pin that each call of veilor raises to $PIN."""
+    """A clone of a repository on this disk, in place of GitHub's, with a pin that each call of veilor raises
+    to $PIN.
+    """
     remote = tmp_path / "remote.git"
     git = {"cwd": place.root, "check": True, "timeout": 60}
     (place.root / "bluebuild").mkdir()
@@ -133,7 +167,9 @@ def base(place, tmp_path):
     subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(remote)], **git)
     subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], **git)
     subprocess.run(["git", "add", "scripts", "bluebuild"], **git)
-    subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "--quiet", "-m", "x"], **git)
+    subprocess.run(
+        ["git", "-c", "user.name=x", "-c", "user.email=x@x", "commit", "--quiet", "-m", "x"], **git
+    )
     subprocess.run(["git", "push", "--quiet", str(remote), "main"], **git)
     place.program("veilor", 'echo "digest = $PIN" >bluebuild/base.toml')
     place.program("gh", GH.format(state=tmp_path / "pull-request"))
@@ -142,11 +178,20 @@ def base(place, tmp_path):
     def propose(pin: str, fresh: bool = True):
         if fresh:  # what a workflow begins with
             subprocess.run(["git", "switch", "--quiet", "--force", "main"], **git)
-        return place.run("propose-base", PIN=pin, GH_TOKEN="t", GITHUB_REPOSITORY="o/r", GIT_CONFIG_COUNT="1",
-                         GIT_CONFIG_KEY_0=f"url.{remote}.insteadOf", GIT_CONFIG_VALUE_0="https://x-access-token:t@github.com/o/r")
+        return place.run(
+            "propose-base",
+            PIN=pin,
+            GH_TOKEN="t",
+            GITHUB_REPOSITORY="o/r",
+            GIT_CONFIG_COUNT="1",
+            GIT_CONFIG_KEY_0=f"url.{remote}.insteadOf",
+            GIT_CONFIG_VALUE_0="https://x-access-token:t@github.com/o/r",
+        )
 
     def show(what: str) -> str:
-        return subprocess.run(["git", "-C", str(remote), *what.split()], capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(
+            ["git", "-C", str(remote), *what.split()], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
 
     propose.show = show
     return propose

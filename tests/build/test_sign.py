@@ -1,4 +1,6 @@
-"""Signing: which command lines cosign gets, and that a signature counts only when it says the right things."""
+"""Signing: which command lines cosign gets, and that a signature counts only
+when it says the right things.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,20 @@ class FakeTools:
     def __init__(self, cosign_help: bytes = b"--tlog-upload=true", loses_signatures: bool = False) -> None:
         self.private = ec.generate_private_key(ec.SECP256R1())
         self.public = self.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        self.help, self.loses, self.calls, self.signatures, self.environments = cosign_help, loses_signatures, [], [], []
+        self.help, self.loses, self.calls, self.signatures, self.environments = (
+            cosign_help,
+            loses_signatures,
+            [],
+            [],
+            [],
+        )
 
     def sign(self, identity: str, digest: str) -> None:
         said = {"identity": {"docker-reference": identity}, "image": {"docker-manifest-digest": digest}}
         payload = json.dumps({"critical": said}).encode()
-        self.signatures.append((payload, base64.b64encode(self.private.sign(payload, ec.ECDSA(SHA256()))).decode()))
+        self.signatures.append(
+            (payload, base64.b64encode(self.private.sign(payload, ec.ECDSA(SHA256()))).decode())
+        )
 
     def __call__(self, argv, *, binds=(), env=None, timeout, stdin=None, check=True):
         self.calls.append(argv)
@@ -51,7 +61,12 @@ class FakeTools:
             for number, (payload, signature) in enumerate(self.signatures):
                 folder.mkdir(exist_ok=True)
                 (folder / f"{number}").write_bytes(payload)
-                layers.append({"digest": f"sha256:{number}", "annotations": {"dev.cosignproject.cosign/signature": signature}})
+                layers.append(
+                    {
+                        "digest": f"sha256:{number}",
+                        "annotations": {"dev.cosignproject.cosign/signature": signature},
+                    }
+                )
             if layers:
                 (folder / "manifest.json").write_text(json.dumps({"layers": layers}))
         return SimpleNamespace(returncode=code, stdout=out, stderr=b"")
@@ -72,7 +87,17 @@ def test_signs_by_digest_without_a_log_under_the_given_identity(key, tmp_path):
     tools = FakeTools()
     assert sign.sign_image(REF, key, identity=IDENTITY, run=tools, ca=tmp_path / "ca.crt") is True
     assert tools.signings == [
-        ["cosign", "sign", "--yes", "--key", str(key), "--tlog-upload=false", f"--sign-container-identity={IDENTITY}", REF]]
+        [
+            "cosign",
+            "sign",
+            "--yes",
+            "--key",
+            str(key),
+            "--tlog-upload=false",
+            f"--sign-container-identity={IDENTITY}",
+            REF,
+        ]
+    ]
     assert tools.environments[-1]["SSL_CERT_FILE"] == str(tmp_path / "ca.crt")
 
 
@@ -89,7 +114,9 @@ def test_signing_twice_writes_one_signature(key):
     assert len(tools.signings) == 1
 
 
-@pytest.mark.parametrize(("identity", "digest"), [("ghcr.io/somebody/else", DIGEST), (IDENTITY, "sha256:" + "cd" * 32)])
+@pytest.mark.parametrize(
+    ("identity", "digest"), [("ghcr.io/somebody/else", DIGEST), (IDENTITY, "sha256:" + "cd" * 32)]
+)
 def test_a_signature_for_something_else_does_not_count(key, identity, digest):
     tools = FakeTools()
     tools.sign(identity, digest)
@@ -109,7 +136,10 @@ def test_says_so_when_machines_would_not_find_the_signature(key):
         sign.sign_image(REF, key, identity=IDENTITY, run=FakeTools(loses_signatures=True))
 
 
-@pytest.mark.parametrize("ref", ["ghcr.io/veilor/veilor-os:44", "ghcr.io/veilor/veilor-os", f"ghcr.io/a@{DIGEST}0", f"-x@{DIGEST[:-1]}"])
+@pytest.mark.parametrize(
+    "ref",
+    ["ghcr.io/veilor/veilor-os:44", "ghcr.io/veilor/veilor-os", f"ghcr.io/a@{DIGEST}0", f"-x@{DIGEST[:-1]}"],
+)
 def test_a_tag_is_never_signed(ref, key):
     tools = FakeTools()
     with pytest.raises(BuildError, match="names no digest"):

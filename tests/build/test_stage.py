@@ -24,18 +24,31 @@ def picture(tree: Path) -> dict:
     for path in [tree, *sorted(tree.rglob("*"))]:
         info = path.lstat()
         content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
-        found[str(path.relative_to(tree))] = (stat.S_IFMT(info.st_mode), stat.S_IMODE(info.st_mode), int(info.st_mtime), content)
+        found[str(path.relative_to(tree))] = (
+            stat.S_IFMT(info.st_mode),
+            stat.S_IMODE(info.st_mode),
+            int(info.st_mtime),
+            content,
+        )
     return found
 
 
 def test_the_tree_holds_overlay_code_facts_keys_and_policy(source, tmp_path):
     tree = stage(source, tmp_path / "tree", floor=7)
     assert (tree / "usr/bin/veilor-x").stat().st_mode & 0o777 == 0o755
-    assert os.readlink(tree / "usr/lib/systemd/system/multi-user.target.wants/veilor-x.service") == "../veilor-x.service"
+    assert (
+        os.readlink(tree / "usr/lib/systemd/system/multi-user.target.wants/veilor-x.service")
+        == "../veilor-x.service"
+    )
     assert (tree / "usr/lib/veilor/product.toml").read_bytes() == (source / "product.toml").read_bytes()
-    assert json.loads((tree / "usr/lib/veilor/channel-floor.json").read_text()) == {"schema": 1, "sequence": 7}
+    assert json.loads((tree / "usr/lib/veilor/channel-floor.json").read_text()) == {
+        "schema": 1,
+        "sequence": 7,
+    }
     for name in KEYS:
-        assert (tree / "usr/share/pki/containers" / name).read_bytes() == (source / "bluebuild/keys" / name).read_bytes()
+        assert (tree / "usr/share/pki/containers" / name).read_bytes() == (
+            source / "bluebuild/keys" / name
+        ).read_bytes()
     app = tree / "usr/lib/veilor/app/veilor"
     assert sorted(path.name for path in app.iterdir()) == ["__init__.py", "core", "device"]
     assert (app / "core/policy.py").read_bytes() == (source / "src/veilor/core/policy.py").read_bytes()
@@ -47,11 +60,17 @@ def test_the_policy_refuses_all_but_our_two_repositories_each_by_its_own_keys(so
     assert policy["default"] == [{"type": "reject"}]
     scopes = policy["transports"]["docker"]
     folder = "/usr/share/pki/containers/"
-    for repository, names in (("ghcr.io/veilor/veilor-os", KEYS[:2]), ("ghcr.io/veilor/veilor-os-channel", KEYS[2:])):
+    for repository, names in (
+        ("ghcr.io/veilor/veilor-os", KEYS[:2]),
+        ("ghcr.io/veilor/veilor-os-channel", KEYS[2:]),
+    ):
         [rule] = scopes.pop(repository)
         assert rule["type"] == "sigstoreSigned" and rule["signedIdentity"] == {"type": "matchRepository"}
         assert rule["keyPaths"] == [folder + name for name in names]
-        assert f"  {repository}:\n    use-sigstore-attachments: true\n" in (tree / "etc/containers/registries.d/veilor.yaml").read_text()
+        assert (
+            f"  {repository}:\n    use-sigstore-attachments: true\n"
+            in (tree / "etc/containers/registries.d/veilor.yaml").read_text()
+        )
     assert not scopes
 
 
@@ -60,8 +79,11 @@ def test_os_release_says_what_product_toml_says(source, tmp_path):
     said = {key: value.strip('"') for key, value in (line.split("=", 1) for line in lines)}
     facts = tomllib.loads((source / "product.toml").read_text())
     assert {key: said[key] for key in ("ID", "NAME", "PRETTY_NAME", "VERSION_ID")} == {
-        "ID": facts["product"]["id"], "NAME": facts["product"]["name"], "PRETTY_NAME": facts["product"]["pretty_name"],
-        "VERSION_ID": facts["product"]["version"]}
+        "ID": facts["product"]["id"],
+        "NAME": facts["product"]["name"],
+        "PRETTY_NAME": facts["product"]["pretty_name"],
+        "VERSION_ID": facts["product"]["version"],
+    }
     assert said["BUG_REPORT_URL"] == facts["urls"]["bugs"]
 
 

@@ -1,7 +1,8 @@
 """Signatures and statement against the shipped policy, with real skopeo, cosign and registry.
 
-The policy is the one that `stage` writes. Two things differ from a machine: the folder of the keys, and that the
-registry's name is led to a loopback port by registries.conf. The policy does not see that, but registries.d does.
+The policy is the one that `stage` writes. Two things differ from a machine: the folder of the keys, and that
+the registry's name is led to a loopback port by registries.conf. The policy does not see that, but
+registries.d does.
 """
 
 from __future__ import annotations
@@ -42,14 +43,21 @@ class Bench:
         tree = stage(ROOT, folder / "tree", public)
         self.policy, self.registries_d = folder / "policy.json", tree / "etc/containers/registries.d"
         shipped = (tree / "etc/containers/policy.json").read_text()
-        self.policy.write_text(shipped.replace("/usr/share/pki/containers", str(tree / "usr/share/pki/containers")))
+        self.policy.write_text(
+            shipped.replace("/usr/share/pki/containers", str(tree / "usr/share/pki/containers"))
+        )
         shipped = (self.registries_d / "veilor.yaml").read_text()
-        (self.registries_d / "veilor.yaml").write_text(shipped.replace("ghcr.io", f"127.0.0.1:{registry.port}"))
-        (folder / "registries.conf").write_text(f'[[registry]]\nprefix = "ghcr.io"\nlocation = "127.0.0.1:{registry.port}"\n')
-
+        (self.registries_d / "veilor.yaml").write_text(
+            shipped.replace("ghcr.io", f"127.0.0.1:{registry.port}")
+        )
+        (folder / "registries.conf").write_text(
+            f'[[registry]]\nprefix = "ghcr.io"\nlocation = "127.0.0.1:{registry.port}"\n'
+        )
 
     def run(self, argv, **call):
-        """The tools tree's `run`, with the lookaside configuration that a command stages led to the loopback port."""
+        """The tools tree's `run`, with the lookaside configuration that a command stages led to the loopback
+        port.
+        """
         for flag in argv:
             if flag.startswith("--registries.d="):
                 staged = Path(flag.split("=", 1)[1], "veilor.yaml")
@@ -60,14 +68,30 @@ class Bench:
         """Push an image that is just a statement-like blob with CONTENT, unsigned; its digest."""
         layout = self.folder / "layouts" / hashlib.sha256(content + repository.encode()).hexdigest()
         digest = channel.write_layout({"content": content.decode()}, layout)
-        self.tools.run(["skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests", f"oci:{layout}",
-                        f"docker://127.0.0.1:{self.registry.port}/{repository}@{digest}"],
-                       binds=[self.folder], env=self.env, timeout=60)
+        self.tools.run(
+            [
+                "skopeo",
+                "--insecure-policy",
+                "copy",
+                "--quiet",
+                "--preserve-digests",
+                f"oci:{layout}",
+                f"docker://127.0.0.1:{self.registry.port}/{repository}@{digest}",
+            ],
+            binds=[self.folder],
+            env=self.env,
+            timeout=60,
+        )
         return digest
 
     def sign(self, digest: str, key: str, repository: str = IMAGE, identity: str | None = None) -> bool:
-        return sign.sign_image(f"127.0.0.1:{self.registry.port}/{repository}@{digest}", self.keys[key],
-                               identity=identity or f"ghcr.io/{repository}", run=self.tools.run, ca=self.registry.ca)
+        return sign.sign_image(
+            f"127.0.0.1:{self.registry.port}/{repository}@{digest}",
+            self.keys[key],
+            identity=identity or f"ghcr.io/{repository}",
+            run=self.tools.run,
+            ca=self.registry.ca,
+        )
 
     @property
     def env(self) -> dict[str, str]:
@@ -76,9 +100,21 @@ class Bench:
     def pull(self, reference: str, dest: Path) -> str:
         """Pull ghcr.io/REFERENCE as a machine would; what skopeo said against it, or nothing."""
         done = self.tools.run(
-            ["skopeo", f"--policy={self.policy}", f"--registries.d={self.registries_d}", f"--registries-conf={self.folder}/registries.conf",
-             "copy", "--quiet", f"docker://ghcr.io/{reference}", f"dir:{dest}"],
-            binds=[self.folder, dest.parent], env=self.env, timeout=60, check=False)
+            [
+                "skopeo",
+                f"--policy={self.policy}",
+                f"--registries.d={self.registries_d}",
+                f"--registries-conf={self.folder}/registries.conf",
+                "copy",
+                "--quiet",
+                f"docker://ghcr.io/{reference}",
+                f"dir:{dest}",
+            ],
+            binds=[self.folder, dest.parent],
+            env=self.env,
+            timeout=60,
+            check=False,
+        )
         said = done.stderr.decode()
         assert bool(said) == bool(done.returncode), said
         return said
@@ -126,10 +162,24 @@ def test_any_other_repository_is_refused(bench, tmp_path):
 
 
 def announce(bench, key: str, sequence: int) -> dict:
-    said = channel.make_statement(bench.product, digest="sha256:" + "ab" * 32, version="44.20260101.1", sequence=sequence,
-                                  issued=int(time.time()), withdrawn=["sha256:" + "cd" * 32])
-    channel.publish(said, f"127.0.0.1:{bench.registry.port}/{CHANNEL}", "44", bench.keys[key], identity=f"ghcr.io/{CHANNEL}",
-                    run=bench.tools.run, ca=bench.registry.ca, work=bench.folder)
+    said = channel.make_statement(
+        bench.product,
+        digest="sha256:" + "ab" * 32,
+        version="44.20260101.1",
+        sequence=sequence,
+        issued=int(time.time()),
+        withdrawn=["sha256:" + "cd" * 32],
+    )
+    channel.publish(
+        said,
+        f"127.0.0.1:{bench.registry.port}/{CHANNEL}",
+        "44",
+        bench.keys[key],
+        identity=f"ghcr.io/{CHANNEL}",
+        run=bench.tools.run,
+        ca=bench.registry.ca,
+        work=bench.folder,
+    )
     return said
 
 
@@ -156,8 +206,15 @@ def test_a_statement_signed_by_the_image_key_is_refused(bench, tmp_path):
 def gate(bench, reference: str) -> str:
     """What the gate says against ghcr.io/REFERENCE, or nothing."""
     try:
-        pass_gate(ROOT, f"ghcr.io/{reference}", run=bench.run, keys_dir=bench.folder / "public", ca=bench.registry.ca,
-                  registries_conf=bench.folder / "registries.conf", work=bench.folder)
+        pass_gate(
+            ROOT,
+            f"ghcr.io/{reference}",
+            run=bench.run,
+            keys_dir=bench.folder / "public",
+            ca=bench.registry.ca,
+            registries_conf=bench.folder / "registries.conf",
+            work=bench.folder,
+        )
     except BuildError as error:
         return str(error)
     return ""
@@ -170,10 +227,15 @@ def test_the_gate_lets_a_signed_image_through(bench, key):
     assert gate(bench, f"{IMAGE}@{digest}") == ""
 
 
-@pytest.mark.parametrize(("key", "identity", "text"), [
-    (None, None, "no signature exists"), ("stranger", None, "signature verification failed"),
-    ("channel-a", None, "signature verification failed"), ("image-a", "ghcr.io/veilor/other", "is not accepted"),
-])
+@pytest.mark.parametrize(
+    ("key", "identity", "text"),
+    [
+        (None, None, "no signature exists"),
+        ("stranger", None, "signature verification failed"),
+        ("channel-a", None, "signature verification failed"),
+        ("image-a", "ghcr.io/veilor/other", "is not accepted"),
+    ],
+)
 def test_the_gate_holds_what_machines_would_refuse(bench, key, identity, text):
     digest = bench.push(f"held {key} {identity}".encode())
     if key:
@@ -190,8 +252,12 @@ def test_the_gate_asks_for_a_digest_and_our_repository(bench):
 def test_the_gate_and_every_release_command_refuse_the_placeholders(bench, capsys):
     with pytest.raises(BuildError, match="placeholders"):
         pass_gate(ROOT, f"ghcr.io/{IMAGE}@sha256:{'0' * 64}", run=bench.tools.run)
-    for line in (["sign", "x@sha256:0", "--key", "k"], ["channel", "--renew", "--key", "k"], ["gate", "x"],
-                 ["iso", "--medium", "m", "--layout", "l", "--out", "o"]):
+    for line in (
+        ["sign", "x@sha256:0", "--key", "k"],
+        ["channel", "--renew", "--key", "k"],
+        ["gate", "x"],
+        ["iso", "--medium", "m", "--layout", "l", "--out", "o"],
+    ):
         assert cli.main(line) == 1
         assert "placeholders" in capsys.readouterr().err
 
@@ -205,8 +271,14 @@ def test_own_keys_are_no_placeholders_and_one_placeholder_is_enough(bench, tmp_p
 
 def test_a_statement_issued_anew_says_the_same_under_a_higher_number(bench):
     before = announce(bench, "channel-a", 7)
-    present = fetch_statement(ROOT, run=bench.run, keys_dir=bench.folder / "public", ca=bench.registry.ca,
-                              registries_conf=bench.folder / "registries.conf", work=bench.folder)
+    present = fetch_statement(
+        ROOT,
+        run=bench.run,
+        keys_dir=bench.folder / "public",
+        ca=bench.registry.ca,
+        registries_conf=bench.folder / "registries.conf",
+        work=bench.folder,
+    )
     said = renew(bench.product, present, int(time.time()) + 3600, 14)
     assert said["sequence"] == 8
     kept = ("digest", "version", "tag", "repository", "rollout", "withdrawn")
@@ -217,5 +289,11 @@ def test_a_statement_issued_anew_says_the_same_under_a_higher_number(bench):
 def test_a_statement_that_machines_refuse_is_not_issued_anew(bench):
     announce(bench, "image-a", 9)
     with pytest.raises(BuildError, match="announce by hand"):
-        fetch_statement(ROOT, run=bench.run, keys_dir=bench.folder / "public", ca=bench.registry.ca,
-                        registries_conf=bench.folder / "registries.conf", work=bench.folder)
+        fetch_statement(
+            ROOT,
+            run=bench.run,
+            keys_dir=bench.folder / "public",
+            ca=bench.registry.ca,
+            registries_conf=bench.folder / "registries.conf",
+            work=bench.folder,
+        )

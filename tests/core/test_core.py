@@ -17,9 +17,17 @@ from veilor.core.product import parse as parse_product
 ROOT = Path(__file__).resolve().parents[2]
 TRACES = sorted((ROOT / "tests/data/bootc").glob("*.json"))
 PRODUCT = load(ROOT / "product.toml")
-GOOD = {"schema": 1, "repository": "ghcr.io/veilor/veilor-os", "tag": "44", "digest": "sha256:" + "ab" * 32, "version": "44.1",
-        "sequence": 7, "issued": "2026-01-01T00:00:00Z", "expires": "2026-01-15T00:00:00Z",
-        "rollout": {"start": "2026-01-01T00:00:00Z", "hours": 0}}
+GOOD = {
+    "schema": 1,
+    "repository": "ghcr.io/veilor/veilor-os",
+    "tag": "44",
+    "digest": "sha256:" + "ab" * 32,
+    "version": "44.1",
+    "sequence": 7,
+    "issued": "2026-01-01T00:00:00Z",
+    "expires": "2026-01-15T00:00:00Z",
+    "rollout": {"start": "2026-01-01T00:00:00Z", "hours": 0},
+}
 
 
 def said(**changes) -> statement.Statement:
@@ -32,14 +40,35 @@ def test_a_statement_is_read():
     assert found.expires - found.issued == timedelta(days=14)
 
 
-BAD = [{key: value} for key, values in {
-    "schema": [None, 2, "1", True], "repository": [None, "", 1, "a\nb", "x" * 201], "tag": [None, ""],
-    "version": [None, "", "v" * 81, "\x1b[2J"],
-    "digest": [None, "", "sha256:abc", "sha512:" + "ab" * 32, GOOD["digest"] + " ", GOOD["digest"].upper()],
-    "sequence": [None, -1, 1.5, "7", True, 2**53 + 1, [7]], "issued": [None, "", "2026-01-01", "2026-13-01T00:00:00Z", 0],
-    "expires": [None, "2026-01-01T00:00:00Z", "2025-01-01T00:00:00Z"],
-    "rollout": [None, [], {}, {"start": GOOD["issued"]}, {"start": GOOD["issued"], "hours": -1}, {"start": GOOD["issued"], "hours": True}],
-}.items() for value in values]
+BAD = [
+    {key: value}
+    for key, values in {
+        "schema": [None, 2, "1", True],
+        "repository": [None, "", 1, "a\nb", "x" * 201],
+        "tag": [None, ""],
+        "version": [None, "", "v" * 81, "\x1b[2J"],
+        "digest": [
+            None,
+            "",
+            "sha256:abc",
+            "sha512:" + "ab" * 32,
+            GOOD["digest"] + " ",
+            GOOD["digest"].upper(),
+        ],
+        "sequence": [None, -1, 1.5, "7", True, 2**53 + 1, [7]],
+        "issued": [None, "", "2026-01-01", "2026-13-01T00:00:00Z", 0],
+        "expires": [None, "2026-01-01T00:00:00Z", "2025-01-01T00:00:00Z"],
+        "rollout": [
+            None,
+            [],
+            {},
+            {"start": GOOD["issued"]},
+            {"start": GOOD["issued"], "hours": -1},
+            {"start": GOOD["issued"], "hours": True},
+        ],
+    }.items()
+    for value in values
+]
 
 
 @pytest.mark.parametrize("changes", BAD, ids=lambda changes: json.dumps(changes)[:40])
@@ -54,11 +83,22 @@ def test_a_statement_with_a_missing_field_is_refused(key):
         statement.parse(json.dumps({name: value for name, value in GOOD.items() if name != key}).encode())
 
 
-@pytest.mark.parametrize("raw", [
-    b"", b"{", b"null", b"[]", b"\xff\xfe", b"[" * 60000, b'{"a":' * 9000, b" " * (64 << 10) + json.dumps(GOOD).encode(),
-    json.dumps(GOOD).replace('"sequence": 7', '"sequence": 7, "sequence": 9').encode(),
-    json.dumps(GOOD).replace('"hours": 0', '"hours": NaN').encode(), json.dumps(GOOD).replace('"hours": 0', '"hours": 1e999').encode(),
-])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"\xff\xfe",
+        b"[" * 60000,
+        b'{"a":' * 9000,
+        b" " * (64 << 10) + json.dumps(GOOD).encode(),
+        json.dumps(GOOD).replace('"sequence": 7', '"sequence": 7, "sequence": 9').encode(),
+        json.dumps(GOOD).replace('"hours": 0', '"hours": NaN').encode(),
+        json.dumps(GOOD).replace('"hours": 0', '"hours": 1e999').encode(),
+    ],
+)
 def test_what_is_no_statement_is_refused(raw):
     with pytest.raises(ValueError, match="."):
         statement.parse(raw)
@@ -71,17 +111,29 @@ def test_any_damage_gives_a_statement_or_a_value_error():
         raw = bytearray(text)
         for _ in range(rng.randint(1, 4)):
             at = rng.randrange(len(raw))
-            raw[at : at + rng.randint(0, 3)] = rng.choice([b"", b'"', b"{", b"9", b"\x00", b"null", bytes([rng.randrange(256)])])
+            raw[at : at + rng.randint(0, 3)] = rng.choice(
+                [b"", b'"', b"{", b"9", b"\x00", b"null", bytes([rng.randrange(256)])]
+            )
         try:
             assert isinstance(statement.parse(bytes(raw)), statement.Statement)
         except ValueError:
             continue
 
 
-@pytest.mark.parametrize(("number", "seen", "seen_digest", "floor", "fine"), [
-    (7, None, None, 0, True), (7, 6, "other", 0, True), (7, 7, GOOD["digest"], 0, True), (7, 7, None, 0, True), (7, None, None, 7, True),
-    (7, 8, GOOD["digest"], 0, False), (7, 7, "other", 0, False), (7, None, None, 8, False), (7, 6, None, 8, False),
-])
+@pytest.mark.parametrize(
+    ("number", "seen", "seen_digest", "floor", "fine"),
+    [
+        (7, None, None, 0, True),
+        (7, 6, "other", 0, True),
+        (7, 7, GOOD["digest"], 0, True),
+        (7, 7, None, 0, True),
+        (7, None, None, 7, True),
+        (7, 8, GOOD["digest"], 0, False),
+        (7, 7, "other", 0, False),
+        (7, None, None, 8, False),
+        (7, 6, None, 8, False),
+    ],
+)
 def test_older_statements_are_refused(number, seen, seen_digest, floor, fine):
     if fine:
         statement.check_sequence(said(sequence=number), seen, seen_digest, floor)
@@ -124,13 +176,34 @@ def test_the_rendered_policy_is_intact_also_beside_rules_of_the_owner():
     assert policy.problems(json.dumps(mine), PRODUCT) == []
 
 
-@pytest.mark.parametrize("text", [
-    change(default=OPEN), change(default=[]), change(veilor_os=OPEN), change(veilor_os_channel=OPEN), change(veilor_os=[]),
-    change(veilor_os=[{"type": "sigstoreSigned", "keyPath": "/tmp/mine.pub", "signedIdentity": {"type": "matchRepository"}}]),
-    json.dumps({"default": [{"type": "reject"}], "transports": {"docker": [[None, None]]}}),
-    change(veilor_os=policy.requirement(["/tmp/mine.pub"])), change(**{"veilor-os:44": OPEN}), change(**{"veilor-os@sha256:00": OPEN}),
-    "", "[]", "{}", '{"default": [{"type": "reject"}], "transports": {"docker": []}}', "[" * 50000,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        change(default=OPEN),
+        change(default=[]),
+        change(veilor_os=OPEN),
+        change(veilor_os_channel=OPEN),
+        change(veilor_os=[]),
+        change(
+            veilor_os=[
+                {
+                    "type": "sigstoreSigned",
+                    "keyPath": "/tmp/mine.pub",
+                    "signedIdentity": {"type": "matchRepository"},
+                }
+            ]
+        ),
+        json.dumps({"default": [{"type": "reject"}], "transports": {"docker": [[None, None]]}}),
+        change(veilor_os=policy.requirement(["/tmp/mine.pub"])),
+        change(**{"veilor-os:44": OPEN}),
+        change(**{"veilor-os@sha256:00": OPEN}),
+        "",
+        "[]",
+        "{}",
+        '{"default": [{"type": "reject"}], "transports": {"docker": []}}',
+        "[" * 50000,
+    ],
+)
 def test_a_weaker_policy_is_noticed(text):
     assert policy.problems(text, PRODUCT)
 
@@ -142,18 +215,32 @@ def test_registries_d_names_both_repositories():
 
 
 def test_the_product_is_read():
-    assert (PRODUCT.image_ref, PRODUCT.channel_ref) == ("ghcr.io/veilor/veilor-os:44", "ghcr.io/veilor/veilor-os-channel:44")
+    assert (PRODUCT.image_ref, PRODUCT.channel_ref) == (
+        "ghcr.io/veilor/veilor-os:44",
+        "ghcr.io/veilor/veilor-os-channel:44",
+    )
     release = dict(line.split("=", 1) for line in os_release(PRODUCT).splitlines())
-    assert [release[key] for key in ("ID", "NAME", "ID_LIKE", "IMAGE_ID")] == ['"veilor"', '"veilor-os"', '"fedora"', '"veilor-os"']
+    assert [release[key] for key in ("ID", "NAME", "ID_LIKE", "IMAGE_ID")] == [
+        '"veilor"',
+        '"veilor-os"',
+        '"fedora"',
+        '"veilor-os"',
+    ]
 
 
-@pytest.mark.parametrize(("old", "new"), [
-    ('id = "veilor"', ""), ('name = "veilor-os"', 'name = "a\\"b"'), ('tag = "44"', "tag = 44"),
-    ('registry = "ghcr.io"', 'registry = "GHCR io"'),
-    ('image = ["veilor-image-a.pub", "veilor-image-b.pub"]', 'image = ["../../etc/passwd"]'),
-    ('channel = ["veilor-channel-a.pub", "veilor-channel-b.pub"]', "channel = []"), ("[urls]", "[other]"),
-    ("[product]", 'urls = "x"\n[product]'),
-])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('id = "veilor"', ""),
+        ('name = "veilor-os"', 'name = "a\\"b"'),
+        ('tag = "44"', "tag = 44"),
+        ('registry = "ghcr.io"', 'registry = "GHCR io"'),
+        ('image = ["veilor-image-a.pub", "veilor-image-b.pub"]', 'image = ["../../etc/passwd"]'),
+        ('channel = ["veilor-channel-a.pub", "veilor-channel-b.pub"]', "channel = []"),
+        ("[urls]", "[other]"),
+        ("[product]", 'urls = "x"\n[product]'),
+    ],
+)
 def test_a_product_with_a_wrong_field_is_refused(old, new):
     text = (ROOT / "product.toml").read_text()
     assert old in text
@@ -166,8 +253,21 @@ def test_references(text):
     assert image.is_reference(text)
 
 
-@pytest.mark.parametrize("text", ["", "ghcr.io/a", "ghcr.io/a/b", "ghcr.io/A:1", "ghcr.io/a:1 ", "-x/a:1", "ghcr.io/a:1@sha256:00",
-                                  "a/../b:1", "ghcr.io/a:" + "x" * 200, "a/" * 300 + "b:1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ghcr.io/a",
+        "ghcr.io/a/b",
+        "ghcr.io/A:1",
+        "ghcr.io/a:1 ",
+        "-x/a:1",
+        "ghcr.io/a:1@sha256:00",
+        "a/../b:1",
+        "ghcr.io/a:" + "x" * 200,
+        "a/" * 300 + "b:1",
+    ],
+)
 def test_what_is_no_reference(text):
     assert not image.is_reference(text)
 
@@ -179,31 +279,52 @@ def test_every_recorded_status_is_understood(path):
         if trace.get(key):
             found, raw = host.parse(json.dumps(trace[key])), trace[key]["status"]
             assert found.booted.digest == raw["booted"]["image"]["imageDigest"]
-            assert bool(found.staged) == bool(raw["staged"]) and found.rollback_queued == raw["rollbackQueued"]
+            assert (
+                bool(found.staged) == bool(raw["staged"]) and found.rollback_queued == raw["rollbackQueued"]
+            )
             assert len(found.others) == len(raw.get("otherDeployments", []))
 
 
 def entry(**more):
-    return {"image": {"image": {"image": "r/a:1", "transport": "registry", "signature": "containerPolicy"},
-                      "imageDigest": GOOD["digest"], "version": "1"}, "ostree": {"checksum": "c", "deploySerial": 0}} | more
+    return {
+        "image": {
+            "image": {"image": "r/a:1", "transport": "registry", "signature": "containerPolicy"},
+            "imageDigest": GOOD["digest"],
+            "version": "1",
+        },
+        "ostree": {"checksum": "c", "deploySerial": 0},
+    } | more
 
 
 def document(**status):
     return json.dumps({"kind": "BootcHost", "status": {"booted": entry(), **status}})
 
 
-@pytest.mark.parametrize(("status", "nth"), [
-    ({}, "booted"), ({"staged": entry(downloadOnly=True)}, "booted"), ({"staged": entry()}, "staged"),
-    ({"rollback": entry(), "rollbackQueued": True}, "rollback"),
-    ({"rollback": entry(), "staged": entry(), "rollbackQueued": True}, "staged"),
-])
+@pytest.mark.parametrize(
+    ("status", "nth"),
+    [
+        ({}, "booted"),
+        ({"staged": entry(downloadOnly=True)}, "booted"),
+        ({"staged": entry()}, "staged"),
+        ({"rollback": entry(), "rollbackQueued": True}, "rollback"),
+        ({"rollback": entry(), "staged": entry(), "rollbackQueued": True}, "staged"),
+    ],
+)
 def test_what_boots_next(status, nth):
     found = host.parse(document(**status))
     assert found.next is getattr(found, nth)
 
 
-@pytest.mark.parametrize("changes", [
-    {"signature": None}, {"signature": "insecure"}, {"signature": {"ostreeRemote": "x"}}, {"transport": "oci"}, {"image": "r/b:1"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"signature": None},
+        {"signature": "insecure"},
+        {"signature": {"ostreeRemote": "x"}},
+        {"transport": "oci"},
+        {"image": "r/b:1"},
+    ],
+)
 def test_only_the_reference_from_its_registry_under_the_policy_counts_as_followed(changes):
     booted = entry()
     assert host.parse(document(booted=booted)).booted.follows("r/a:1")
@@ -211,11 +332,24 @@ def test_only_the_reference_from_its_registry_under_the_policy_counts_as_followe
     assert not host.parse(document(booted=booted)).booted.follows("r/a:1")
 
 
-@pytest.mark.parametrize("text", [
-    "", "[]", "{}", '{"kind": "BootcHost"}', '{"kind": "BootcHost", "status": []}', document(booted=["x"]), document(booted={"image": "x"}),
-    document(booted={"image": {"imageDigest": "sha256:x"}}), document(otherDeployments={"x": 1}), document(rollbackQueued="yes"),
-    document(booted=entry(downloadOnly="yes")), document(booted=entry(ostree={"deploySerial": True})), "[" * 50000,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"kind": "BootcHost"}',
+        '{"kind": "BootcHost", "status": []}',
+        document(booted=["x"]),
+        document(booted={"image": "x"}),
+        document(booted={"image": {"imageDigest": "sha256:x"}}),
+        document(otherDeployments={"x": 1}),
+        document(rollbackQueued="yes"),
+        document(booted=entry(downloadOnly="yes")),
+        document(booted=entry(ostree={"deploySerial": True})),
+        "[" * 50000,
+    ],
+)
 def test_what_is_no_status_is_a_value_error(text):
     with pytest.raises(ValueError, match="."):
         host.parse(text)

@@ -1,4 +1,6 @@
-"""A machine without a machine: a folder as its root, fakes on PATH, and reboots with GRUB's counter and ostree's order."""
+"""A machine without a machine: a folder as its root, fakes on PATH, and reboots with GRUB's counter and
+ostree's order.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,37 @@ def digest(version: str) -> str:
     return "sha256:" + hashlib.sha256(version.encode()).hexdigest()
 
 
-def entry(version: str, *, signed: bool = True, transport: str = "registry", reference: str = REF, serial: int = 0, **more) -> dict:
+def entry(
+    version: str,
+    *,
+    signed: bool = True,
+    transport: str = "registry",
+    reference: str = REF,
+    serial: int = 0,
+    **more,
+) -> dict:
     """A deployment of VERSION as bootc's status shows it."""
-    image = {"image": reference, "transport": transport} | ({"signature": "containerPolicy"} if signed else {})
+    image = {"image": reference, "transport": transport} | (
+        {"signature": "containerPolicy"} if signed else {}
+    )
     return {
-        "image": {"image": image, "imageDigest": digest(version), "version": version, "timestamp": "2026-01-01T00:00:00Z",
-                  "architecture": "amd64"},
-        "downloadOnly": False, "pinned": False, "incompatible": False, "cachedUpdate": None,
-        "ostree": {"checksum": hashlib.sha256(digest(version).encode()).hexdigest(), "deploySerial": serial, "stateroot": "veilor"}} | more
+        "image": {
+            "image": image,
+            "imageDigest": digest(version),
+            "version": version,
+            "timestamp": "2026-01-01T00:00:00Z",
+            "architecture": "amd64",
+        },
+        "downloadOnly": False,
+        "pinned": False,
+        "incompatible": False,
+        "cachedUpdate": None,
+        "ostree": {
+            "checksum": hashlib.sha256(digest(version).encode()).hexdigest(),
+            "deploySerial": serial,
+            "stateroot": "veilor",
+        },
+    } | more
 
 
 def bootstrap(version: str = "44.0", **more) -> dict:
@@ -68,12 +93,22 @@ class Machine:
         fakes = folder / "bin"
         fakes.mkdir()
         for name in NAMES:
-            (fakes / name).write_text(f"#!/bin/sh\nexec {sys.executable} -S -E {ROOT}/tests/device/fake.py {folder} {name} \"$@\"\n")
+            (fakes / name).write_text(
+                f'#!/bin/sh\nexec {sys.executable} -S -E {ROOT}/tests/device/fake.py {folder} {name} "$@"\n'
+            )
             (fakes / name).chmod(0o755)
         self.path = f"{fakes}:{run.PATH}"
-        self.world = {"status": {"apiVersion": "org.containers.bootc/v1", "kind": "BootcHost", "metadata": {"name": "host"}, "spec": {},
-                                 "status": {"booted": None, "staged": None, "rollback": None, "rollbackQueued": False}},
-                      "registry": {"digest": digest("44.1"), "version": "44.1"}, "channel": {"raw": ""}}
+        self.world = {
+            "status": {
+                "apiVersion": "org.containers.bootc/v1",
+                "kind": "BootcHost",
+                "metadata": {"name": "host"},
+                "spec": {},
+                "status": {"booted": None, "staged": None, "rollback": None, "rollbackQueued": False},
+            },
+            "registry": {"digest": digest("44.1"), "version": "44.1"},
+            "channel": {"raw": ""},
+        }
         self.save()
 
     def put(self, path: str, text: str) -> None:
@@ -95,8 +130,13 @@ class Machine:
     def deployments(self, booted=None, *, staged=None, rollback=None, others=(), queued=False) -> None:
         """Put these deployments on the machine."""
         self.load()
-        self.world["status"]["status"] = {"booted": booted, "staged": staged, "rollback": rollback, "rollbackQueued": queued,
-                                          "otherDeployments": list(others)}
+        self.world["status"]["status"] = {
+            "booted": booted,
+            "staged": staged,
+            "rollback": rollback,
+            "rollbackQueued": queued,
+            "otherDeployments": list(others),
+        }
         self.save()
         marker = self.root / "run/ostree/staged-deployment"
         marker.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +158,10 @@ class Machine:
     def release(self, version: str, **announced) -> None:
         """VERSION is what the registry's tag means, and what the next statement announces."""
         self.load()
-        self.world["registry"] = {"digest": digest(version), "version": version}  # and signed by a key that fits
+        self.world["registry"] = {
+            "digest": digest(version),
+            "version": version,
+        }  # and signed by a key that fits
         self.save()
         self.announce(version, **announced)
 
@@ -127,10 +170,17 @@ class Machine:
         self.load()
         self.sequence = sequence if sequence is not None else getattr(self, "sequence", 0) + 1
         now = datetime.now(UTC)
-        said = {"schema": 1, "repository": "ghcr.io/veilor/veilor-os", "tag": "44", "digest": digest(version), "version": version,
-                "sequence": self.sequence, "issued": f"{now - timedelta(days=30):%Y-%m-%dT%H:%M:%SZ}",
-                "expires": f"{now + timedelta(days=expires_in):%Y-%m-%dT%H:%M:%SZ}",
-                "rollout": {"start": f"{now:%Y-%m-%dT%H:%M:%SZ}", "hours": 0}} | changes
+        said = {
+            "schema": 1,
+            "repository": "ghcr.io/veilor/veilor-os",
+            "tag": "44",
+            "digest": digest(version),
+            "version": version,
+            "sequence": self.sequence,
+            "issued": f"{now - timedelta(days=30):%Y-%m-%dT%H:%M:%SZ}",
+            "expires": f"{now + timedelta(days=expires_in):%Y-%m-%dT%H:%M:%SZ}",
+            "rollout": {"start": f"{now:%Y-%m-%dT%H:%M:%SZ}", "hours": 0},
+        } | changes
         self.world["channel"] = {"raw": json.dumps(said)}
         self.save()
 
@@ -144,7 +194,9 @@ class Machine:
         """The calls so far that begin with START; without one, all but those of plymouth."""
         file = self.folder / "calls.jsonl"
         made = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        return [argv for argv in made if argv[: len(start)] == list(start) and (start or argv[0] != "plymouth")]
+        return [
+            argv for argv in made if argv[: len(start)] == list(start) and (start or argv[0] != "plymouth")
+        ]
 
     def forget_calls(self) -> None:
         (self.folder / "calls.jsonl").unlink(missing_ok=True)
@@ -167,23 +219,36 @@ class Machine:
 
     def killed_run(self, program: str) -> int:
         """Run PROGRAM in a process of its own, which the fakes may kill; its exit code."""
-        code = (f"import os, sys; os.geteuid = lambda: 0\nfrom pathlib import Path\nfrom veilor.device import main, preflight, run\n"
-                f"preflight.free = lambda path: 1 << 40\n"
-                f"run.ROOT, run.PATH = Path({str(self.root)!r}), {self.path!r}\nsys.exit(main.main([{program!r}]))")
+        code = (
+            "import os, sys; os.geteuid = lambda: 0\nfrom pathlib import Path\nfrom veilor.device import "
+            "main, preflight, run\n"
+            f"preflight.free = lambda path: 1 << 40\n"
+            f"run.ROOT, run.PATH = Path({str(self.root)!r}), "
+            f"{self.path!r}\nsys.exit(main.main([{program!r}]))"
+        )
         env = {"PYTHONPATH": str(ROOT / "src"), "PATH": os.environ["PATH"]}
-        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, timeout=120, check=False).returncode
+        return subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, timeout=120, check=False
+        ).returncode
 
-    # -- reboots: ostree's finalizing, GRUB's counter, the units of a boot ------------------------------------------------
+    # -- reboots: ostree's finalizing, GRUB's counter, the units of a boot
+    # ------------------------------------------------
 
     def power_on(self, *, clean: bool = False, unlock: bool = True) -> str:
-        """End this boot (CLEAN: a shutdown that puts what is staged in place), let GRUB choose; the version that boots."""
+        """End this boot (CLEAN: a shutdown that puts what is staged in place), let GRUB choose; the version
+        that boots.
+        """
         self.load()
         now = self.world["status"]["status"]
         if clean and now["staged"] and not now["staged"]["downloadOnly"]:
             kept = [old for old in (now["rollback"], *now["otherDeployments"]) if old and old["pinned"]]
             now |= {"order": [now["staged"], now["booted"], *kept]}
         else:
-            pair = [now["rollback"], now["booted"]] if now["rollbackQueued"] else [now["booted"], now["rollback"]]
+            pair = (
+                [now["rollback"], now["booted"]]
+                if now["rollbackQueued"]
+                else [now["booted"], now["rollback"]]
+            )
             now |= {"order": now.get("order") or [old for old in (*pair, *now["otherDeployments"]) if old]}
         order, grub = now.pop("order"), self.grub
         choice = 0
@@ -197,7 +262,12 @@ class Machine:
         rest = [old for old in order if old is not booted]
         shutil.rmtree(self.root / "run/veilor", ignore_errors=True)
         shutil.rmtree(self.root / "run/motd.d", ignore_errors=True)
-        self.deployments(booted, rollback=rest[0] if rest else None, others=rest[1:], queued=bool(rest) and order.index(rest[0]) == 0)
+        self.deployments(
+            booted,
+            rollback=rest[0] if rest else None,
+            others=rest[1:],
+            queued=bool(rest) and order.index(rest[0]) == 0,
+        )
         if unlock:
             self.moment("unlocked")
             self.moment("return")
@@ -209,8 +279,8 @@ class Machine:
     def greenboot(self, good: bool = True) -> None:
         """The health check of a boot as greenboot runs it with the shipped setting, and what comes after it.
 
-        As seen with the real one: it remounts /boot read-only after its first change, so that its second, taking the
-        counter away after a good boot, fails unnoticed.
+        As seen with the real one: it remounts /boot read-only after its first change, so that its second,
+        taking the counter away after a good boot, fails unnoticed.
         """
         if self.moment("check").code == 0 and good:
             self.moment("healthy")
@@ -224,7 +294,9 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch, capsys):
-    """A Machine whose programs run in this process: machine.program("update", "--json") -> code, out, err, data."""
+    """A Machine whose programs run in this process: machine.program("update", "--json") -> code, out, err,
+    data.
+    """
     found = Machine(tmp_path)
     monkeypatch.setattr(run, "ROOT", found.root)
     monkeypatch.setattr(run, "PATH", found.path)
@@ -237,8 +309,13 @@ def machine(tmp_path, monkeypatch, capsys):
         code = programs.main(list(argv))
         said = capsys.readouterr()
         assert "Traceback" not in said.err and "A fault in" not in said.out + said.err, said.err
-        return SimpleNamespace(code=code, out=said.out, err=said.err, text=said.out + said.err,
-                               data=json.loads(said.out) if "--json" in argv else None)
+        return SimpleNamespace(
+            code=code,
+            out=said.out,
+            err=said.err,
+            text=said.out + said.err,
+            data=json.loads(said.out) if "--json" in argv else None,
+        )
 
     found.program = program
     return found

@@ -1,10 +1,10 @@
-"""A stand-in for every program that the device's code starts: bootc, ostree, skopeo, grub2-editenv, systemctl, plymouth,
-mount, busctl, usbguard.
+"""A stand-in for every program that the device's code starts: bootc, ostree, skopeo, grub2-editenv,
+systemctl, plymouth, mount, busctl, usbguard.
 
-Called as `fake.py WORLD NAME ARGV...`. WORLD is a folder: world.json is the machine as those programs see it, calls.jsonl
-gets each argv. bootc's part is a small model, held against recordings of the real one by test_fake.py. With
-world["kill"] = [N, "before" | "after"] the N-th call kills the program under test before or after it has had its effect;
-[N, "after", "asked"]: by SIGTERM, as systemd does at a shutdown.
+Called as `fake.py WORLD NAME ARGV...`. WORLD is a folder: world.json is the machine as those programs see it,
+calls.jsonl gets each argv. bootc's part is a small model, held against recordings of the real one by
+test_fake.py. With world["kill"] = [N, "before" | "after"] the N-th call kills the program under test before
+or after it has had its effect; [N, "after", "asked"]: by SIGTERM, as systemd does at a shutdown.
 """
 
 import hashlib
@@ -28,12 +28,18 @@ def fail(text, code=1):
 
 def entries():
     """All deployments in ostree's order."""
-    pair = [STATUS["rollback"], STATUS["booted"]] if STATUS["rollbackQueued"] else [STATUS["booted"], STATUS["rollback"]]
+    pair = (
+        [STATUS["rollback"], STATUS["booted"]]
+        if STATUS["rollbackQueued"]
+        else [STATUS["booted"], STATUS["rollback"]]
+    )
     return [entry for entry in (STATUS["staged"], *pair, *STATUS.get("otherDeployments", [])) if entry]
 
 
 def accepted(scope, signed_by):
-    """Whether one of the keys that the policy on the disk names for SCOPE is SIGNED_BY, the text of the signer's key."""
+    """Whether one of the keys that the policy on the disk names for SCOPE is SIGNED_BY, the text of the
+    signer's key.
+    """
     root = FOLDER / "root"
     if signed_by is None:
         return True
@@ -41,18 +47,34 @@ def accepted(scope, signed_by):
     return any((root / path.lstrip("/")).read_text() == signed_by for path in rule[0]["keyPaths"])
 
 
-UNSIGNED = "Source image rejected: cryptographic signature verification failed: invalid signature when validating ASN.1 encoded signature"
+UNSIGNED = (
+    "Source image rejected: cryptographic signature verification failed: invalid signature when "
+    "validating ASN.1 encoded signature"
+)
 
 
 def stage(reference, locked):
     digest = WORLD["registry"]["digest"]
     checksum = WORLD["registry"].get("checksum") or hashlib.sha256(digest.encode()).hexdigest()
-    taken = [entry["ostree"]["deploySerial"] for entry in entries()[bool(STATUS["staged"]):] if entry["ostree"]["checksum"] == checksum]
+    taken = [
+        entry["ostree"]["deploySerial"]
+        for entry in entries()[bool(STATUS["staged"]) :]
+        if entry["ostree"]["checksum"] == checksum
+    ]
     STATUS["staged"] = {
-        "image": {"image": reference, "imageDigest": digest, "version": WORLD["registry"]["version"], "timestamp": "2026-01-01T00:00:00Z",
-                  "architecture": "amd64"},
-        "downloadOnly": locked, "pinned": False, "incompatible": False, "cachedUpdate": None,
-        "ostree": {"checksum": checksum, "deploySerial": max(taken, default=-1) + 1, "stateroot": "veilor"}}
+        "image": {
+            "image": reference,
+            "imageDigest": digest,
+            "version": WORLD["registry"]["version"],
+            "timestamp": "2026-01-01T00:00:00Z",
+            "architecture": "amd64",
+        },
+        "downloadOnly": locked,
+        "pinned": False,
+        "incompatible": False,
+        "cachedUpdate": None,
+        "ostree": {"checksum": checksum, "deploySerial": max(taken, default=-1) + 1, "stateroot": "veilor"},
+    }
 
 
 def drop_staged():
@@ -69,7 +91,9 @@ def bootc(verb, *args):
         os.write(fd, (json.dumps(event) + "\nnot json\n" + json.dumps(event | {"bytes": 10}) + "\n").encode())
     spec = (STATUS["staged"] or STATUS["booted"])["image"]["image"] if STATUS["booted"] else None
     trusted = WORLD["registry"].get("error")
-    if verb in ("switch", "upgrade") and not accepted("ghcr.io/veilor/veilor-os", WORLD["registry"].get("signed_by")):
+    if verb in ("switch", "upgrade") and not accepted(
+        "ghcr.io/veilor/veilor-os", WORLD["registry"].get("signed_by")
+    ):
         trusted = UNSIGNED
     if verb == "status":
         assert args == ["--format=json", "--format-version=1"], args
@@ -108,7 +132,10 @@ def ostree(admin, verb, *args):
     if verb == "status":
         for entry in entries():
             mark = "*" if entry is STATUS["booted"] else " "
-            print(f"{mark} veilor {entry['ostree']['checksum']}.{entry['ostree']['deploySerial']}\n    origin: <unknown origin type>")
+            print(
+                f"{mark} veilor {entry['ostree']['checksum']}.{entry['ostree']['deploySerial']}\n    "
+                "origin: <unknown origin type>"
+            )
     elif verb == "pin":
         entry = STATUS["booted"] if args == ("booted",) else entries()[int(args[-1])]
         entry["pinned"] = "--unpin" not in args
@@ -124,7 +151,11 @@ def ostree(admin, verb, *args):
 
 
 def skopeo(*args):
-    assert args[0].startswith("--policy=") and args[1].startswith("--registries.d=") and args[2:4] == ("copy", "--quiet"), args
+    assert (
+        args[0].startswith("--policy=")
+        and args[1].startswith("--registries.d=")
+        and args[2:4] == ("copy", "--quiet")
+    ), args
     channel = WORLD["channel"]
     if channel.get("error"):
         print(channel["error"], file=sys.stderr)
@@ -134,7 +165,10 @@ def skopeo(*args):
         return 1
     folder, raw = Path(args[5].removeprefix("dir:")), channel["raw"].encode()
     digest = channel.get("digest") or "sha256:" + hashlib.sha256(raw).hexdigest()
-    manifest = {"schemaVersion": 2, "layers": [{"digest": digest, "size": len(raw)}] * channel.get("layers", 1)}
+    manifest = {
+        "schemaVersion": 2,
+        "layers": [{"digest": digest, "size": len(raw)}] * channel.get("layers", 1),
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / digest.removeprefix("sha256:")).write_bytes(raw)
     return 0
@@ -156,7 +190,10 @@ def grub2_editenv(path, verb, *words):
 
 
 def busctl(*args):
-    assert args[:4] == ("--system", "--auto-start=no", "--timeout=5", "--json=short") and args[4] == "get-property", args
+    assert (
+        args[:4] == ("--system", "--auto-start=no", "--timeout=5", "--json=short")
+        and args[4] == "get-property"
+    ), args
     if "metered" not in WORLD:
         return fail("Call failed: The name is not activatable")
     print(json.dumps({"type": "u", "data": WORLD["metered"]}))
@@ -190,7 +227,9 @@ def main():
     if kill == [number, "before"]:
         os.kill(os.getppid(), signal.SIGKILL)
         return 1
-    override = WORLD.get("fail", {}).get(" ".join([NAME, *ARGV[:2]])) or WORLD.get("fail", {}).get(" ".join([NAME, *ARGV[:1]]))
+    override = WORLD.get("fail", {}).get(" ".join([NAME, *ARGV[:2]])) or WORLD.get("fail", {}).get(
+        " ".join([NAME, *ARGV[:1]])
+    )
     if override:
         print(override, file=sys.stderr)
         return 1

@@ -42,10 +42,22 @@ def person(machine, monkeypatch):
 
 def test_status_and_update_without_root(person):
     shown = person.program("status")
-    assert shown.code == 0 and "runs now:" in shown.out and "44.1" in shown.out and "verified by policy" in shown.out
-    assert person.program("update", "--check", "--json").data["state"] == "stage" and person.status["staged"] is None
+    assert (
+        shown.code == 0
+        and "runs now:" in shown.out
+        and "44.1" in shown.out
+        and "verified by policy" in shown.out
+    )
+    assert (
+        person.program("update", "--check", "--json").data["state"] == "stage"
+        and person.status["staged"] is None
+    )
     done = person.program("update")
-    assert done.code == 0 and "44.2 is ready" in done.out and person.status["staged"]["image"]["version"] == "44.2"
+    assert (
+        done.code == 0
+        and "44.2 is ready" in done.out
+        and person.status["staged"]["image"]["version"] == "44.2"
+    )
     assert person.program("status", "--json").data["staged"]["boots_next"] is True
 
 
@@ -59,10 +71,18 @@ def test_a_rollback_by_an_administrator(person):
     assert person.program("rollback", "--yes").code == 0 and person.status["rollbackQueued"]
 
 
-@pytest.mark.parametrize("words", [["rollback"], ["update", "--apply"], ["update", "--download-only"], ["update", "--check", "--now"]])
+@pytest.mark.parametrize(
+    "words",
+    [["rollback"], ["update", "--apply"], ["update", "--download-only"], ["update", "--check", "--now"]],
+)
 def test_what_no_unit_does_is_for_root(person, words):
     done = person.program(*words)
-    assert done.code == 6 and "sudo" in done.err and person.status["staged"] is None and not person.status["rollbackQueued"]
+    assert (
+        done.code == 6
+        and "sudo" in done.err
+        and person.status["staged"] is None
+        and not person.status["rollbackQueued"]
+    )
 
 
 def test_where_polkit_says_no_nothing_happens(machine, monkeypatch):
@@ -70,10 +90,18 @@ def test_where_polkit_says_no_nothing_happens(machine, monkeypatch):
     machine.change("fail", **{"systemctl start": "Access denied"})
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     done = machine.program("update")
-    assert done.code == 6 and "Access denied" in done.err and done.err.count("\n") == 1 and not machine.calls("bootc")
+    assert (
+        done.code == 6
+        and "Access denied" in done.err
+        and done.err.count("\n") == 1
+        and not machine.calls("bootc")
+    )
 
 
-@pytest.mark.parametrize("answer", ["", "[]", "{}", '{"code": 77, "what": "x", "means": "", "next": "", "warnings": []}', "[" * 9000])
+@pytest.mark.parametrize(
+    "answer",
+    ["", "[]", "{}", '{"code": 77, "what": "x", "means": "", "next": "", "warnings": []}', "[" * 9000],
+)
 def test_an_answer_that_is_none(machine, monkeypatch, answer):
     machine.put("run/veilor/answer-update.json", answer)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -85,14 +113,18 @@ def test_every_unit_that_people_may_start_has_its_rule_and_no_other_has_one():
     assert named == {path.name for path in UNITS.glob("veilor-ask-*.service")}
     assert named == {f"veilor-ask-{name}.service" for name in ask.UNITS.values()}
     free = RULES[: RULES.index("polkit.Result.YES")]
-    assert "rollback" not in free[free.index("switch"):], "the way to an older version asks for a password"
+    assert "rollback" not in free[free.index("switch") :], "the way to an older version asks for a password"
     assert "subject.local" in RULES and "subject.active" in RULES
 
 
 @pytest.mark.parametrize("name", ask.UNITS.values())
 def test_the_units_leave_their_answer_where_it_is_read_and_are_started_by_nobody_else(name):
     text = (UNITS / f"veilor-ask-{name}.service").read_text()
-    assert f"StandardOutput=truncate:{ask.ANSWERS.format(name)}\n" in text and "--json\n" in text and "[Install]" not in text
+    assert (
+        f"StandardOutput=truncate:{ask.ANSWERS.format(name)}\n" in text
+        and "--json\n" in text
+        and "[Install]" not in text
+    )
 
 
 def test_every_combination_of_options_that_a_unit_is_for_does_exactly_that():
@@ -101,15 +133,21 @@ def test_every_combination_of_options_that_a_unit_is_for_does_exactly_that():
         made = parsers[program].make_parser()
         assert ask.unit_for(program, made.parse_args([f"--{option}" for option in given])) == name
         words = re.search(r"/app (.*)", (UNITS / f"veilor-ask-{name}.service").read_text())[1].split()
-        assert f"veilor-{words[0]}" == program and set(words[1:]) == {"--json", *(f"--{option}" for option in given)}
+        assert f"veilor-{words[0]}" == program and set(words[1:]) == {
+            "--json",
+            *(f"--{option}" for option in given),
+        }
 
 
-# -- the desktop --------------------------------------------------------------------------------------------------------
+# -- the desktop
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def desktop(machine, monkeypatch, tmp_path):
-    """A session whose notification server, :1.7, takes everything and counts; `shown` are the calls to it, and `owner` changes its name."""
+    """A session whose notification server, :1.7, takes everything and counts; `shown` are the calls to it,
+    and `owner` changes its name.
+    """
     (tmp_path / "owner").write_text(":1.7")
     (machine.folder / "bin/busctl").write_text(f"""#!/bin/sh
 case "$*" in *GetNameOwner*)
@@ -121,8 +159,11 @@ printf '\\n' >>{tmp_path}/shown
 printf '{{"type":"u","data":[%s]}}' "$(wc -l <{tmp_path}/shown)"
 """)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    machine.shown = lambda: [one.split("\0")[:-1] for one in (tmp_path / "shown").read_text().splitlines()] if (
-        tmp_path / "shown").exists() else []
+    machine.shown = lambda: (
+        [one.split("\0")[:-1] for one in (tmp_path / "shown").read_text().splitlines()]
+        if (tmp_path / "shown").exists()
+        else []
+    )
     machine.owner = (tmp_path / "owner").write_text
     return machine
 
@@ -135,7 +176,13 @@ def test_each_notice_is_shown_once(desktop):
     tell.notify("channel", Outcome(Code.LATER, "no <b>news</b> & more"))
     assert desktop.program("notices").code == 0
     second, first = desktop.shown()
-    assert first[-8:-3] == ["veilor-os", "0", "system-software-update", "System update", "44.2 is ready. Restart when you like."]
+    assert first[-8:-3] == [
+        "veilor-os",
+        "0",
+        "system-software-update",
+        "System update",
+        "44.2 is ready. Restart when you like.",
+    ]
     assert first[-3:] == ["0", "0", "0"], "no actions, no hints, and it stays"
     assert second[-4] == "no &lt;b&gt;news&lt;/b&gt; &amp; more." and second[-6] == "dialog-warning"
     assert first[first.index("Notify") + 1] == "susssasa{sv}i" and first[0] == "--user"
@@ -143,8 +190,12 @@ def test_each_notice_is_shown_once(desktop):
     assert len(desktop.shown()) == 2
 
 
-@pytest.mark.parametrize("owner", [":1.7", ""], ids=["a desktop that is there", "one that comes when it is called"])
-def test_a_notice_that_changed_takes_the_old_ones_place_and_one_that_is_no_longer_true_is_closed(desktop, owner):
+@pytest.mark.parametrize(
+    "owner", [":1.7", ""], ids=["a desktop that is there", "one that comes when it is called"]
+)
+def test_a_notice_that_changed_takes_the_old_ones_place_and_one_that_is_no_longer_true_is_closed(
+    desktop, owner
+):
     desktop.owner(owner)
     tell.notify("firstboot", Outcome(Code.LATER, "Waiting"))
     tell.notify("update", READY)
@@ -184,7 +235,10 @@ def test_what_still_holds_is_shown_to_a_server_that_has_never_heard_of_it(deskto
     assert len(desktop.shown()) == 3
 
 
-@pytest.mark.parametrize(("value", "known"), [(5, 5), ("5", 0), (True, 0), (-1, 0), (None, 0), (1 << 32, 0), (4294967295, 4294967295)])
+@pytest.mark.parametrize(
+    ("value", "known"),
+    [(5, 5), ("5", 0), (True, 0), (-1, 0), (None, 0), (1 << 32, 0), (4294967295, 4294967295)],
+)
 def test_a_number_that_no_server_gives_is_none(value, known):
     assert notices.number(value) == known
 
@@ -196,7 +250,9 @@ def test_an_answer_of_the_bus_that_cannot_be_read_is_none(said):
 
 def test_a_server_that_nobody_can_name_has_no_numbers_of_ours(desktop):
     tell.notify("update", READY)
-    notices.shown_file().write_text(json.dumps({"server": "", "notices": {"update": {"line": "old", "number": 5}}}))
+    notices.shown_file().write_text(
+        json.dumps({"server": "", "notices": {"update": {"line": "old", "number": 5}}})
+    )
     desktop.owner("")
     desktop.program("notices")
     assert desktop.shown()[0][-7] == "0"
@@ -234,5 +290,8 @@ def test_a_notice_reaches_the_desktop_from_where_the_programs_leave_it():
     user = ROOT / "overlay/usr/lib/systemd/user"
     assert f"PathChanged={tell.NOTICE}\n" in (user / "veilor-notices.path").read_text()
     for name in ("veilor-notices.path", "veilor-notices.service"):
-        assert os.readlink(user / "graphical-session.target.wants" / name) == f"../{name}" and (user / name).exists()
+        assert (
+            os.readlink(user / "graphical-session.target.wants" / name) == f"../{name}"
+            and (user / name).exists()
+        )
     assert state.RUN in tell.NOTICE

@@ -1,4 +1,6 @@
-"""What a person is told of blocked USB devices: what it is, how to let it in, and nothing that the device could smuggle in."""
+"""What a person is told of blocked USB devices: what it is, how to let it in, and nothing that the device
+could smuggle in.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,16 @@ from veilor.device import blocked
 from veilor.device import run as programs
 from veilor.pictures.scenes import NOTICES
 
-STICK = ('7: block id 0781:5581 serial "A1" name "Ultra" hash "x=" parent-hash "y=" via-port "1-2" with-interface 08:06:50 '
-         'with-connect-type "hotplug"')
-BOTH = ('12: block id 1234:0001 serial "a \\" name \\"b" name "Pretty \\"stick\\"" hash "x=" parent-hash "y=" via-port "1-3" '
-        'with-interface { 08:06:50 03:01:01 } with-connect-type "hotplug"')
+STICK = (
+    '7: block id 0781:5581 serial "A1" name "Ultra" hash "x=" parent-hash "y=" via-port "1-2" '
+    "with-interface 08:06:50 "
+    'with-connect-type "hotplug"'
+)
+BOTH = (
+    '12: block id 1234:0001 serial "a \\" name \\"b" name "Pretty \\"stick\\"" hash "x=" parent-hash "y=" '
+    'via-port "1-3" '
+    'with-interface { 08:06:50 03:01:01 } with-connect-type "hotplug"'
+)
 
 
 def test_it_says_what_was_blocked_and_how_to_let_it_in():
@@ -23,12 +31,18 @@ def test_it_says_what_was_blocked_and_how_to_let_it_in():
 
 
 def test_the_picture_in_the_documents_shows_these_words():
-    assert {topic: (code, line) for topic, code, line in NOTICES}["usb-blocked"] == (4, blocked.outcome(STICK).line())
+    assert {topic: (code, line) for topic, code, line in NOTICES}["usb-blocked"] == (
+        4,
+        blocked.outcome(STICK).line(),
+    )
 
 
 def test_a_stick_that_is_a_keyboard_as_well_is_called_both():
     number, about = blocked.say(BOTH)
-    assert number == "12" and about == "“Pretty stick” (1234:0001), by its own words a drive and a keyboard, mouse or the like"
+    assert (
+        number == "12"
+        and about == "“Pretty stick” (1234:0001), by its own words a drive and a keyboard, mouse or the like"
+    )
 
 
 def test_nothing_blocked_is_nothing_to_say():
@@ -39,7 +53,7 @@ def test_nothing_blocked_is_nothing_to_say():
 @pytest.mark.parametrize("name", ["\\x1b[2J\\x1b[31m", "x`; rm -rf ~`<b>", "a" * 500, "\u202egnp.exe", ""])
 def test_a_name_brings_no_commands_markup_or_length(name):
     _, about = blocked.say(STICK.replace("Ultra", name))
-    shown = about[1:about.index("”")]
+    shown = about[1 : about.index("”")]
     assert len(shown) <= 40 and not set(shown) & set("`<>;\\\x1b\u202e") and shown
 
 
@@ -54,6 +68,9 @@ def test_the_notice_comes_and_goes(tmp_path, monkeypatch):
     monkeypatch.setattr(blocked, "run", lambda *_, **__: type("Done", (), {"code": 0, "out": next(lists)}))
     monkeypatch.setattr(blocked, "STEADY", 0)
     blocked.look(None)
-    assert "0781:5581" in json.loads((tmp_path / "run/veilor/notice.json").read_text())["notices"]["usb-blocked"]["line"]
+    assert (
+        "0781:5581"
+        in json.loads((tmp_path / "run/veilor/notice.json").read_text())["notices"]["usb-blocked"]["line"]
+    )
     blocked.look(None)
     assert json.loads((tmp_path / "run/veilor/notice.json").read_text())["notices"] == {}

@@ -1,4 +1,6 @@
-"""The channel over time: a rollout, a withdrawal, growing staleness, a long absence, keys that rotate, the owner's settings."""
+"""The channel over time: a rollout, a withdrawal, growing staleness, a long absence, keys that rotate, the
+owner's settings.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,12 @@ def test_it_takes_its_turn_and_the_setting_moves_that(v1):
     assert 0.15 < place < 0.85, "choose another machine id for this test"
     v1.release("44.2", rollout=window(place * 100 - 5, 100))
     done = v1.program("update", "--json")
-    assert done.code == 3 and staged(v1) is None and "turn is on" in done.data["what"] and "--now" in done.data["next"]
+    assert (
+        done.code == 3
+        and staged(v1) is None
+        and "turn is on" in done.data["what"]
+        and "--now" in done.data["next"]
+    )
     wait = datetime.fromisoformat(done.data["turn"]) - datetime.now(UTC)
     assert timedelta(hours=4.9) < wait < timedelta(hours=5.1)
     v1.put("etc/veilor/veilor.toml", '[update]\nrollout = "late"\n')
@@ -48,7 +55,10 @@ def test_it_takes_its_turn_and_the_setting_moves_that(v1):
     assert v1.program("update").code == 0 and staged(v1) == "44.3"
 
 
-@pytest.mark.parametrize("text", ["[", "[update]\nrollout = 1\n", '[update]\nrollout = "never"\n', 'update = "x"\n', "\x00", "a." * 3000])
+@pytest.mark.parametrize(
+    "text",
+    ["[", "[update]\nrollout = 1\n", '[update]\nrollout = "never"\n', 'update = "x"\n', "\x00", "a." * 3000],
+)
 def test_settings_that_cannot_be_read_are_said_and_passed_over(v1, text):
     v1.put("etc/veilor/veilor.toml", text)
     v1.release("44.2")
@@ -67,7 +77,11 @@ def test_who_slept_through_its_turn_takes_another_by_itself_but_never_keeps_a_pe
     assert done.code == 3 and staged(v1) is None and timedelta(0) < wait <= rollout.SECOND
     assert v1.program("update", "--due", "--json").data["state"] == "too early"
     now = datetime.now(UTC)
-    data["look"] = {"when": f"{now - timedelta(hours=9):%Y-%m-%dT%H:%M:%SZ}", "failed": False, "turn": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+    data["look"] = {
+        "when": f"{now - timedelta(hours=9):%Y-%m-%dT%H:%M:%SZ}",
+        "failed": False,
+        "turn": f"{now:%Y-%m-%dT%H:%M:%SZ}",
+    }
     v1.put("var/lib/veilor/state.json", json.dumps(data))
     assert v1.program("update", "--due").code == 0 and staged(v1) == "44.2"
 
@@ -84,7 +98,8 @@ def test_a_machine_without_an_id_takes_some_turn(v1):
     assert v1.program("update").code == 0 and staged(v1) == "44.2"
 
 
-# -- a release that is withdrawn ---------------------------------------------------------------------------------------
+# -- a release that is withdrawn
+# ----------------------------------------------------------------------------
 
 
 def test_what_was_withdrawn_is_taken_away_also_where_the_next_one_has_to_wait(v1):
@@ -127,12 +142,17 @@ def test_a_withdrawal_that_cannot_be_read_is_refused(v1, withdrawn):
     assert v1.program("update").code == 4 and staged(v1) is None
 
 
-# -- time ---------------------------------------------------------------------------------------------------------------
+# -- time
+# ----------------------------------------------------------------------------
 
 
 def test_the_warning_grows_plainer_with_age():
     texts = [stale_words(timedelta(days=days, hours=1)) for days in (0, 1, 8, 31, 400)]
-    assert "less than a day ago" in texts[0] and "1 day ago" in texts[1] and "may be missing security updates" in texts[2]
+    assert (
+        "less than a day ago" in texts[0]
+        and "1 day ago" in texts[1]
+        and "may be missing security updates" in texts[2]
+    )
     assert "most likely" in texts[3] and "400 days ago" in texts[4] and len(set(texts)) == 5
 
 
@@ -150,7 +170,10 @@ def test_a_machine_that_is_cut_off_says_so_by_itself(v1, days, told):
     v1.change("channel", error="dial tcp: i/o timeout")
     assert v1.program("update").code == 3
     assert ("hears no news" in v1.text("run/motd.d/50-veilor")) is told
-    assert f"ran out {days} day" in v1.program("status").out and v1.program("status", "--json").data["stale_days"] == days
+    assert (
+        f"ran out {days} day" in v1.program("status").out
+        and v1.program("status", "--json").data["stale_days"] == days
+    )
     v1.release("44.1")
     v1.change("channel", error=None)
     assert v1.program("update").code == 0 and "hears no news" not in v1.text("run/motd.d/50-veilor")
@@ -186,7 +209,8 @@ def test_a_clock_that_is_behind_what_is_known_is_said_and_stops_nothing(v1):
     assert "set it" not in v1.program("update").err and staged(v1) == "44.4"
 
 
-# -- keys ---------------------------------------------------------------------------------------------------------------
+# -- keys
+# ----------------------------------------------------------------------------
 
 
 def key(name):
@@ -217,8 +241,10 @@ def test_the_second_slot_is_as_good_as_the_first(signed):
     assert signed.program("update").code == 0 and staged(signed) == "44.2"
 
 
-@pytest.mark.parametrize(("channel", "image"), [("stranger", "image 1"), ("channel 1", "stranger"), ("image 1", "image 1"),
-                                                ("channel 1", "channel 1")])
+@pytest.mark.parametrize(
+    ("channel", "image"),
+    [("stranger", "image 1"), ("channel 1", "stranger"), ("image 1", "image 1"), ("channel 1", "channel 1")],
+)
 def test_any_other_key_is_refused(signed, channel, image):
     signed.release("44.2")
     sign(signed, channel, image)
@@ -226,7 +252,9 @@ def test_any_other_key_is_refused(signed, channel, image):
 
 
 def test_a_rotation_step_by_step_leaves_no_machine_behind_that_missed_all_but_the_last_step(signed):
-    """1 → 3 in slot A, signed by 2 until everybody has it; then a machine that comes back late still knows 2."""
+    """1 → 3 in slot A, signed by 2 until everybody has it; then a machine that
+    comes back late still knows 2.
+    """
     signed.release("44.2")
     sign(signed, "channel 2", "image 2")
     assert signed.program("update").code == 0
@@ -245,7 +273,12 @@ def test_a_machine_that_missed_the_rotation_of_both_keys_is_told_the_way_forward
     assert soon.code == 4 and "medium" not in soon.data["next"]
     heard(signed, 300)
     late = signed.program("update", "--json")
-    assert late.code == 4 and "keys" in late.data["means"] and "current medium" in late.data["next"] and staged(signed) is None
+    assert (
+        late.code == 4
+        and "keys" in late.data["means"]
+        and "current medium" in late.data["next"]
+        and staged(signed) is None
+    )
     assert signed.status["booted"]["image"]["version"] == "44.1", "what runs goes on running"
 
 
@@ -267,4 +300,8 @@ def test_a_fault_of_the_machine_is_not_called_one_of_the_network(machine, monkey
     machine.deployments(machine.bootstrap())
     machine.release("44.1")
     done = machine.program("firstboot-rebase")
-    assert done.code == 1 and "disk is full" in machine.text("run/motd.d/50-veilor") and "network" not in done.text
+    assert (
+        done.code == 1
+        and "disk is full" in machine.text("run/motd.d/50-veilor")
+        and "network" not in done.text
+    )

@@ -32,19 +32,30 @@ def staged(machine):
 
 def done_with_it(machine):
     machine.load()
-    return UNIT in machine.world.get("disabled", []) and (machine.root / "var/lib/veilor/firstboot-done").exists()
+    return (
+        UNIT in machine.world.get("disabled", [])
+        and (machine.root / "var/lib/veilor/firstboot-done").exists()
+    )
 
 
 def test_every_state_has_an_action_for_every_event():
     assert all(set(row) == set(firstboot.EVENTS) for row in firstboot.TABLE.values())
-    assert all(callable(getattr(firstboot.Walk, action)) for row in firstboot.TABLE.values() for action in row.values())
+    assert all(
+        callable(getattr(firstboot.Walk, action))
+        for row in firstboot.TABLE.values()
+        for action in row.values()
+    )
 
 
 def test_the_table_ends_well_only_where_the_announced_image_is_verified():
     for (state, row), event in itertools.product(firstboot.TABLE.items(), firstboot.EVENTS):
         action = row[event]
         if action == "finish":
-            assert state in ("booted-announced", "staged-announced") and event in ("announced", "staged", "held"), (state, event)
+            assert state in ("booted-announced", "staged-announced") and event in (
+                "announced",
+                "staged",
+                "held",
+            ), (state, event)
         if action in ("stage", "let_go", "drop"):
             assert event in ("announced", "staged"), "nothing is changed before a statement was verified"
         if event in ("refused", "silent", "failed"):
@@ -59,9 +70,18 @@ def test_every_state_is_one_that_a_machine_can_be_in(machine):
 
     e, b, said = machine.entry, machine.bootstrap, SimpleNamespace(digest=machine.digest("44.1"))
     found = {}
-    for booted, staged in [(None, None), (e("1", incompatible=True), None), (e("1", reference="ghcr.io/a/b:1"), None),
-                           (b(), e("1", signed=False)), (b(), None), (e("44.2"), None), (e("44.1"), None), (b(), e("44.2")),
-                           (b(), e("44.1", downloadOnly=True)), (b(), e("44.1"))]:
+    for booted, staged in [
+        (None, None),
+        (e("1", incompatible=True), None),
+        (e("1", reference="ghcr.io/a/b:1"), None),
+        (b(), e("1", signed=False)),
+        (b(), None),
+        (e("44.2"), None),
+        (e("44.1"), None),
+        (b(), e("44.2")),
+        (b(), e("44.1", downloadOnly=True)),
+        (b(), e("44.1")),
+    ]:
         machine.deployments(booted, staged=staged)
         host = parse_host(json.dumps(machine.world["status"]))
         assert isinstance(host, Host)
@@ -74,7 +94,12 @@ def test_a_newer_image_is_verified_staged_counted_and_told(fresh):
     assert done.code == 0 and staged(fresh) == "44.1" and done_with_it(fresh)
     [switch] = fresh.calls("bootc", "switch")
     assert [arg for arg in switch if not arg.isdigit()] == [
-        "bootc", "switch", "--progress-fd", "--enforce-container-sigpolicy", "ghcr.io/veilor/veilor-os:44"]
+        "bootc",
+        "switch",
+        "--progress-fd",
+        "--enforce-container-sigpolicy",
+        "ghcr.io/veilor/veilor-os:44",
+    ]
     assert fresh.status["booted"]["pinned"] and fresh.grub["boot_counter"] == "3"
     assert fresh.json("var/lib/veilor/health.json")["bootstrap"]["version"] == "44.0"
     for place in ("run/motd.d/50-veilor", "dev/console", "run/veilor/notice.json"):
@@ -105,17 +130,25 @@ def test_nothing_is_taken_before_the_statement_was_verified(fresh):
 def test_without_a_network_it_waits_says_so_once_and_leaves_the_rest_to_systemd(fresh, monkeypatch):
     waited = []
     monkeypatch.setattr(firstboot, "wait_for_change", waited.append)
-    fresh.change("channel", error="pinging container registry ghcr.io: dial tcp: lookup ghcr.io: no such host")
+    fresh.change(
+        "channel", error="pinging container registry ghcr.io: dial tcp: lookup ghcr.io: no such host"
+    )
     done = fresh.program("firstboot-rebase")
     assert done.code == 3 and tuple(waited) == firstboot.DELAYS and waited[0] <= 5
-    assert fresh.text("dev/console").count("Waiting to be moved to the signed image") == 1 and not fresh.calls("bootc", "switch")
+    assert fresh.text("dev/console").count(
+        "Waiting to be moved to the signed image"
+    ) == 1 and not fresh.calls("bootc", "switch")
     assert not done_with_it(fresh)
 
 
 def test_without_a_cable_nothing_is_asked_and_it_is_said_at_once(fresh, monkeypatch):
     monkeypatch.setattr(firstboot.network, "connected", lambda: False)
     done = fresh.program("firstboot-rebase")
-    assert done.code == 3 and not fresh.calls("skopeo") and "not connected to a network" in fresh.text("dev/console")
+    assert (
+        done.code == 3
+        and not fresh.calls("skopeo")
+        and "not connected to a network" in fresh.text("dev/console")
+    )
 
 
 def test_a_network_that_comes_later_is_used_in_the_same_run(fresh, monkeypatch):
@@ -142,7 +175,12 @@ def test_waiting_ends_when_a_route_appears(machine, monkeypatch):
 def test_another_digest_than_announced_is_undone(fresh):
     fresh.announce("44.1b")
     done = fresh.program("firstboot-rebase")
-    assert done.code == 4 and staged(fresh) is None and not done_with_it(fresh) and "boot_counter" not in fresh.grub
+    assert (
+        done.code == 4
+        and staged(fresh) is None
+        and not done_with_it(fresh)
+        and "boot_counter" not in fresh.grub
+    )
     assert fresh.calls("ostree", "admin", "undeploy", "0") and "44.1b" in done.err
     assert fresh.power_on(clean=True) == "44.0"
     fresh.release("44.1")
@@ -171,7 +209,9 @@ def test_ending_well_without_having_switched_is_not_believed(fresh):
     """A bootc that says all is well and does nothing."""
     (fresh.folder / "bin/real").write_text((fresh.folder / "bin/bootc").read_text())
     (fresh.folder / "bin/real").chmod(0o755)
-    (fresh.folder / "bin/bootc").write_text(f"#!/bin/sh\n[ \"$1\" = status ] && exec {fresh.folder}/bin/real \"$@\"\nexit 0\n")
+    (fresh.folder / "bin/bootc").write_text(
+        f'#!/bin/sh\n[ "$1" = status ] && exec {fresh.folder}/bin/real "$@"\nexit 0\n'
+    )
     done = fresh.program("firstboot-rebase")
     assert done.code != 0 and not done_with_it(fresh)
 
@@ -189,7 +229,9 @@ def test_whoever_is_cut_off_after_the_unit_was_disabled_is_moved_by_the_updates(
     """The stamp is there before: their unit waits for it."""
     asked = []
     real = firstboot.run
-    firstboot.run = lambda argv, **more: asked.append((fresh.root / "var/lib/veilor/firstboot-done").exists()) or real(argv, **more)
+    firstboot.run = lambda argv, **more: (
+        asked.append((fresh.root / "var/lib/veilor/firstboot-done").exists()) or real(argv, **more)
+    )
     try:
         assert fresh.program("firstboot-rebase").code == 0 and asked == [True]
     finally:
@@ -205,7 +247,12 @@ def test_what_failed_here_before_is_not_tried_again(fresh):
 
     state.hold_back(fresh.digest("44.1"), "44.1", "health", "it failed its health check")
     done = fresh.program("firstboot-rebase")
-    assert done.code == 3 and "failed its health check" in done.err and staged(fresh) is None and not done_with_it(fresh)
+    assert (
+        done.code == 3
+        and "failed its health check" in done.err
+        and staged(fresh) is None
+        and not done_with_it(fresh)
+    )
     assert "unverified" in fresh.text("run/motd.d/50-veilor")  # it goes on looking for something newer
     fresh.release("44.2")
     assert fresh.program("firstboot-rebase").code == 0 and staged(fresh) == "44.2"
@@ -214,18 +261,28 @@ def test_what_failed_here_before_is_not_tried_again(fresh):
 def test_a_root_that_is_not_replaced_as_a_whole_is_left_alone(fresh):
     (fresh.root / "run/ostree-booted").unlink()
     done = fresh.program("firstboot-rebase")
-    assert done.code == 5 and "install veilor-os anew" in done.err and "to-existing-root" in done.err and not fresh.calls("bootc")
+    assert (
+        done.code == 5
+        and "install veilor-os anew" in done.err
+        and "to-existing-root" in done.err
+        and not fresh.calls("bootc")
+    )
 
 
-@pytest.mark.parametrize("prepare", [
-    lambda m: m.deployments(m.entry("1", incompatible=True)),
-    lambda m: m.deployments(m.entry("1", reference="ghcr.io/other/os:1")),
-    lambda m: m.deployments(m.bootstrap(), staged=m.entry("1", reference="ghcr.io/other/os:1")),
-])
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        lambda m: m.deployments(m.entry("1", incompatible=True)),
+        lambda m: m.deployments(m.entry("1", reference="ghcr.io/other/os:1")),
+        lambda m: m.deployments(m.bootstrap(), staged=m.entry("1", reference="ghcr.io/other/os:1")),
+    ],
+)
 def test_what_somebody_else_did_is_left_alone(fresh, prepare):
     prepare(fresh)
     before = fresh.status
-    assert fresh.program("firstboot-rebase").code == 5 and fresh.status == before and not fresh.calls("skopeo")
+    assert (
+        fresh.program("firstboot-rebase").code == 5 and fresh.status == before and not fresh.calls("skopeo")
+    )
 
 
 def test_status_of_it(fresh):
@@ -236,7 +293,9 @@ def test_status_of_it(fresh):
 
 @pytest.mark.parametrize("program", ["firstboot-rebase", "update"])
 def test_a_shutdown_in_the_middle_of_the_first_move_leaves_nothing_unannounced(fresh, program):
-    """bootc has staged, SIGTERM comes before it was compared, and the shutdown puts in place what is staged."""
+    """bootc has staged, SIGTERM comes before it was compared, and the shutdown
+    puts in place what is staged.
+    """
     fresh.announce("44.2")  # while the tag still means 44.1
     whole = fresh.program(program)
     assert whole.code == 4 and fresh.status["staged"] is None
@@ -249,13 +308,22 @@ def test_a_shutdown_in_the_middle_of_the_first_move_leaves_nothing_unannounced(f
     assert "boot_counter" not in fresh.grub
 
 
-# -- what a person asks of it ------------------------------------------------------------------------------------------
+# -- what a person asks of it
+# ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("between", "words"), [
-    ("portal", "login page"), ("clock", "clock is most likely wrong"), ("intercepted", "registry's place"),
-    ("offline", "not connected to a network"), ("nothing", "cannot be reached from this network"), ("unknown", "cannot be reached"),
-    ("answers", "did not give what was asked for")])
+@pytest.mark.parametrize(
+    ("between", "words"),
+    [
+        ("portal", "login page"),
+        ("clock", "clock is most likely wrong"),
+        ("intercepted", "registry's place"),
+        ("offline", "not connected to a network"),
+        ("nothing", "cannot be reached from this network"),
+        ("unknown", "cannot be reached"),
+        ("answers", "did not give what was asked for"),
+    ],
+)
 def test_what_it_waits_for_is_told_everywhere(fresh, monkeypatch, between, words):
     from veilor.device import network
 
@@ -276,7 +344,11 @@ def test_now_waits_for_nothing_and_takes_a_metered_connection(fresh, monkeypatch
     fresh.change("channel", error=None)
     fresh.world["metered"] = 1
     fresh.save()
-    assert fresh.program("firstboot-rebase", "--now").code == 0 and staged(fresh) == "44.1" and done_with_it(fresh)
+    assert (
+        fresh.program("firstboot-rebase", "--now").code == 0
+        and staged(fresh) == "44.1"
+        and done_with_it(fresh)
+    )
 
 
 def test_by_itself_it_defers_on_a_metered_connection_and_says_how_to_go_on(fresh):
@@ -329,10 +401,14 @@ def test_retry_that_cannot_start_the_unit_says_the_other_way(fresh):
 
 
 def test_a_pin_that_somebody_else_set_is_none_of_ours(fresh):
-    """Neither on what runs, nor on another deployment: both stay, also after updates have proved themselves."""
+    """Neither on what runs, nor on another deployment: both stay, also after
+    updates have proved themselves.
+    """
     fresh.deployments(fresh.bootstrap(pinned=True), others=[fresh.entry("43.9", pinned=True)])
     assert fresh.program("firstboot-rebase").code == 0 and staged(fresh) == "44.1"
-    assert not fresh.json("var/lib/veilor/health.json").get("bootstrap") and not fresh.calls("ostree", "admin", "pin")
+    assert not fresh.json("var/lib/veilor/health.json").get("bootstrap") and not fresh.calls(
+        "ostree", "admin", "pin"
+    )
     assert [old["pinned"] for old in fresh.status["otherDeployments"]] == [True]
     for version in ("44.1", "44.2", "44.3", "44.4"):
         assert fresh.power_on(clean=True) == version

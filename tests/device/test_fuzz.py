@@ -1,7 +1,8 @@
-"""Damage to everything that is read from outside: an answer or the error that is promised, and never a decision it must not give.
+"""Damage to everything that is read from outside: an answer or the error that is promised, and never a
+decision it must not give.
 
-A short run is part of `make test`. VEILOR_FUZZ_EXAMPLES=100000 .venv/bin/python -m pytest tests/device/test_fuzz.py is a long one;
-docs/PERFORMANCE.md has its figures.
+A short run is part of `make test`. VEILOR_FUZZ_EXAMPLES=100000 .venv/bin/python -m pytest
+tests/device/test_fuzz.py is a long one; docs/PERFORMANCE.md has its figures.
 """
 
 from __future__ import annotations
@@ -23,32 +24,88 @@ from veilor.device.run import DeviceError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = int(os.environ.get("VEILOR_FUZZ_EXAMPLES", "60"))
-fuzz = settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize="VEILOR_FUZZ_EXAMPLES" not in os.environ,
-                suppress_health_check=list(HealthCheck))
+fuzz = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    database=None,
+    derandomize="VEILOR_FUZZ_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+)
 PRODUCT = product.load(ROOT / "product.toml")
-STATUS = [json.loads(path.read_text())[when] for path in sorted((ROOT / "tests/data/bootc").glob("*.json"))
-          for when in ("status_before", "status_after") if json.loads(path.read_text()).get(when)]
-PROGRESS = [event for path in sorted((ROOT / "tests/data/bootc").glob("*.json"))
-            for event in json.loads(path.read_text()).get("progress") or []]
+STATUS = [
+    json.loads(path.read_text())[when]
+    for path in sorted((ROOT / "tests/data/bootc").glob("*.json"))
+    for when in ("status_before", "status_after")
+    if json.loads(path.read_text()).get(when)
+]
+PROGRESS = [
+    event
+    for path in sorted((ROOT / "tests/data/bootc").glob("*.json"))
+    for event in json.loads(path.read_text()).get("progress") or []
+]
 DIGEST = "sha256:" + "ab" * 32
-STATEMENT = {"schema": 1, "repository": PRODUCT.image_repo, "tag": "44", "digest": DIGEST, "version": "44.1", "sequence": 7,
-             "issued": "2026-01-01T00:00:00Z", "expires": "2026-01-15T00:00:00Z", "withdrawn": ["sha256:" + "cd" * 32],
-             "rollout": {"start": "2026-01-01T00:00:00Z", "hours": 24}}
-STATE = {"schema": 1, "channel": {"sequence": 5, "digest": DIGEST, "version": "44.1", "expires": "2026-01-15T00:00:00Z"},
-         "held_back": {DIGEST: {"version": "44.1", "cause": "health", "reason": "r", "when": "w"}},
-         "look": {"when": "2026-01-01T00:00:00Z", "failed": True, "turn": "2026-01-01T00:00:00Z"}}
+STATEMENT = {
+    "schema": 1,
+    "repository": PRODUCT.image_repo,
+    "tag": "44",
+    "digest": DIGEST,
+    "version": "44.1",
+    "sequence": 7,
+    "issued": "2026-01-01T00:00:00Z",
+    "expires": "2026-01-15T00:00:00Z",
+    "withdrawn": ["sha256:" + "cd" * 32],
+    "rollout": {"start": "2026-01-01T00:00:00Z", "hours": 24},
+}
+STATE = {
+    "schema": 1,
+    "channel": {"sequence": 5, "digest": DIGEST, "version": "44.1", "expires": "2026-01-15T00:00:00Z"},
+    "held_back": {DIGEST: {"version": "44.1", "cause": "health", "reason": "r", "when": "w"}},
+    "look": {"when": "2026-01-01T00:00:00Z", "failed": True, "turn": "2026-01-01T00:00:00Z"},
+}
 DEPLOYMENT = {"digest": DIGEST, "version": "44.1", "checksum": "c" * 64, "serial": 0}
-HEALTH = {"schema": 1,
-          "armed": {"target": DEPLOYMENT, "from": DEPLOYMENT | {"serial": 1}, "by": "update", "unlocked": 1, "failures": ["x"]},
-          "return": {"target": DEPLOYMENT, "from": DEPLOYMENT, "handled": True, "unlocked": 1, "failures": ["x"], "reason": "r"},
-          "bootstrap": DEPLOYMENT, "healthy": [{"digest": DIGEST, "by": "update"}]}
-NOTICE = {"schema": 1, "notices": {"update": {"code": 0, "what": "w", "means": "", "next": "", "when": "", "line": "w."}}}
+HEALTH = {
+    "schema": 1,
+    "armed": {
+        "target": DEPLOYMENT,
+        "from": DEPLOYMENT | {"serial": 1},
+        "by": "update",
+        "unlocked": 1,
+        "failures": ["x"],
+    },
+    "return": {
+        "target": DEPLOYMENT,
+        "from": DEPLOYMENT,
+        "handled": True,
+        "unlocked": 1,
+        "failures": ["x"],
+        "reason": "r",
+    },
+    "bootstrap": DEPLOYMENT,
+    "healthy": [{"digest": DIGEST, "by": "update"}],
+}
+NOTICE = {
+    "schema": 1,
+    "notices": {"update": {"code": 0, "what": "w", "means": "", "next": "", "when": "", "line": "w."}},
+}
 
-scalars = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-           | st.sampled_from([DIGEST, "", "44", 2**63, -1, 1e308, "2026-13-99T99:99:99Z", "\x1b[2J", "9" * 400, "\ud800"]))
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-                      max_leaves=6)
-WORDS = st.lists(st.sampled_from(["eth0", "lo", "00000000", "0" * 32, "00", "fe80", "x", ""]), max_size=11).map(" ".join)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(
+        [DIGEST, "", "44", 2**63, -1, 1e308, "2026-13-99T99:99:99Z", "\x1b[2J", "9" * 400, "\ud800"]
+    )
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+WORDS = st.lists(
+    st.sampled_from(["eth0", "lo", "00000000", "0" * 32, "00", "fe80", "x", ""]), max_size=11
+).map(" ".join)
 
 
 def places(data, path=()):
@@ -92,7 +149,11 @@ def test_status(data):
     where = host.place(found, PRODUCT.image_ref)
     if where == "ours":
         image = data["status"]["booted"]["image"]["image"]
-        assert (image["image"], image["transport"], image["signature"]) == (PRODUCT.image_ref, "registry", "containerPolicy")
+        assert (image["image"], image["transport"], image["signature"]) == (
+            PRODUCT.image_ref,
+            "registry",
+            "containerPolicy",
+        )
     assert found.next is None or found.next.title.isprintable()
 
 
@@ -110,7 +171,9 @@ def test_statement(data, clock):
         found = statement.parse(text_of(data).encode(errors="surrogatepass"))
     except ValueError:
         return
-    assert 0 <= found.sequence <= 2**53 and found.expires > found.issued and found.digest not in found.withdrawn
+    assert (
+        0 <= found.sequence <= 2**53 and found.expires > found.issued and found.digest not in found.withdrawn
+    )
     assert found.version.isprintable()
     late = statement.expired(found, clock)
     assert late is None or statement.stale_words(late)
@@ -122,13 +185,18 @@ def test_statement(data, clock):
 
 
 LAYER = hashlib.sha256(b"{}").hexdigest()
-MANIFEST = {"schemaVersion": 2, "layers": [{"mediaType": "application/vnd.veilor.channel", "digest": f"sha256:{LAYER}", "size": 2}]}
+MANIFEST = {
+    "schemaVersion": 2,
+    "layers": [{"mediaType": "application/vnd.veilor.channel", "digest": f"sha256:{LAYER}", "size": 2}],
+}
 
 
 @fuzz
 @given(damaged(MANIFEST), st.sampled_from([b"{}", b"", b"{} "]))
 def test_artefact(root, data, layer):
-    """What skopeo leaves behind is read only if its one layer is what its manifest says; else OSError or ValueError."""
+    """What skopeo leaves behind is read only if its one layer is what its manifest says; else OSError or
+    ValueError.
+    """
     root.mkdir(exist_ok=True)
     (root / "manifest.json").write_bytes(text_of(data).encode(errors="surrogatepass"))
     (root / LAYER).write_bytes(layer)
@@ -141,7 +209,9 @@ def test_artefact(root, data, layer):
 @fuzz
 @given(damaged(STATEMENT))
 def test_an_accepted_statement_never_leads_back(data):
-    """Whatever a statement says: with a lower number than was seen, or under it with another image, it is refused."""
+    """Whatever a statement says: with a lower number than was seen, or under it with another image, it is
+    refused.
+    """
     try:
         found = statement.parse(text_of(data).encode(errors="surrogatepass"))
         statement.check_target(found, PRODUCT.image_repo, PRODUCT.tag)
@@ -175,7 +245,9 @@ def test_policy(data):
         return
     shipped = json.loads(policy.render(PRODUCT))
     assert data["default"] == shipped["default"]
-    assert all(data["transports"]["docker"][scope] == rule for scope, rule in shipped["transports"]["docker"].items())
+    assert all(
+        data["transports"]["docker"][scope] == rule for scope, rule in shipped["transports"]["docker"].items()
+    )
 
 
 @fuzz
@@ -208,7 +280,9 @@ def root(tmp_path, monkeypatch):
 @fuzz
 @given(damaged(STATE), damaged(STATEMENT))
 def test_memory(root, data, said):
-    """A damaged memory is read as far as it goes, and what was never lowered is not lowered by writing to it."""
+    """A damaged memory is read as far as it goes, and what was never lowered is
+    not lowered by writing to it.
+    """
     (root / "var/lib/veilor/state.json").write_text(text_of(data))
     number, _ = state.seen()
     try:
@@ -219,7 +293,9 @@ def test_memory(root, data, said):
     state.held_back()
     state.remember(found)
     after, _ = state.seen()
-    assert after is not None and after >= max(number if number is not None else -1, 0 if number is not None else found.sequence)
+    assert after is not None and after >= max(
+        number if number is not None else -1, 0 if number is not None else found.sequence
+    )
     state.hold_back(DIGEST, "44.1", "health", "r")
     assert DIGEST in state.held_back()
 
@@ -239,7 +315,9 @@ def test_health_record(root, data, moment):
 @fuzz
 @given(st.text(max_size=80) | st.binary(max_size=80))
 def test_settings(root, text):
-    (root / "etc/veilor/veilor.toml").write_bytes(text if isinstance(text, bytes) else text.encode(errors="replace"))
+    (root / "etc/veilor/veilor.toml").write_bytes(
+        text if isinstance(text, bytes) else text.encode(errors="replace")
+    )
     assert config.rollout() in rollout.SETTINGS
 
 
@@ -256,7 +334,9 @@ def test_notices(root, data):
 
 
 @fuzz
-@given(damaged({"schema": 1, "code": 0, "what": "w", "means": "", "next": "", "warnings": ["x"], "booted": {}}))
+@given(
+    damaged({"schema": 1, "code": 0, "what": "w", "means": "", "next": "", "warnings": ["x"], "booted": {}})
+)
 @example(data={"schema": 1, "code": 0, "what": "", "means": "", "next": "", "warnings": []})
 def test_answers_of_units(root, data):
     (root / "run/veilor/answer-status.json").write_text(text_of(data))

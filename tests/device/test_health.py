@@ -1,4 +1,6 @@
-"""A new version that fails, hangs or is never unlocked: the machine's boots one by one, with GRUB's counter."""
+"""A new version that fails, hangs or is never unlocked: the machine's boots
+one by one, with GRUB's counter.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def test_a_good_version_stays_and_the_counter_goes(updated):
     updated.greenboot()
     assert updated.grub == {"boot_success": "1"}
     record = updated.json("var/lib/veilor/health.json")
-    assert record["armed"] is None and record["healthy"] == [{"digest": updated.digest("44.2"), "by": "update"}]
+    assert record["armed"] is None and record["healthy"] == [
+        {"digest": updated.digest("44.2"), "by": "update"}
+    ]
     assert updated.power_on() == "44.2"
 
 
@@ -54,14 +58,23 @@ def test_three_bad_boots_lead_back_and_it_is_said_and_remembered(updated):
         assert booted == "44.2"
         image(booted)
         updated.greenboot()
-        assert updated.world_reboots() == (number == 2), "greenboot restarts by itself while there are tries left"
+        assert updated.world_reboots() == (number == 2), (
+            "greenboot restarts by itself while there are tries left"
+        )
     booted = updated.power_on()
     image(booted)
     assert booted == "44.1"
     now = updated.status
-    assert not now["rollbackQueued"] and len(updated.calls("bootc", "rollback")) == 1 and "boot_counter" not in updated.grub
+    assert (
+        not now["rollbackQueued"]
+        and len(updated.calls("bootc", "rollback")) == 1
+        and "boot_counter" not in updated.grub
+    )
     told = updated.text("run/motd.d/50-veilor")
-    assert "44.2 was started 3 times and failed its health check (the container policy" in told and "back to 44.1" in told
+    assert (
+        "44.2 was started 3 times and failed its health check (the container policy" in told
+        and "back to 44.1" in told
+    )
     shown = updated.program("status")
     assert "failed its health check" in shown.out and "44.2" in shown.out
     assert updated.program("status", "--json").data["automatic_return"]["version"] == "44.2"
@@ -159,7 +172,9 @@ def test_a_staged_version_that_a_power_cut_lost_is_not_held_against_anything(upd
 
 
 def test_lost_and_then_not_unlocked_the_oldest_version_is_no_return(updated):
-    """The counter runs out on the old version: GRUB goes one further back. Nothing is refused, the order stays."""
+    """The counter runs out on the old version: GRUB goes one further back. Nothing is refused, the order
+    stays.
+    """
     for _ in range(3):
         assert updated.power_on(unlock=False) == "44.1"
     assert updated.power_on() == "44.0"
@@ -169,7 +184,9 @@ def test_lost_and_then_not_unlocked_the_oldest_version_is_no_return(updated):
 
 
 def test_a_running_version_that_fails_later_is_kept(updated):
-    """greenboot would arm its counter for any failure and lead a machine with a full disk back through three restarts."""
+    """greenboot would arm its counter for any failure and lead a machine with a full disk back through three
+    restarts.
+    """
     updated.power_on(clean=True)
     updated.greenboot()
     updated.put("etc/containers/policy.json", OPEN)
@@ -205,10 +222,22 @@ def test_a_return_that_could_not_be_finished_keeps_the_loader_here_and_is_finish
 def test_the_bootstrap_is_unpinned_after_two_good_updates(updated):
     def pinned():
         now = updated.status
-        return [one["image"]["version"] for one in (now["booted"], now["rollback"], *now["otherDeployments"]) if one and one["pinned"]]
+        return [
+            one["image"]["version"]
+            for one in (now["booted"], now["rollback"], *now["otherDeployments"])
+            if one and one["pinned"]
+        ]
 
-    record = {"schema": 1, "armed": updated.json("var/lib/veilor/health.json")["armed"], "bootstrap": {
-        "checksum": updated.bootstrap()["ostree"]["checksum"], "serial": 0, "digest": updated.digest("44.0"), "version": "44.0"}}
+    record = {
+        "schema": 1,
+        "armed": updated.json("var/lib/veilor/health.json")["armed"],
+        "bootstrap": {
+            "checksum": updated.bootstrap()["ostree"]["checksum"],
+            "serial": 0,
+            "digest": updated.digest("44.0"),
+            "version": "44.0",
+        },
+    }
     updated.put("var/lib/veilor/health.json", json.dumps(record))
     updated.power_on(clean=True)
     updated.greenboot()
@@ -252,22 +281,29 @@ def test_arming_waits_for_the_health_check_of_this_boot(machine, monkeypatch):
     answers = ["activating", "activating", "active"]
     (machine.folder / "answers").write_text("\n".join(answers))
     (machine.folder / "bin/systemctl").write_text(
-        f"#!/bin/sh\nhead -n1 {machine.folder}/answers\nsed -i 1d {machine.folder}/answers\n")
+        f"#!/bin/sh\nhead -n1 {machine.folder}/answers\nsed -i 1d {machine.folder}/answers\n"
+    )
     naps = []
     monkeypatch.setattr(health, "time", SimpleNamespace(sleep=naps.append, monotonic=time.monotonic))
     health.wait_for_checker()
     assert naps == [1, 1]
 
 
-@pytest.mark.parametrize(("sabotage", "words"), [
-    (lambda m: m.put("etc/containers/policy.json", OPEN), "container policy"),
-    (lambda m: m.put("etc/containers/registries.d/veilor.yaml", ""), "where the signatures are"),
-    (lambda m: (m.root / "usr/share/pki/containers/veilor-channel-b.pub").unlink(), "veilor-channel-b.pub is missing"),
-    (lambda m: m.put("usr/lib/veilor/product.toml", "x"), "product.toml"),
-    (lambda m: m.put("usr/lib/veilor/channel-floor.json", "x"), "channel-floor.json"),
-    (lambda m: m.change("fail", **{"bootc status": "error: broken"}), "bootc status"),
-    (lambda m: m.put("var/lib", "no folder"), "cannot be written"),
-])
+@pytest.mark.parametrize(
+    ("sabotage", "words"),
+    [
+        (lambda m: m.put("etc/containers/policy.json", OPEN), "container policy"),
+        (lambda m: m.put("etc/containers/registries.d/veilor.yaml", ""), "where the signatures are"),
+        (
+            lambda m: (m.root / "usr/share/pki/containers/veilor-channel-b.pub").unlink(),
+            "veilor-channel-b.pub is missing",
+        ),
+        (lambda m: m.put("usr/lib/veilor/product.toml", "x"), "product.toml"),
+        (lambda m: m.put("usr/lib/veilor/channel-floor.json", "x"), "channel-floor.json"),
+        (lambda m: m.change("fail", **{"bootc status": "error: broken"}), "bootc status"),
+        (lambda m: m.put("var/lib", "no folder"), "cannot be written"),
+    ],
+)
 def test_each_check_can_fail(machine, sabotage, words):
     machine.deployments(machine.entry("44.1"))
     assert machine.moment("check").code == 0

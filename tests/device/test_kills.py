@@ -1,4 +1,6 @@
-"""kill -9 and power cuts: from every state that a machine can start in, nothing unannounced boots and the next run ends well."""
+"""kill -9 and power cuts: from every state that a machine can start in, nothing unannounced boots and the
+next run ends well.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,16 @@ STARTS = {
         "unverified": lambda m: (m.bootstrap(), None),
     },
 }
-WHOLE = [("firstboot-rebase", "unverified"), ("update", "stage")]  # killed before every program that they start
-REST = [(program, start) for program, starts in STARTS.items() for start in starts if (program, start) not in WHOLE]
+WHOLE = [
+    ("firstboot-rebase", "unverified"),
+    ("update", "stage"),
+]  # killed before every program that they start
+REST = [
+    (program, start)
+    for program, starts in STARTS.items()
+    for start in starts
+    if (program, start) not in WHOLE
+]
 
 
 def runs_or_waits(machine):
@@ -39,8 +49,12 @@ def runs_or_waits(machine):
 
 
 @pytest.mark.parametrize(("program", "start"), WHOLE + REST)
-def test_killed_at_any_call_it_goes_on_and_nothing_unannounced_can_boot(tmp_path_factory, machine, program, start):
-    """Before every program that it starts, or those that change something, and after these; every second time with a power cut."""
+def test_killed_at_any_call_it_goes_on_and_nothing_unannounced_can_boot(
+    tmp_path_factory, machine, program, start
+):
+    """Before every program that it starts, or those that change something, and after these; every second time
+    with a power cut.
+    """
 
     def prepare():
         found = type(machine)(tmp_path_factory.mktemp("machine"))
@@ -57,7 +71,13 @@ def test_killed_at_any_call_it_goes_on_and_nothing_unannounced_can_boot(tmp_path
         assert victim.killed_run(program) == -9, (number, when)
         now = victim.status["staged"]
         assert now in (None, before) or now["image"]["version"] == "44.1"
-        if program == "update" and now and now != before and not now["downloadOnly"] and now["image"]["version"] == "44.1":
+        if (
+            program == "update"
+            and now
+            and now != before
+            and not now["downloadOnly"]
+            and now["image"]["version"] == "44.1"
+        ):
             assert victim.grub.get("boot_counter") == "3", "it could boot without being counted"
         victim.world["kill"] = None
         victim.save()
@@ -68,15 +88,22 @@ def test_killed_at_any_call_it_goes_on_and_nothing_unannounced_can_boot(tmp_path
         if victim.status["staged"]:
             assert not victim.status["staged"]["downloadOnly"] and victim.grub["boot_counter"] == "3"
         if program == "firstboot-rebase":
-            assert UNIT in victim.world.get("disabled", []) and (victim.root / "var/lib/veilor/firstboot-done").exists()
-            assert victim.status["booted"]["pinned"] is (victim.status["booted"]["image"]["image"]["transport"] == "oci")
+            assert (
+                UNIT in victim.world.get("disabled", [])
+                and (victim.root / "var/lib/veilor/firstboot-done").exists()
+            )
+            assert victim.status["booted"]["pinned"] is (
+                victim.status["booted"]["image"]["image"]["transport"] == "oci"
+            )
 
     whole = prepare()
     assert whole.killed_run(program) == 0
     calls = [json.loads(line) for line in (whole.folder / "calls.jsonl").read_text().splitlines()]
     changing = [number for number, argv in enumerate(calls, 1) if set(CHANGING) & set(argv)]
     kills = [(number, "after") for number in changing]
-    kills += [(number, "before") for number in (range(1, len(calls) + 1) if (program, start) in WHOLE else changing)]
+    kills += [
+        (number, "before") for number in (range(1, len(calls) + 1) if (program, start) in WHOLE else changing)
+    ]
     assert len(kills) > 12 or (program, start) in REST and kills
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda case: kill(*case), kills))

@@ -20,16 +20,26 @@ DAY = datetime.timedelta(days=1)
 
 
 def certificate(folder, name, first, last, issuer=None):
-    """Key and certificate of 127.0.0.1 (or an authority) good from FIRST to LAST days from now; the certificate's path."""
+    """Key and certificate of 127.0.0.1 (or an authority) good from FIRST to LAST days from now; the
+    certificate's path.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     by, signer = issuer or (subject, key)
-    made = x509.CertificateBuilder().subject_name(subject).issuer_name(by).public_key(key.public_key()).serial_number(7)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(by)
+        .public_key(key.public_key())
+        .serial_number(7)
+    )
     made = made.not_valid_before(NOW + first * DAY).not_valid_after(NOW + last * DAY)
     if issuer:
         import ipaddress
 
-        made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        made = made.add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
     else:
         made = made.add_extension(x509.BasicConstraints(True, None), True)
     done = made.sign(signer, hashes.SHA256())
@@ -43,7 +53,9 @@ def certificate(folder, name, first, last, issuer=None):
 
 @pytest.fixture
 def serve(machine, monkeypatch, tmp_path):
-    """serve(status, headers, tls="server"|None) -> "127.0.0.1:PORT" of an HTTP server that answers so until the test ends."""
+    """serve(status, headers, tls="server"|None) -> "127.0.0.1:PORT" of an HTTP server that answers so until
+    the test ends.
+    """
     running = []
 
     def start(status, headers, tls=None):
@@ -93,11 +105,19 @@ def serve(machine, monkeypatch, tmp_path):
 REGISTRY = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
 
-@pytest.mark.parametrize(("tls", "status", "headers", "found"), [
-    ("good", 200, REGISTRY, "answers"), ("good", 401, REGISTRY, "answers"), ("good", 503, REGISTRY, "answers"),
-    ("good", 200, {}, "portal"), ("good", 302, {"Location": "https://login.example/"}, "portal"),
-    ("expired", 401, REGISTRY, "clock"), ("future", 401, REGISTRY, "clock"), ("stranger", 200, {}, "intercepted"),
-])
+@pytest.mark.parametrize(
+    ("tls", "status", "headers", "found"),
+    [
+        ("good", 200, REGISTRY, "answers"),
+        ("good", 401, REGISTRY, "answers"),
+        ("good", 503, REGISTRY, "answers"),
+        ("good", 200, {}, "portal"),
+        ("good", 302, {"Location": "https://login.example/"}, "portal"),
+        ("expired", 401, REGISTRY, "clock"),
+        ("future", 401, REGISTRY, "clock"),
+        ("stranger", 200, {}, "intercepted"),
+    ],
+)
 def test_what_answers_by_tls(serve, tls, status, headers, found):
     assert PROBE(serve.trust(serve(status, headers, tls))) == found
     assert serve.asked == ([] if found in ("clock", "intercepted") else ["/v2/"])
@@ -107,10 +127,17 @@ def test_an_authority_that_nobody_trusts_is_no_registry(serve):
     assert PROBE(serve(401, REGISTRY, "good")) == "intercepted"
 
 
-@pytest.mark.parametrize(("status", "headers", "found"), [
-    (302, {"Location": "http://login.example/?back=x"}, "portal"), (200, {}, "portal"), (511, {}, "portal"),
-    (301, {"Location": "https://127.0.0.1/v2/"}, "nothing"), (404, {}, "nothing"), (302, {"Location": "http://[bad"}, "portal"),
-])
+@pytest.mark.parametrize(
+    ("status", "headers", "found"),
+    [
+        (302, {"Location": "http://login.example/?back=x"}, "portal"),
+        (200, {}, "portal"),
+        (511, {}, "portal"),
+        (301, {"Location": "https://127.0.0.1/v2/"}, "nothing"),
+        (404, {}, "nothing"),
+        (302, {"Location": "http://[bad"}, "portal"),
+    ],
+)
 def test_what_answers_by_plain_http_when_tls_is_blocked(serve, monkeypatch, status, headers, found):
     monkeypatch.setattr(network, "PLAIN_PORT", int(serve(status, headers).rpartition(":")[2]))
     assert PROBE("127.0.0.1:1") == found
@@ -135,16 +162,35 @@ def test_without_a_network_or_with_a_proxy_nobody_is_asked(serve, machine, monke
     assert PROBE(registry) == "offline" and not serve.asked
 
 
-@pytest.mark.parametrize(("between", "words"), [
-    ("portal", "login page"), ("intercepted", "in the registry's place"), ("clock", "clock is most likely wrong"), ("answers", "is there"),
-    ("nothing", "cannot be reached"), ("offline", "not connected"), ("unknown", "see whether there is a network")])
+@pytest.mark.parametrize(
+    ("between", "words"),
+    [
+        ("portal", "login page"),
+        ("intercepted", "in the registry's place"),
+        ("clock", "clock is most likely wrong"),
+        ("answers", "is there"),
+        ("nothing", "cannot be reached"),
+        ("offline", "not connected"),
+        ("unknown", "see whether there is a network"),
+    ],
+)
 def test_what_the_person_reads(machine, monkeypatch, between, words):
     machine.deployments(machine.entry("44.1"))
     machine.change("channel", error="error pinging docker registry ghcr.io: x")
     monkeypatch.setattr(network, "probe", lambda registry: between)
     done = machine.program("update", "--json")
-    assert done.code == 3 and words in done.data["means"] + done.data["next"] and done.data["network"] == between
+    assert (
+        done.code == 3 and words in done.data["means"] + done.data["next"] and done.data["network"] == between
+    )
 
 
 def test_every_answer_has_words():
-    assert set(network.EXPLAINED) == {"offline", "portal", "intercepted", "clock", "answers", "nothing", "unknown"}
+    assert set(network.EXPLAINED) == {
+        "offline",
+        "portal",
+        "intercepted",
+        "clock",
+        "answers",
+        "nothing",
+        "unknown",
+    }

@@ -31,17 +31,34 @@ def unit(name: str) -> configparser.ConfigParser:
 def started() -> list[tuple[str, str]]:
     """Every place that starts a program of ours, and with which words."""
     folders = (UNITS, OVERLAY / "usr/lib/systemd/user")
-    places = [*(path for folder in folders for path in folder.glob("*.service")), *(OVERLAY / "usr/bin").iterdir(),
-              *(OVERLAY / "usr/lib/greenboot").rglob("*.sh")]
-    return [(str(place.relative_to(OVERLAY)), words) for place in places
-            for words in re.findall(r"/usr/bin/python3 -I /usr/lib/veilor/app (.*)", place.read_text())]
+    places = [
+        *(path for folder in folders for path in folder.glob("*.service")),
+        *(OVERLAY / "usr/bin").iterdir(),
+        *(OVERLAY / "usr/lib/greenboot").rglob("*.sh"),
+    ]
+    return [
+        (str(place.relative_to(OVERLAY)), words)
+        for place in places
+        for words in re.findall(r"/usr/bin/python3 -I /usr/lib/veilor/app (.*)", place.read_text())
+    ]
 
 
 def test_everything_started_exists_and_every_program_is_started():
     asked = {words for place, words in started() if "/veilor-ask-" in place}
-    assert asked == {"status --json", "update --check --json", "update --json", "update --now --json", "rollback --yes --json"}
-    words = {words.removesuffix(' "$@"').removesuffix(" --due").removesuffix(" --announce") for _, words in started()} - asked
-    assert words == {name for name in PROGRAMS if name != "health"} | {f"health {moment}" for moment in MOMENTS}
+    assert asked == {
+        "status --json",
+        "update --check --json",
+        "update --json",
+        "update --now --json",
+        "rollback --yes --json",
+    }
+    words = {
+        words.removesuffix(' "$@"').removesuffix(" --due").removesuffix(" --announce")
+        for _, words in started()
+    } - asked
+    assert words == {name for name in PROGRAMS if name != "health"} | {
+        f"health {moment}" for moment in MOMENTS
+    }
     assert len(started()) == len(list(UNITS.glob("*.service"))) + 1 + 6 + 3
 
 
@@ -59,23 +76,38 @@ def test_every_unit_with_an_install_section_is_enabled_by_a_link_and_kept_by_the
         install = dict(unit(path.name)["Install"]) if "Install" in unit(path.name) else {}
         for target in install.get("WantedBy", "").split():
             assert links.pop((f"{target}.wants", path.name)) == f"/usr/lib/systemd/system/{path.name}"
-    assert set(links) == {("multi-user.target.wants", "greenboot-healthcheck.service"),
-                          ("boot-complete.target.requires", "greenboot-healthcheck.service")}
+    assert set(links) == {
+        ("multi-user.target.wants", "greenboot-healthcheck.service"),
+        ("boot-complete.target.requires", "greenboot-healthcheck.service"),
+    }
     preset = (OVERLAY / "usr/lib/systemd/system-preset/10-veilor.preset").read_text()
-    assert "enable veilor-*.service\nenable veilor-*.timer\nenable veilor-*.path\nenable greenboot-healthcheck.service\n" in preset
+    assert (
+        "enable veilor-*.service\nenable veilor-*.timer\nenable veilor-*.path\nenable "
+        "greenboot-healthcheck.service\n" in preset
+    )
 
 
 def test_competing_updaters_are_masked():
-    for name in ("bootc-fetch-apply-updates.timer", "rpm-ostreed-automatic.timer", "greenboot-rollback.service"):
+    for name in (
+        "bootc-fetch-apply-updates.timer",
+        "rpm-ostreed-automatic.timer",
+        "greenboot-rollback.service",
+    ):
         assert os.readlink(ETC / name) == "/dev/null"
 
 
 def test_the_first_boot_holds_nobody_up_and_ends_for_good():
     first = unit("veilor-firstboot-rebase.service")
-    assert (first["Service"]["Type"], first["Service"]["Restart"], first["Unit"]["StartLimitIntervalSec"]) == ("exec", "on-failure", "0")
+    assert (
+        first["Service"]["Type"],
+        first["Service"]["Restart"],
+        first["Unit"]["StartLimitIntervalSec"],
+    ) == ("exec", "on-failure", "0")
     assert {"plasma-setup.service", "display-manager.service"} <= set(first["Unit"]["Before"].split())
     assert first["Unit"]["ConditionPathExists"] == "!/var/lib/veilor/firstboot-done"
-    assert "greenboot-healthcheck.service" in first["Unit"]["After"], "the health check takes a counter that is armed before"
+    assert "greenboot-healthcheck.service" in first["Unit"]["After"], (
+        "the health check takes a counter that is armed before"
+    )
     assert "greenboot-healthcheck.service" in unit("veilor-update-stage.service")["Unit"]["After"]
 
 
@@ -83,20 +115,26 @@ def test_the_first_start_enrols_by_itself_just_once_and_only_where_there_is_usb(
     enrol = unit("veilor-usbguard-enroll.service")
     assert enrol["Unit"]["ConditionFileNotEmpty"] == "!/etc/usbguard/rules.conf"
     assert enrol["Unit"]["ConditionPathExistsGlob"] == "/sys/bus/usb/devices/usb*"
-    assert "usbguard.service" in enrol["Unit"]["After"].split(), "it would wait for itself: the enrolment restarts usbguard"
+    assert "usbguard.service" in enrol["Unit"]["After"].split(), (
+        "it would wait for itself: the enrolment restarts usbguard"
+    )
     assert (enrol["Service"]["Type"], enrol["Service"]["Restart"]) == ("exec", "on-failure")
 
 
 def test_a_return_is_dealt_with_before_the_health_check_and_settled_after_it():
     for name in ("veilor-unlocked.service", "veilor-health-return.service"):
         assert "greenboot-healthcheck.service" in unit(name)["Unit"]["Before"]
-    assert "sysinit.target" in unit("veilor-unlocked.service")["Unit"]["Before"].split(), "what comes later may panic before the note"
+    assert "sysinit.target" in unit("veilor-unlocked.service")["Unit"]["Before"].split(), (
+        "what comes later may panic before the note"
+    )
     assert "greenboot-healthcheck.service" in unit("veilor-health-settle.service")["Unit"]["After"]
     assert "veilor-unlocked.service" in unit("veilor-health-deadline.timer")["Unit"]["After"]
 
 
 def test_kernel_arguments_and_greenboot_setting():
-    assert "panic=30" in tomllib.loads((OVERLAY / "usr/lib/bootc/kargs.d/10-veilor.toml").read_text())["kargs"]
+    assert (
+        "panic=30" in tomllib.loads((OVERLAY / "usr/lib/bootc/kargs.d/10-veilor.toml").read_text())["kargs"]
+    )
     assert "GREENBOOT_MAX_BOOT_ATTEMPTS=0\n" in (OVERLAY / "etc/greenboot/greenboot.conf").read_text()
 
 
@@ -110,7 +148,15 @@ def tree(tmp_path_factory):
 def test_the_staged_programs_start_alone_and_explain_themselves(tree):
     start = [sys.executable, "-I", str(tree / "usr/lib/veilor/app")]
     for program in PROGRAMS:
-        done = subprocess.run([*start, program, "--help"], capture_output=True, text=True, timeout=60, check=False, cwd="/", env={})
+        done = subprocess.run(
+            [*start, program, "--help"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd="/",
+            env={},
+        )
         assert done.returncode == 0 and "exit codes:" in done.stdout, done.stderr
     assert subprocess.run([*start, "nonsense"], capture_output=True, timeout=60, check=False).returncode == 2
     assert (tree / "etc/motd.d").is_dir(), "greenboot fails where it is missing"

@@ -1,4 +1,6 @@
-"""What is looked at before a download: each row of the one table, met by a machine, with and without --now."""
+"""What is looked at before a download: each row of the one table, met by a
+machine, with and without --now.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +40,24 @@ def rolled_back(machine):
 SITUATIONS = {
     "unfit": lambda m, patch: m.deployments(m.entry("44.1", incompatible=True)),
     "trust": lambda m, patch: m.put("etc/containers/policy.json", "{}"),
-    "offline": lambda m, patch: (m.put("proc/net/route", "Iface Destination\nlo 0000007F 0\n"), m.put("proc/net/ipv6_route", "")),
+    "offline": lambda m, patch: (
+        m.put("proc/net/route", "Iface Destination\nlo 0000007F 0\n"),
+        m.put("proc/net/ipv6_route", ""),
+    ),
     "silent": lambda m, patch: m.change("channel", error="dial tcp: no such host"),
     "statement": lambda m, patch: m.announce("44.2", sequence=0),
     "stale": lambda m, patch: m.release("44.2", expires_in=-3),
-    "clock": lambda m, patch: m.release("44.2", issued=hours_from_now(72), rollout={"start": hours_from_now(72), "hours": 24}),
+    "clock": lambda m, patch: m.release(
+        "44.2", issued=hours_from_now(72), rollout={"start": hours_from_now(72), "hours": 24}
+    ),
     "held": lambda m, patch: rolled_back(m),
     "queued": lambda m, patch: m.deployments(m.entry("44.1"), rollback=m.entry("44.0"), queued=True),
     "turn": lambda m, patch: m.release("44.2", rollout={"start": hours_from_now(1), "hours": 24}),
     "metered": lambda m, patch: m.load() or m.world.update(metered=3) or m.save(),
-    "battery": lambda m, patch: (supply(m, "BAT0", type="Battery", status="Discharging", capacity=17),
-                                 supply(m, "AC", type="Mains", online=0)),
+    "battery": lambda m, patch: (
+        supply(m, "BAT0", type="Battery", status="Discharging", capacity=17),
+        supply(m, "AC", type="Mains", online=0),
+    ),
     "space": lambda m, patch: free(patch, "sysroot", 2000),
     "full": lambda m, patch: free(patch, "sysroot", 300),
     "boot": lambda m, patch: free(patch, "boot", 100),
@@ -70,7 +79,9 @@ def test_each_row_does_what_the_table_says(v1, monkeypatch, name, now):
     assert (staged(v1) == "44.2") == goes_on and done.code == (0 if goes_on else row.code)
     assert not goes_on or done.data["warnings"], "what was passed over is said"
     if not goes_on and row.what:
-        assert done.data["finding"] == name and not [argv for argv in v1.calls("bootc") if argv[1] != "status"]
+        assert done.data["finding"] == name and not [
+            argv for argv in v1.calls("bootc") if argv[1] != "status"
+        ]
 
 
 def test_the_row_of_the_lock(v1):
@@ -110,7 +121,11 @@ def test_check_tells_all_of_them_and_changes_nothing(v1, monkeypatch):
     for name in ("metered", "boot"):
         SITUATIONS[name](v1, monkeypatch)
     done = v1.program("update", "--check", "--json")
-    assert done.code == 0 and {one["finding"] for one in done.data["findings"]} == {"metered", "boot"} and staged(v1) is None
+    assert (
+        done.code == 0
+        and {one["finding"] for one in done.data["findings"]} == {"metered", "boot"}
+        and staged(v1) is None
+    )
 
 
 def test_nothing_new_asks_nobody_about_anything(v1, monkeypatch):
@@ -123,24 +138,34 @@ def test_nothing_new_asks_nobody_about_anything(v1, monkeypatch):
 EMPTY = {"type": "Battery", "status": "Discharging", "capacity": 5}
 
 
-@pytest.mark.parametrize("supplies", [
-    {}, {"BAT0": EMPTY | {"capacity": 80}}, {"BAT0": EMPTY | {"status": "Charging"}}, {"BAT0": EMPTY, "AC": {"type": "Mains", "online": 1}},
-    {"BAT0": EMPTY, "C": {"type": "USB", "online": 1}}, {"BAT0": EMPTY, "BAT1": EMPTY | {"capacity": 60}},
-    {"mouse": EMPTY | {"scope": "Device"}}, {"BAT0": EMPTY | {"capacity": "?"}},
-])
+@pytest.mark.parametrize(
+    "supplies",
+    [
+        {},
+        {"BAT0": EMPTY | {"capacity": 80}},
+        {"BAT0": EMPTY | {"status": "Charging"}},
+        {"BAT0": EMPTY, "AC": {"type": "Mains", "online": 1}},
+        {"BAT0": EMPTY, "C": {"type": "USB", "online": 1}},
+        {"BAT0": EMPTY, "BAT1": EMPTY | {"capacity": 60}},
+        {"mouse": EMPTY | {"scope": "Device"}},
+        {"BAT0": EMPTY | {"capacity": "?"}},
+    ],
+)
 def test_power_that_is_enough_or_cannot_be_told(machine, supplies):
     for name, values in supplies.items():
         supply(machine, name, **values)
     assert preflight.low_battery() is None
 
 
-@pytest.mark.parametrize("answer", ["", "[]", "{}", '{"data": 4}', '{"data": 0}', '{"data": [1]}', "[" * 5000])
+@pytest.mark.parametrize(
+    "answer", ["", "[]", "{}", '{"data": 4}', '{"data": 0}', '{"data": [1]}', "[" * 5000]
+)
 def test_a_network_manager_that_does_not_say_metered(machine, answer):
     from veilor.device import network
 
     (machine.folder / "bin/busctl").write_text(f"#!/bin/sh\ncat <<'EOF'\n{answer}\nEOF\n")
     assert network.metered() is False
-    (machine.folder / "bin/busctl").write_text("#!/bin/sh\necho '{\"type\":\"u\",\"data\":1}'\n")
+    (machine.folder / "bin/busctl").write_text('#!/bin/sh\necho \'{"type":"u","data":1}\'\n')
     assert network.metered() is True
 
 
@@ -155,13 +180,20 @@ def route6(target, length, interface):
     return f"{target} {length} {'0' * 32} 00 {'0' * 32} 0 0 0 0 {interface}\n"
 
 
-@pytest.mark.parametrize(("route", "second", "expected"), [
-    ("Iface Destination\neth0 00000000 0202000A\n", "", True),
-    ("Iface Destination\neth0 0002000A 00000000\n", "", True),  # only its own network, where a registry may be
-    ("Iface Destination\n", route6("20" * 16, "40", "eth0"), True),
-    ("Iface Destination\nlo 0000007F 00000000\n", route6("fe80" + "0" * 28, "40", "eth0"), False),
-    ("Iface Destination\n", route6("0" * 32, "00", "lo") + route6("ff" + "0" * 30, "08", "eth0"), False),
-])
+@pytest.mark.parametrize(
+    ("route", "second", "expected"),
+    [
+        ("Iface Destination\neth0 00000000 0202000A\n", "", True),
+        (
+            "Iface Destination\neth0 0002000A 00000000\n",
+            "",
+            True,
+        ),  # only its own network, where a registry may be
+        ("Iface Destination\n", route6("20" * 16, "40", "eth0"), True),
+        ("Iface Destination\nlo 0000007F 00000000\n", route6("fe80" + "0" * 28, "40", "eth0"), False),
+        ("Iface Destination\n", route6("0" * 32, "00", "lo") + route6("ff" + "0" * 30, "08", "eth0"), False),
+    ],
+)
 def test_what_counts_as_connected(machine, route, second, expected):
     from veilor.device import network
 
@@ -181,7 +213,9 @@ def test_the_help_shows_the_table(capsys):
 def test_apply_restarts_when_it_is_ready_and_only_then(v1):
     done = v1.program("update", "--apply")
     assert done.code == 0 and "restarts now" in done.out and v1.world_reboots() == 1
-    assert v1.calls()[-1] == ["systemctl", "--no-block", "reboot"], "the last thing, when no lock is held any more"
+    assert v1.calls()[-1] == ["systemctl", "--no-block", "reboot"], (
+        "the last thing, when no lock is held any more"
+    )
     v1.deployments(v1.entry("44.2"))
     assert v1.program("update", "--apply").code == 0 and v1.world_reboots() == 1
     v1.announce("44.3", tag="43")
@@ -191,7 +225,11 @@ def test_apply_restarts_when_it_is_ready_and_only_then(v1):
 def test_a_restart_that_is_not_possible_is_a_warning(v1):
     v1.change("fail", **{"systemctl --no-block": "Access denied"})
     done = v1.program("update", "--apply")
-    assert done.code == 0 and "could not be restarted" in done.err and "restart when you like" in done.out.lower()
+    assert (
+        done.code == 0
+        and "could not be restarted" in done.err
+        and "restart when you like" in done.out.lower()
+    )
 
 
 def test_progress_for_a_front_end_is_json_on_standard_error(v1):
@@ -202,7 +240,8 @@ def test_progress_for_a_front_end_is_json_on_standard_error(v1):
     assert [(line["task"], line["share"]) for line in lines] == [("downloading", 0.5), ("downloading", 1.0)]
 
 
-# -- the timer's run ---------------------------------------------------------------------------------------------------
+# -- the timer's run
+# ---------------------------------------------------------------------------------------------------
 
 
 def due(machine):
@@ -214,7 +253,9 @@ def due(machine):
 def looked(machine, hours_ago, failed=False, turn=None):
     import json
 
-    data = machine.json("var/lib/veilor/state.json") | {"look": {"when": hours_from_now(-hours_ago), "failed": failed, "turn": turn}}
+    data = machine.json("var/lib/veilor/state.json") | {
+        "look": {"when": hours_from_now(-hours_ago), "failed": failed, "turn": turn}
+    }
     machine.put("var/lib/veilor/state.json", json.dumps(data))
 
 

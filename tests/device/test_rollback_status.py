@@ -8,7 +8,9 @@ import pytest
 @pytest.fixture
 def v2(machine):
     """A machine that runs 44.2, which is announced, with 44.1 behind it."""
-    machine.deployments(machine.entry("44.2"), rollback=machine.entry("44.1"), others=[machine.bootstrap(pinned=True)])
+    machine.deployments(
+        machine.entry("44.2"), rollback=machine.entry("44.1"), others=[machine.bootstrap(pinned=True)]
+    )
     machine.release("44.2")
     machine.program("update")
     return machine
@@ -20,7 +22,12 @@ def state_of(machine):
 
 def test_back_and_forward_again(v2):
     done = v2.program("rollback", "--yes", "--json")
-    assert done.code == 0 and done.data["version"] == "44.1" and "/etc goes back" in done.data["what"] and "/home" in done.data["what"]
+    assert (
+        done.code == 0
+        and done.data["version"] == "44.1"
+        and "/etc goes back" in done.data["what"]
+        and "/home" in done.data["what"]
+    )
     assert "boots 44.1" in v2.text("run/motd.d/50-veilor")
     assert v2.power_on() == "44.1"
     held = v2.program("update")
@@ -40,7 +47,9 @@ def test_twice_before_the_restart_changes_nothing(v2):
 def test_what_is_newer_than_what_was_rolled_back_from_is_taken_once_restarted(v2):
     v2.program("rollback", "--yes")
     v2.release("44.3")
-    assert state_of(v2) == "queued" and v2.status["staged"] is None, "an update now would undo what the person asked for"
+    assert state_of(v2) == "queued" and v2.status["staged"] is None, (
+        "an update now would undo what the person asked for"
+    )
     assert v2.power_on() == "44.1" and state_of(v2) == "ready"
 
 
@@ -48,7 +57,12 @@ def test_a_staged_update_is_dropped_said_so_and_not_staged_behind_the_persons_ba
     v2.release("44.3")
     v2.program("update")
     done = v2.program("rollback", "--yes")
-    assert done.code == 0 and "44.3) is taken away" in done.out and v2.status["staged"] is None and "boot_counter" not in v2.grub
+    assert (
+        done.code == 0
+        and "44.3) is taken away" in done.out
+        and v2.status["staged"] is None
+        and "boot_counter" not in v2.grub
+    )
     assert state_of(v2) == "held" and v2.power_on(clean=True) == "44.1"
     v2.greenboot()
     assert state_of(v2) == "held" and v2.status["staged"] is None
@@ -58,7 +72,12 @@ def test_a_staged_update_is_dropped_said_so_and_not_staged_behind_the_persons_ba
 
 def test_without_a_yes_nothing_happens(v2):
     done = v2.program("rollback")
-    assert done.code == 2 and "--yes" in done.err and "boots 44.1" in done.err and not v2.calls("bootc", "rollback")
+    assert (
+        done.code == 2
+        and "--yes" in done.err
+        and "boots 44.1" in done.err
+        and not v2.calls("bootc", "rollback")
+    )
 
 
 def test_nothing_to_go_back_to(machine):
@@ -82,7 +101,9 @@ def test_going_forward_to_what_failed_is_warned_of(v2):
 def test_a_bootc_that_does_nothing_is_noticed(v2):
     (v2.folder / "bin/real").write_text((v2.folder / "bin/bootc").read_text())
     (v2.folder / "bin/real").chmod(0o755)
-    (v2.folder / "bin/bootc").write_text(f"#!/bin/sh\n[ \"$1\" = status ] && exec {v2.folder}/bin/real \"$@\"\nexit 0\n")
+    (v2.folder / "bin/bootc").write_text(
+        f'#!/bin/sh\n[ "$1" = status ] && exec {v2.folder}/bin/real "$@"\nexit 0\n'
+    )
     assert v2.program("rollback", "--yes").code == 1
 
 
@@ -93,15 +114,29 @@ def test_status_says_how_each_was_verified_and_never_infers_it(v2):
     assert "44.2" in lines["runs now"] and "verified by policy" in lines["runs now"]
     assert "unverified: written by the installer" in lines["also kept"] and "pinned" in lines["also kept"]
     data = v2.program("status", "--json").data
-    assert data["schema"] == 1 and data["booted"]["verified"] is True and data["others"][0]["verified"] is False
-    assert data["next_boot"] == v2.digest("44.2") and data["problems"] == [] and data["channel"]["sequence"] == 1
+    assert (
+        data["schema"] == 1 and data["booted"]["verified"] is True and data["others"][0]["verified"] is False
+    )
+    assert (
+        data["next_boot"] == v2.digest("44.2") and data["problems"] == [] and data["channel"]["sequence"] == 1
+    )
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"signed": False}, "unverified: not checked by"),
-    ({"signed": False, "transport": "oci", "reference": "ostree-image-signed:docker://ghcr.io/veilor/veilor-os:44"}, "written by"),
-    ({"reference": "ghcr.io/other/os:1"}, "not veilor-os"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"signed": False}, "unverified: not checked by"),
+        (
+            {
+                "signed": False,
+                "transport": "oci",
+                "reference": "ostree-image-signed:docker://ghcr.io/veilor/veilor-os:44",
+            },
+            "written by",
+        ),
+        ({"reference": "ghcr.io/other/os:1"}, "not veilor-os"),
+    ],
+)
 def test_words_in_a_reference_are_no_verification(machine, changes, words):
     machine.deployments(machine.entry("44.1", **changes))
     data = machine.program("status", "--json").data

@@ -27,7 +27,12 @@ def test_the_environment_is_ours_but_for_proxies(monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", "/evil")
     monkeypatch.setenv("https_proxy", "http://proxy:1")
     said = run(["env"], timeout=20).out
-    assert "XDG" not in said and "https_proxy=http://proxy:1" in said and "LC_ALL=C.UTF-8" in said and "HOME=/run/veilor" in said
+    assert (
+        "XDG" not in said
+        and "https_proxy=http://proxy:1" in said
+        and "LC_ALL=C.UTF-8" in said
+        and "HOME=/run/veilor" in said
+    )
 
 
 def test_a_missing_program_is_one_sentence():
@@ -62,7 +67,10 @@ def test_output_without_end_is_cut():
 
 def test_progress_comes_through_a_pipe():
     lines = []
-    code = "import os, stat, sys; fd = int(sys.argv[1]); assert stat.S_ISFIFO(os.fstat(fd).st_mode); os.write(fd, b'one\\ntwo\\nhalf')"
+    code = (
+        "import os, stat, sys; fd = int(sys.argv[1]); assert stat.S_ISFIFO(os.fstat(fd).st_mode); "
+        "os.write(fd, b'one\\ntwo\\nhalf')"
+    )
     done = run([sys.executable, "-c", code, PIPE], timeout=20, progress=lines.append)
     assert done.code == 0 and lines == [b"one", b"two"]
 
@@ -75,13 +83,19 @@ def test_no_descriptor_is_left_open():
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize(("text", "code"), [
-    ("A signature was required, but no signature exists", Code.REFUSED), ("is rejected by policy", Code.REFUSED),
-    ("dial tcp: lookup ghcr.io: no such host", Code.LATER), ("x509: certificate has expired", Code.LATER),
-    ("reading signatures: Get \"https://ghcr.io/v2/\": dial tcp: i/o timeout", Code.LATER),
-    ("Source image rejected: a signature was required (connection)", Code.REFUSED),
-    ("manifest unknown", Code.LATER), ("No space left on device", Code.FAILED),
-])
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("A signature was required, but no signature exists", Code.REFUSED),
+        ("is rejected by policy", Code.REFUSED),
+        ("dial tcp: lookup ghcr.io: no such host", Code.LATER),
+        ("x509: certificate has expired", Code.LATER),
+        ('reading signatures: Get "https://ghcr.io/v2/": dial tcp: i/o timeout', Code.LATER),
+        ("Source image rejected: a signature was required (connection)", Code.REFUSED),
+        ("manifest unknown", Code.LATER),
+        ("No space left on device", Code.FAILED),
+    ],
+)
 def test_words_for_people(text, code):
     assert kind(text) is code
 
@@ -94,7 +108,9 @@ from veilor.device import run, tell
 run.PATH, run.ROOT = '/usr/bin:/bin', Path({str(tmp_path)!r})
 argv = ['sh', '-c', 'echo $$ > {pid}; exec sleep 60']
 sys.exit(tell.conclude(argparse.ArgumentParser(prog='p'), [], lambda args: run.run(argv, timeout=60)))"""
-    child = subprocess.Popen([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "src")}, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "src")}, stderr=subprocess.PIPE, text=True
+    )
     while not pid.exists() or not pid.read_text():
         time.sleep(0.05)
     child.terminate()

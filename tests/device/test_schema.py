@@ -1,4 +1,6 @@
-"""What the programs answer with --json is what the shipped schemas say: over every recorded status, and over many ends."""
+"""What the programs answer with --json is what the shipped schemas say: over every recorded status, and over
+many ends.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,16 @@ import jsonschema
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMAS = {path.name.removesuffix(".schema.json"): json.loads(path.read_text())
-           for path in (ROOT / "overlay/usr/share/veilor/schema").glob("*.schema.json")}
-TRACES = [(path.stem, when) for path in sorted((ROOT / "tests/data/bootc").glob("*.json"))
-          for when in ("status_before", "status_after") if json.loads(path.read_text()).get(when)]
+SCHEMAS = {
+    path.name.removesuffix(".schema.json"): json.loads(path.read_text())
+    for path in (ROOT / "overlay/usr/share/veilor/schema").glob("*.schema.json")
+}
+TRACES = [
+    (path.stem, when)
+    for path in sorted((ROOT / "tests/data/bootc").glob("*.json"))
+    for when in ("status_before", "status_after")
+    if json.loads(path.read_text()).get(when)
+]
 
 
 def valid(name: str, data: dict) -> dict:
@@ -80,13 +88,24 @@ def test_the_ends_of_an_update(machine):
     ends()
     machine.deployments(machine.entry("44.1", incompatible=True))
     ends()
-    assert set(states) >= {"stage", "downloaded", "unlock", "ready", "too early", "withdrawn", "layered", None}
+    assert set(states) >= {
+        "stage",
+        "downloaded",
+        "unlock",
+        "ready",
+        "too early",
+        "withdrawn",
+        "layered",
+        None,
+    }
     machine.deployments(None)
     ends()
 
 
 def test_the_ends_of_a_rollback_and_what_status_says_after_it(machine):
-    machine.deployments(machine.entry("44.2"), rollback=machine.entry("44.1"), others=[machine.bootstrap(pinned=True)])
+    machine.deployments(
+        machine.entry("44.2"), rollback=machine.entry("44.1"), others=[machine.bootstrap(pinned=True)]
+    )
     machine.release("44.2")
     machine.program("update")
     schema = jsonschema.Draft202012Validator(strict(SCHEMAS["rollback"]))

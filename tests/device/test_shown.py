@@ -12,15 +12,26 @@ import pytest
 from veilor.core import claims as core
 
 ROOT = Path(__file__).resolve().parents[2]
-CLAIMS = [core.Claim(name, name.split(".")[0], "A sentence.", state, ()) for name, state in (
-    ("local.ptrace", "enforced"), ("usb.dma", "enforced"), ("laptop.asleep", "residual"))]
+CLAIMS = [
+    core.Claim(name, name.split(".")[0], "A sentence.", state, ())
+    for name, state in (("local.ptrace", "enforced"), ("usb.dma", "enforced"), ("laptop.asleep", "residual"))
+]
 
 
 def attested(machine, subject: str, *results: dict, **more) -> None:
     """What lies beside the image in the registry: a statement with RESULTS about SUBJECT."""
-    statement = {"_type": "x", "predicateType": core.PREDICATE, "subject": [{"name": "x", "digest": {"sha256": subject[7:]}}],
-                 "predicate": {"results": list(results)}} | more
-    raw = json.dumps({"payloadType": "application/vnd.in-toto+json", "payload": base64.b64encode(json.dumps(statement).encode()).decode()})
+    statement = {
+        "_type": "x",
+        "predicateType": core.PREDICATE,
+        "subject": [{"name": "x", "digest": {"sha256": subject[7:]}}],
+        "predicate": {"results": list(results)},
+    } | more
+    raw = json.dumps(
+        {
+            "payloadType": "application/vnd.in-toto+json",
+            "payload": base64.b64encode(json.dumps(statement).encode()).decode(),
+        }
+    )
     machine.load()
     machine.world["channel"] = {"raw": raw}
     machine.save()
@@ -31,8 +42,11 @@ def attested(machine, subject: str, *results: dict, **more) -> None:
 SEEN = {"claim": "local.ptrace", "layer": "attack", "verdict": "PASS", "stand_ins": ["kernel"]}
 
 
-@pytest.mark.parametrize(("subject", "image", "stand_in"), [
-    ("44.1", ["attack"], []), ("tree", [], ["attack"]), ("44.2", [], [])], ids=["this image", "its tree", "another image"])
+@pytest.mark.parametrize(
+    ("subject", "image", "stand_in"),
+    [("44.1", ["attack"], []), ("tree", [], ["attack"]), ("44.2", [], [])],
+    ids=["this image", "its tree", "another image"],
+)
 def test_what_was_shown_of_this_image_is_told_from_what_was_shown_on_a_stand_in(v1, subject, image, stand_in):
     digest = "sha256:" + "7" * 64 if subject == "tree" else v1.digest(subject)
     attested(v1, digest, SEEN, {**SEEN, "layer": "boot", "verdict": "NOT_RUN"})
@@ -43,15 +57,25 @@ def test_what_was_shown_of_this_image_is_told_from_what_was_shown_on_a_stand_in(
     assert (shown["local.ptrace"]["image"], shown["local.ptrace"]["stand_in"]) == (image, stand_in)
     assert (shown["usb.dma"]["image"], shown["usb.dma"]["stand_in"]) == ([], [])
     assert said.data["stand_ins"] == (["kernel"] if stand_in else [])
-    jsonschema.validate(said.data, json.loads((ROOT / "overlay/usr/share/veilor/schema/status.schema.json").read_text()))
+    jsonschema.validate(
+        said.data, json.loads((ROOT / "overlay/usr/share/veilor/schema/status.schema.json").read_text())
+    )
     text = v1.program("status", "--claims").out
-    assert f"local.ptrace                   on this very image: {'attack' if image else 'nothing'}; on a stand-in:" in text
+    assert (
+        f"local.ptrace                   on this very image: {'attack' if image else 'nothing'}; on a "
+        "stand-in:" in text
+    )
 
 
-@pytest.mark.parametrize(("channel", "code", "words"), [
-    ({"error": "reading manifest sha256-1.att: manifest unknown"}, 3, "The registry does not have"),
-    ({"error": "A signature was required, but no signature exists"}, 4, "could not be verified"),
-    ({"raw": "{}"}, 4, "cannot be understood"), ({"raw": '{"payload": "bm9uZQ=="}'}, 4, "cannot be understood")])
+@pytest.mark.parametrize(
+    ("channel", "code", "words"),
+    [
+        ({"error": "reading manifest sha256-1.att: manifest unknown"}, 3, "The registry does not have"),
+        ({"error": "A signature was required, but no signature exists"}, 4, "could not be verified"),
+        ({"raw": "{}"}, 4, "cannot be understood"),
+        ({"raw": '{"payload": "bm9uZQ=="}'}, 4, "cannot be understood"),
+    ],
+)
 def test_what_is_missing_or_not_genuine_shows_nothing(v1, channel, code, words):
     attested(v1, v1.digest("44.1"), SEEN)
     v1.world["channel"] = channel

@@ -16,7 +16,11 @@ def staged(machine):
 
 
 def verbs(machine):
-    return [" ".join(arg for arg in argv[1:] if not arg.isdigit()) for argv in machine.calls("bootc") if argv[1] != "status"]
+    return [
+        " ".join(arg for arg in argv[1:] if not arg.isdigit())
+        for argv in machine.calls("bootc")
+        if argv[1] != "status"
+    ]
 
 
 def test_a_new_version_is_downloaded_locked_compared_counted_and_let_go(v1):
@@ -35,7 +39,11 @@ def test_the_counter_is_armed_before_the_version_can_boot(v1):
     v1.program("update")
     order = [argv[:3] for argv in v1.calls()]
     armed = next(n for n, argv in enumerate(v1.calls()) if "boot_counter=3" in argv)
-    assert order.index(["bootc", "upgrade", "--download-only"]) < armed < order.index(["bootc", "upgrade", "--from-downloaded"])
+    assert (
+        order.index(["bootc", "upgrade", "--download-only"])
+        < armed
+        < order.index(["bootc", "upgrade", "--from-downloaded"])
+    )
 
 
 def test_nothing_newer_asks_bootc_only_for_its_status(v1):
@@ -110,13 +118,16 @@ def test_a_staged_image_without_verification_is_dropped(v1, monkeypatch):
     assert done.code == 4 and "did not record" in done.err and staged(v1) is None
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"sequence": 0}, "older than"),
-    ({"tag": "43"}, "not for"),
-    ({"repository": "ghcr.io/veilor/other"}, "not for"),
-    ({"digest": "sha256:short"}, "cannot be understood"),
-    ({"schema": 2}, "cannot be understood"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sequence": 0}, "older than"),
+        ({"tag": "43"}, "not for"),
+        ({"repository": "ghcr.io/veilor/other"}, "not for"),
+        ({"digest": "sha256:short"}, "cannot be understood"),
+        ({"schema": 2}, "cannot be understood"),
+    ],
+)
 def test_a_statement_that_must_not_be_followed(v1, changes, words):
     v1.announce("44.2", **changes)
     done = v1.program("update")
@@ -161,8 +172,16 @@ def test_only_a_verified_statement_is_remembered(v1):
     assert v1.json("var/lib/veilor/state.json")["channel"]["sequence"] == 7
 
 
-@pytest.mark.parametrize("broken", [
-    {"digest": "sha256:" + "0" * 64}, {"digest": "../../x"}, {"layers": 2}, {"layers": 0}, {"raw": "x" * 70000}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"digest": "sha256:" + "0" * 64},
+        {"digest": "../../x"},
+        {"layers": 2},
+        {"layers": 0},
+        {"raw": "x" * 70000},
+    ],
+)
 def test_an_artefact_that_is_no_statement_is_refused(v1, broken):
     v1.change("channel", **broken)
     done = v1.program("update")
@@ -172,16 +191,21 @@ def test_an_artefact_that_is_no_statement_is_refused(v1, broken):
 def test_an_expired_statement_warns_and_still_brings_what_is_newer(v1):
     v1.release("44.2", expires_in=-10)
     done = v1.program("update", "--json")
-    assert done.code == 0 and staged(v1) == ("44.2", False) and "ran out 10 days ago" in done.data["warnings"][0]
+    assert (
+        done.code == 0 and staged(v1) == ("44.2", False) and "ran out 10 days ago" in done.data["warnings"][0]
+    )
     v1.release("44.3")
     assert v1.program("update", "--json").data["warnings"] == []
 
 
-@pytest.mark.parametrize("sabotage", [
-    ("etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}'),
-    ("etc/containers/registries.d/veilor.yaml", "docker: {}\n"),
-    ("usr/share/pki/containers/veilor-image-a.pub", ""),
-])
+@pytest.mark.parametrize(
+    "sabotage",
+    [
+        ("etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}'),
+        ("etc/containers/registries.d/veilor.yaml", "docker: {}\n"),
+        ("usr/share/pki/containers/veilor-image-a.pub", ""),
+    ],
+)
 def test_without_intact_trust_nothing_is_fetched(v1, sabotage):
     shipped = v1.text(sabotage[0])
     v1.put(*sabotage)
@@ -193,11 +217,16 @@ def test_without_intact_trust_nothing_is_fetched(v1, sabotage):
 def test_the_policy_is_named_so_that_roots_home_cannot_weaken_it(v1):
     v1.program("update")
     [call] = v1.calls("skopeo")
-    assert call[1:3] == [f"--policy={v1.root}/etc/containers/policy.json", f"--registries.d={v1.root}/etc/containers/registries.d"]
+    assert call[1:3] == [
+        f"--policy={v1.root}/etc/containers/policy.json",
+        f"--registries.d={v1.root}/etc/containers/registries.d",
+    ]
 
 
 def test_an_image_signed_by_a_stranger_is_refused(v1):
-    v1.change("registry", error="Fetching manifest: cryptographic signature verification failed: invalid signature")
+    v1.change(
+        "registry", error="Fetching manifest: cryptographic signature verification failed: invalid signature"
+    )
     done = v1.program("update")
     assert done.code == 4 and staged(v1) is None and "boot_counter" not in v1.grub
     v1.change("registry", error="Fetching manifest: dial tcp: lookup ghcr.io: no such host")
@@ -237,13 +266,28 @@ def test_without_a_counter_the_update_still_comes_with_a_warning(v1):
     assert done.code == 0 and staged(v1) == ("44.2", False) and "cannot go back by itself" in done.err
 
 
-@pytest.mark.parametrize(("prepare", "code", "words"), [
-    (lambda m: m.deployments(None), 5, "erasing"),
-    (lambda m: m.deployments(m.entry("44.1", incompatible=True)), 5, "layered"),
-    (lambda m: m.deployments(m.entry("1", reference="ghcr.io/other/os:1")), 5, "follows ghcr.io/other/os:1"),
-    (lambda m: m.deployments(m.entry("44.1"), staged=m.entry("9", signed=False)), 5, "Somebody has put it there"),
-    (lambda m: m.deployments(m.entry("44.1"), staged=m.entry("9", reference="ghcr.io/other/os:1")), 5, "Somebody has put it there"),
-])
+@pytest.mark.parametrize(
+    ("prepare", "code", "words"),
+    [
+        (lambda m: m.deployments(None), 5, "erasing"),
+        (lambda m: m.deployments(m.entry("44.1", incompatible=True)), 5, "layered"),
+        (
+            lambda m: m.deployments(m.entry("1", reference="ghcr.io/other/os:1")),
+            5,
+            "follows ghcr.io/other/os:1",
+        ),
+        (
+            lambda m: m.deployments(m.entry("44.1"), staged=m.entry("9", signed=False)),
+            5,
+            "Somebody has put it there",
+        ),
+        (
+            lambda m: m.deployments(m.entry("44.1"), staged=m.entry("9", reference="ghcr.io/other/os:1")),
+            5,
+            "Somebody has put it there",
+        ),
+    ],
+)
 def test_machines_it_is_not_for_are_left_alone(v1, prepare, code, words):
     prepare(v1)
     before = v1.status
@@ -291,7 +335,12 @@ def test_unknown_fields_stay_and_a_sequence_is_never_lowered(v1):
     v1.release("44.2", sequence=51)
     assert v1.program("update").code == 0
     now = v1.json("var/lib/veilor/state.json")
-    assert (now["schema"], now["later"], now["channel"]["more"], now["channel"]["sequence"]) == (3, {"x": 1}, True, 51)
+    assert (now["schema"], now["later"], now["channel"]["more"], now["channel"]["sequence"]) == (
+        3,
+        {"x": 1},
+        True,
+        51,
+    )
 
 
 def test_a_damaged_memory_is_put_aside_and_the_floor_still_counts(v1):
@@ -308,7 +357,12 @@ def test_progress_goes_through_a_pipe_as_plain_lines(v1):
 def test_words_of_a_registry_cannot_move_the_cursor(v1):
     v1.change("registry", error="no \x1b[2Jsignature\x07 here")
     done = v1.program("update")
-    assert done.code == 4 and "\x1b" not in done.text and "\x07" not in done.text and done.err.rstrip().count("\n") <= 3
+    assert (
+        done.code == 4
+        and "\x1b" not in done.text
+        and "\x07" not in done.text
+        and done.err.rstrip().count("\n") <= 3
+    )
 
 
 @pytest.mark.parametrize(("days", "told"), [(2, False), (4, True)])

@@ -1,7 +1,8 @@
-"""veilor-usbguard-enroll on sysfs trees of a laptop, a desktop, a tablet, a docked laptop; the rules judged by a matcher.
+"""veilor-usbguard-enroll on sysfs trees of a laptop, a desktop, a tablet, a docked laptop; the rules judged
+by a matcher.
 
-The matcher is a model of the part of usbguard's rule language that is used here, not usbguard itself. Rules for attached
-devices are written here in the form that `usbguard generate-policy -X -P` prints.
+The matcher is a model of the part of usbguard's rule language that is used here, not usbguard itself. Rules
+for attached devices are written here in the form that `usbguard generate-policy -X -P` prints.
 """
 
 from __future__ import annotations
@@ -30,16 +31,27 @@ class Device:
 
     def __init__(self, id, name, *interfaces, serial="", keyboard=False, via="1-1", connect="hotplug"):
         self.id, self.name, self.interfaces, self.serial, self.keyboard, self.via, self.connect = (
-            id, name, list(interfaces), serial, keyboard, via, connect)
+            id,
+            name,
+            list(interfaces),
+            serial,
+            keyboard,
+            via,
+            connect,
+        )
 
     @property
     def rule(self):
         listed = self.interfaces[0] if len(self.interfaces) == 1 else f"{{ {' '.join(self.interfaces)} }}"
-        return (f'allow id {self.id} serial "{self.serial}" name "{self.name}" with-interface {listed} '
-                f'with-connect-type "{self.connect}"')
+        return (
+            f'allow id {self.id} serial "{self.serial}" name "{self.name}" with-interface {listed} '
+            f'with-connect-type "{self.connect}"'
+        )
 
 
-ROOT_HUB = Device("1d6b:0002", "xHCI Host Controller", "09:00:00", serial="0000:00:14.0", via="usb1", connect="")
+ROOT_HUB = Device(
+    "1d6b:0002", "xHCI Host Controller", "09:00:00", serial="0000:00:14.0", via="usb1", connect=""
+)
 KEYBOARD = Device("046d:c31c", "USB Keyboard", "03:01:01", "03:00:00", keyboard=True, via="1-4")
 OTHER_KEYBOARD = Device("04d9:a0cd", "Some Keyboard", "03:01:01", keyboard=True, via="1-5")
 RECEIVER = Device("046d:c52b", "USB Receiver", "03:01:01", "03:01:02", "03:00:00", keyboard=True, via="1-6")
@@ -60,7 +72,13 @@ def attach(machine, devices, *, chassis, inside=None):
     for old in (machine.root / "sys/class/input").iterdir():
         old.unlink()
     inputs = [(f"sys/devices/pci0/usb1/{device.via}", device, 0x03) for device in devices]
-    inputs += [("sys/devices/platform/i8042/serio0", Device("", "AT Translated Set 2 keyboard", keyboard=True), inside)] * bool(inside)
+    inputs += [
+        (
+            "sys/devices/platform/i8042/serio0",
+            Device("", "AT Translated Set 2 keyboard", keyboard=True),
+            inside,
+        )
+    ] * bool(inside)
     inputs += [("sys/devices/LNXSYSTM:00/button", Device("", "Power Button"), 0x19)]
     for number, (folder, device, bus) in enumerate(inputs):
         if device.id:
@@ -74,7 +92,8 @@ def attach(machine, devices, *, chassis, inside=None):
         (machine.root / f"sys/class/input/input{number}").symlink_to(machine.root / entry)
 
 
-# -- a model of usbguard's judgement -----------------------------------------------------------------------------------
+# -- a model of usbguard's judgement
+# -----------------------------------------------------------------------------------
 
 
 def like(pattern, interface):
@@ -88,7 +107,12 @@ def fits(rule, device, allowed):
         wanted = re.fullmatch(r"!allowed-matches\(with-interface one-of \{ (\S+) \}\)", condition)[1]
         if any(like(wanted, interface) for other in allowed for interface in other.interfaces):
             return False
-    for key, value in (("id", device.id), ("serial", device.serial), ("name", device.name), ("via-port", device.via)):
+    for key, value in (
+        ("id", device.id),
+        ("serial", device.serial),
+        ("name", device.name),
+        ("via-port", device.via),
+    ):
         asked = re.search(rf' {key} "?((?<=")[^"]*|[^" ]+)', rule)
         if asked and asked[1] != value:
             return False
@@ -100,11 +124,17 @@ def fits(rule, device, allowed):
     return all(hits) if kind == "match-all" else any(hits)
 
 
-IMAGE = [line for line in (ROOT / "overlay/usr/share/veilor/usbguard/50-veilor.conf").read_text().splitlines() if line[:1] != "#"]
+IMAGE = [
+    line
+    for line in (ROOT / "overlay/usr/share/veilor/usbguard/50-veilor.conf").read_text().splitlines()
+    if line[:1] != "#"
+]
 
 
 def judge(rules, device, allowed=()):
-    """What becomes of DEVICE: the RULES of the enrolment come first, then the image's; what none lets in is blocked."""
+    """What becomes of DEVICE: the RULES of the enrolment come first, then the image's; what none lets in is
+    blocked.
+    """
     rules = [*rules, *IMAGE]
     return next((rule.split()[0] for rule in rules if fits(rule, device, allowed)), "block")
 
@@ -147,14 +177,21 @@ def test_a_laptop_blocks_a_later_keyboard_and_says_how_to_allow_it(laptop):
     assert (laptop.root / "etc/usbguard/rules.conf").stat().st_mode & 0o777 == 0o600
     assert judge(rules, MOUSE) == "allow" and judge(rules, ROOT_HUB) == "allow"
     assert [judge(rules, device) for device in (KEYBOARD, RECEIVER, STICK, HEADSET, BADUSB)] == ["block"] * 5
-    assert not any(rule.startswith(("block", "reject")) for rule in rules), "a rule that the person adds at the end still counts"
-    assert [argv[1:] for argv in laptop.calls("systemctl")][1:3] == [["enable", "usbguard.service"], ["restart", "usbguard.service"]]
+    assert not any(rule.startswith(("block", "reject")) for rule in rules), (
+        "a rule that the person adds at the end still counts"
+    )
+    assert [argv[1:] for argv in laptop.calls("systemctl")][1:3] == [
+        ["enable", "usbguard.service"],
+        ["restart", "usbguard.service"],
+    ]
 
 
 def test_a_machine_whose_only_keyboard_is_on_usb_takes_another_one_only_in_its_place(desktop):
     done = enroll(desktop)
     rules = done.data["rules"]
-    assert done.code == 0 and done.data["later_keyboard"] == "alone" and "works by itself" in done.data["means"]
+    assert (
+        done.code == 0 and done.data["later_keyboard"] == "alone" and "works by itself" in done.data["means"]
+    )
     assert judge(rules, KEYBOARD) == "allow"
     for later in (OTHER_KEYBOARD, RECEIVER):
         assert judge(rules, later, [KEYBOARD]) == "block", "while the first is there"
@@ -168,14 +205,20 @@ def test_without_the_rule_for_later_keyboards_such_a_machine_would_be_lost(deskt
     assert judge(rules, OTHER_KEYBOARD, []) == "block"
 
 
-@pytest.mark.parametrize(("devices", "chassis", "inside", "later"), [
-    ([KEYBOARD], 3, 0x11, "alone"),  # a desktop with something on PS/2: perhaps an empty socket
-    ([KEYBOARD], 32, 0x18, "alone"),  # a detachable
-    ([KEYBOARD], "", None, "alone"),
-    ([KEYBOARD], 10, None, "alone"),  # a laptop whose own keyboard is on USB, or is broken
-    ([KEYBOARD], 10, 0x05, "alone"),  # Bluetooth only
-    ([KEYBOARD], 10, 0x18, "ask"), ([KEYBOARD], 9, 0x1C, "ask"), ([], 10, 0x11, "ask"), ([MOUSE], 3, None, "alone"),
-])
+@pytest.mark.parametrize(
+    ("devices", "chassis", "inside", "later"),
+    [
+        ([KEYBOARD], 3, 0x11, "alone"),  # a desktop with something on PS/2: perhaps an empty socket
+        ([KEYBOARD], 32, 0x18, "alone"),  # a detachable
+        ([KEYBOARD], "", None, "alone"),
+        ([KEYBOARD], 10, None, "alone"),  # a laptop whose own keyboard is on USB, or is broken
+        ([KEYBOARD], 10, 0x05, "alone"),  # Bluetooth only
+        ([KEYBOARD], 10, 0x18, "ask"),
+        ([KEYBOARD], 9, 0x1C, "ask"),
+        ([], 10, 0x11, "ask"),
+        ([MOUSE], 3, None, "alone"),
+    ],
+)
 def test_which_way_is_chosen(machine, devices, chassis, inside, later):
     attach(machine, [ROOT_HUB, *devices], chassis=chassis, inside=inside)
     done = enroll(machine, "--dry-run")
@@ -184,13 +227,20 @@ def test_which_way_is_chosen(machine, devices, chassis, inside, later):
 
 
 def test_a_dock_in_another_socket_is_the_same_dock(machine):
-    on_dock = [DOCK, Device("046d:c31c", "USB Keyboard", "03:01:01", "03:00:00", keyboard=True, via="1-3.1", connect="hotplug")]
+    on_dock = [
+        DOCK,
+        Device(
+            "046d:c31c", "USB Keyboard", "03:01:01", "03:00:00", keyboard=True, via="1-3.1", connect="hotplug"
+        ),
+    ]
     attach(machine, [ROOT_HUB, *on_dock], **LAPTOP)
     rules = enroll(machine).data["rules"]
     for device in on_dock:
         device.via, device.connect = device.via.replace("1-3", "3-1"), "unknown"
         assert judge(rules, device) == "allow"
-    assert not any(word in rule for rule in rules for word in (" hash ", "parent-hash", "via-port", "with-connect-type"))
+    assert not any(
+        word in rule for rule in rules for word in (" hash ", "parent-hash", "via-port", "with-connect-type")
+    )
     by_port = [rule.replace(" with-interface", ' via-port "1-3" with-interface', 1) for rule in rules]
     assert judge(by_port, on_dock[1]) == "block", "with ports it would not be"
 
@@ -209,7 +259,9 @@ def test_again_takes_in_more_and_forgets_nothing(laptop):
 
 
 def test_a_rule_of_the_owner_against_a_device_wins(laptop):
-    laptop.put("etc/usbguard/rules.conf", 'block id 046d:c077 serial "" name "Mouse" with-interface 03:01:02\n')
+    laptop.put(
+        "etc/usbguard/rules.conf", 'block id 046d:c077 serial "" name "Mouse" with-interface 03:01:02\n'
+    )
     assert judge(enroll(laptop).data["rules"], MOUSE) == "block"
 
 
@@ -218,7 +270,11 @@ def test_the_first_start_says_it_as_a_notice_and_a_person_at_the_terminal_gets_n
     assert not (laptop.root / "run/veilor/notice.json").exists()
     done = enroll(laptop, "--announce")
     notice = json.loads(laptop.text("run/veilor/notice.json"))["notices"]["usb"]
-    assert done.code == 0 and "Only the 2 USB devices" in notice["line"] and "usbguard allow-device NUMBER" in notice["line"]
+    assert (
+        done.code == 0
+        and "Only the 2 USB devices" in notice["line"]
+        and "usbguard allow-device NUMBER" in notice["line"]
+    )
 
 
 def test_dry_run_prints_the_rules_and_changes_nothing(laptop):
@@ -243,7 +299,11 @@ def test_a_keyboard_that_is_shut_out_takes_the_rules_back(desktop, before):
 def test_a_service_that_does_not_start_takes_the_rules_back(desktop):
     desktop.change("fail", **{"systemctl restart": "Job for usbguard.service failed"})
     done = enroll(desktop)
-    assert done.code == 1 and "taken back" in done.data["what"] and not (desktop.root / "etc/usbguard/rules.conf").exists()
+    assert (
+        done.code == 1
+        and "taken back" in done.data["what"]
+        and not (desktop.root / "etc/usbguard/rules.conf").exists()
+    )
 
 
 @pytest.mark.parametrize("rules", ["", "error", "allow id 046d:c077 name x\nblock", MOUSE.rule])

@@ -14,9 +14,24 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def build_site(docs: Path, out: Path) -> subprocess.CompletedProcess:
     """The site of the folder DOCS in OUT, strictly; whoever should ask the network comes to a closed door."""
-    argv = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(out) + "-cache", str(docs), str(out)]
+    argv = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        "-d",
+        str(out) + "-cache",
+        str(docs),
+        str(out),
+    ]
     nowhere = {"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"}
-    return subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **nowhere})
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **nowhere}
+    )
 
 
 @pytest.fixture(scope="session")

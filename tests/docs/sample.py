@@ -1,6 +1,8 @@
-"""A run as it could be, for looking at the report without a machine: the phases of `life` with invented results.
+"""A run as it could be, for looking at the report without a machine: the phases of `life` with invented
+results.
 
-`python tests/docs/sample.py DIR` writes its report, to be looked at while working on the page. Nothing of it was shown.
+`python tests/docs/sample.py DIR` writes its report, to be looked at while working on the page. Nothing of it
+was shown.
 """
 
 from __future__ import annotations
@@ -20,20 +22,31 @@ HOSTILE = "<script>document.title = 'taken over'</script><img src=https://exampl
 
 def png(width: int, height: int, shade: int) -> bytes:
     """A plain grey picture."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     rows = (b"\0" + bytes([shade]) * width) * height
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def sample(pictures: Path) -> Run:
-    """A run with every verdict in it, long and hostile details, pictures (written to PICTURES) and consoles."""
+    """A run with every verdict in it, long and hostile details, pictures
+    (written to PICTURES) and consoles.
+    """
     scenario = load_scenario("life", ROOT / "scenarios")
     phases = []
     for number, one in enumerate(scenario.phases):
-        checks = [Check(f"check {n} of {one.name}", True, "0123456789abcdef" * (4 if n % 3 else 16), Verdict.PASS) for n in range(9)]
+        checks = [
+            Check(f"check {n} of {one.name}", True, "0123456789abcdef" * (4 if n % 3 else 16), Verdict.PASS)
+            for n in range(9)
+        ]
         said = f"line one\nline two {HOSTILE}\n" + "more\n" * 9
         checks.append(Check("what the machine said is shown as it said it", True, said, Verdict.PASS))
         if one.name == "update":
@@ -43,15 +56,43 @@ def sample(pictures: Path) -> Run:
         verdict, reason = judge(checks, None)
         shot = pictures / f"{one.name}.png"
         shot.write_bytes(png(720, 400, 20 + 9 * number))
-        console = "".join(f"[ {line:9.4f}] a line of the console, of no meaning {HOSTILE}\n" for line in range(60))
-        result = PhaseResult(one.name, one.title, verdict, 60.0 + 97 * (number % 4), number % 4 + 1, "", "", checks,
-                             [Screenshot(str(shot), f"The screen in “{one.title}”")], console, "", reason)
+        console = "".join(
+            f"[ {line:9.4f}] a line of the console, of no meaning {HOSTILE}\n" for line in range(60)
+        )
+        result = PhaseResult(
+            one.name,
+            one.title,
+            verdict,
+            60.0 + 97 * (number % 4),
+            number % 4 + 1,
+            "",
+            "",
+            checks,
+            [Screenshot(str(shot), f"The screen in “{one.title}”")],
+            console,
+            "",
+            reason,
+        )
         phases.append(result)
     phases[2].retried = "QEMU ended by itself with signal 9"
-    about = About("Debian 13 stand-in", {"accel": "tcg", "qemu": "10.0.13", "cores": 2}, list(load_stand_ins()), None,
-                  [("tools tree", 67.0), ("base tree", 91.0), ("programs from crates", 284.0)])
-    return Run("life", scenario.title, scenario.story, "2026-01-01T00:00:00Z", about, phases, sum(p.seconds for p in phases) + 40,
-               log=HOSTILE, timings=[("boots", 60.0), ("boots", 900.0), ("images", 40.0), ("checkpoints", 30.0)])
+    about = About(
+        "Debian 13 stand-in",
+        {"accel": "tcg", "qemu": "10.0.13", "cores": 2},
+        list(load_stand_ins()),
+        None,
+        [("tools tree", 67.0), ("base tree", 91.0), ("programs from crates", 284.0)],
+    )
+    return Run(
+        "life",
+        scenario.title,
+        scenario.story,
+        "2026-01-01T00:00:00Z",
+        about,
+        phases,
+        sum(p.seconds for p in phases) + 40,
+        log=HOSTILE,
+        timings=[("boots", 60.0), ("boots", 900.0), ("images", 40.0), ("checkpoints", 30.0)],
+    )
 
 
 if __name__ == "__main__":

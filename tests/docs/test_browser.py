@@ -1,4 +1,6 @@
-"""Report and site in a real Chromium: silent, alone, readable in every width and colour, and reached by the keyboard."""
+"""Report and site in a real Chromium: silent, alone, readable in every width and colour, and reached by the
+keyboard.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,16 @@ CONTRAST = """() => {
     if (ratio < 4.5) poor.set(node.tagName + '.' + node.className, ratio.toFixed(2));
   }
   return [...poor];
-}"""
+}"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
 def chromium():
     program = screenshots.find_chromium()
     if not program:
-        pytest.skip("NOT RUN: needs a Chromium; install it (apt-get install chromium), or name it in $VEILOR_CHROMIUM")
+        pytest.skip(
+            "NOT RUN: needs a Chromium; install it (apt-get install chromium), or name it in $VEILOR_CHROMIUM"
+        )
     with screenshots.browser(program) as started:
         yield started
 
@@ -61,12 +65,17 @@ def visit(chromium):
     opened = []
 
     def go(path: Path, width: int = 1200, scheme: str = "light"):
-        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+        )
         opened.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)  # milliseconds
         seen = SimpleNamespace(page=page, said=[], asked=[])
-        page.on("console", lambda message: seen.said.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: seen.said.append(message.text) if message.type in ("error", "warning") else None,
+        )
         page.on("pageerror", lambda error: seen.said.append(str(error)))
         page.on("request", lambda request: seen.asked.append(request.url))
         page.goto(path.as_uri())
@@ -93,7 +102,11 @@ def test_a_page_that_runs_a_script_or_asks_somebody_is_noticed(visit, report, tm
         assert visit(path).said, harm
     # without the page's own prohibition it would even have been asked
     open_page = tmp_path / "open.html"
-    open_page.write_text(source.replace("Content-Security-Policy", "x").replace("<main>", "<main><img src='http://127.0.0.1:9/x.png'>"))
+    open_page.write_text(
+        source.replace("Content-Security-Policy", "x").replace(
+            "<main>", "<main><img src='http://127.0.0.1:9/x.png'>"
+        )
+    )
     assert any(url.startswith("http:") for url in visit(open_page).asked)
 
 
@@ -123,7 +136,9 @@ def test_every_phase_is_reached_by_the_keyboard(visit, report):
 
 def test_a_phase_that_cannot_be_focused_is_noticed(visit, report, tmp_path):
     path = tmp_path / "index.html"
-    path.write_text(report.read_text().replace('<a class="line OS_FAULT" href="#update">', '<a class="line OS_FAULT">'))
+    path.write_text(
+        report.read_text().replace('<a class="line OS_FAULT" href="#update">', '<a class="line OS_FAULT">')
+    )
     with pytest.raises(AssertionError):
         test_every_phase_is_reached_by_the_keyboard(visit, path)
 
@@ -168,10 +183,17 @@ def test_the_site_is_silent_alone_and_finds_a_word_by_keyboard(visit, site_folde
 
 def test_the_pictures_are_taken_by_a_command(chromium, report, tmp_path):
     """In a program of its own: one process drives one browser."""
-    code = ("import sys, pathlib, runpy; m = runpy.run_path(sys.argv[1]); page, light, dark = map(pathlib.Path, sys.argv[2:]); "
-            "m['take'](page, {light: 'light', dark: 'dark'}, m['find_chromium']())")
+    code = (
+        "import sys, pathlib, runpy; m = runpy.run_path(sys.argv[1]); page, light, dark = map(pathlib.Path, "
+        "sys.argv[2:]); "
+        "m['take'](page, {light: 'light', dark: 'dark'}, m['find_chromium']())"
+    )
     shots = [tmp_path / "report.png", tmp_path / "report-dark.png"]
-    subprocess.run([sys.executable, "-c", code, str(ROOT / "docs/screenshots.py"), str(report), *map(str, shots)], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "docs/screenshots.py"), str(report), *map(str, shots)],
+        check=True,
+        timeout=60,
+    )
     light, dark = (path.read_bytes() for path in shots)
     assert light.startswith(b"\x89PNG") and dark.startswith(b"\x89PNG") and light != dark
 

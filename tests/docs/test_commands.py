@@ -32,7 +32,9 @@ def test_a_page_that_lost_a_word_or_is_missing_is_noticed(tmp_path, name):
         (tmp_path / page).write_text(make())
     assert commands.stale(tmp_path) == []
     text = (tmp_path / name).read_text()
-    (tmp_path / name).write_text(text.replace("--help", "").replace("exit code", "code", 1).replace("Exit codes", "Codes", 1))
+    (tmp_path / name).write_text(
+        text.replace("--help", "").replace("exit code", "code", 1).replace("Exit codes", "Codes", 1)
+    )
     assert commands.stale(tmp_path) == [name]
     (tmp_path / name).unlink()
     assert commands.stale(tmp_path) == [name]
@@ -43,8 +45,13 @@ def test_each_launcher_on_the_machine_has_its_chapter():
     assert launchers and launchers <= set(re.findall(r"^## (veilor-\S+)$", commands.machine_page(), re.M))
 
 
-@pytest.mark.parametrize("parsers, page", [
-    (commands.machine_parsers, commands.machine_page), (commands.developer_parsers, commands.developer_page)])
+@pytest.mark.parametrize(
+    "parsers, page",
+    [
+        (commands.machine_parsers, commands.machine_page),
+        (commands.developer_parsers, commands.developer_page),
+    ],
+)
 def test_every_argument_is_told_with_its_help(parsers, page):
     text = page()
     for parser in parsers():
@@ -52,7 +59,10 @@ def test_every_argument_is_told_with_its_help(parsers, page):
         for action in parser._actions:
             if not isinstance(action, argparse._HelpAction):
                 assert all(option in chapter for option in action.option_strings), (parser.prog, action)
-                assert " ".join((action.help or "").replace("|", "\\|").split()) in chapter, (parser.prog, action)
+                assert " ".join((action.help or "").replace("|", "\\|").split()) in chapter, (
+                    parser.prog,
+                    action,
+                )
 
 
 def test_usage_shows_what_excludes_what_and_what_must_be_given():
@@ -65,15 +75,21 @@ def test_usage_shows_what_excludes_what_and_what_must_be_given():
     rivals.add_argument("--one", action="store_true")
     rivals.add_argument("--two", type=int, metavar="N")
     assert commands.usage(parser) == "p --key KEY [--one | --two N] DIR [a|b] [FILE …]"
-    assert "| `[a\\|b]` |" in commands.section(argparse.ArgumentParser(prog="q", description="x", parents=[parser], add_help=False))
+    assert "| `[a\\|b]` |" in commands.section(
+        argparse.ArgumentParser(prog="q", description="x", parents=[parser], add_help=False)
+    )
 
 
 def test_what_else_a_help_says_stands_before_the_exit_codes():
     epilog = "what holds it up:\n  10 things\n\nexit codes:\n  0    done\n  4    refused\n"
     parser = argparse.ArgumentParser(prog="p", description="x", epilog=epilog)
     assert commands.exit_codes(parser) == {0: "done", 4: "refused"}
-    assert "what holds it up:\n  10 things\n```" in commands.section(parser) and "refused" not in commands.section(parser)
+    assert "what holds it up:\n  10 things\n```" in commands.section(
+        parser
+    ) and "refused" not in commands.section(parser)
 
 
 def test_a_group_of_verbs_is_told_verb_by_verb():
-    assert {"veilor lab base", "veilor lab clean", "veilor stage"} <= {one.prog for one in commands.developer_parsers()}
+    assert {"veilor lab base", "veilor lab clean", "veilor stage"} <= {
+        one.prog for one in commands.developer_parsers()
+    }

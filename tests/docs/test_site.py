@@ -1,4 +1,6 @@
-"""The site: it builds without a warning, each page is reached, no link leads nowhere, and nothing comes from elsewhere."""
+"""The site: it builds without a warning, each page is reached, no link leads nowhere, and nothing comes from
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ from urllib.parse import unquote
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LOADS = {("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src"), ("source", "srcset"), ("object", "data")}
+LOADS = {
+    ("script", "src"),
+    ("img", "src"),
+    ("link", "href"),
+    ("iframe", "src"),
+    ("source", "srcset"),
+    ("object", "data"),
+}
 
 
 class Page(HTMLParser):
@@ -50,7 +59,11 @@ def test_each_page_is_there_and_in_the_navigation(site):
 def test_every_link_within_the_site_leads_somewhere(site):
     for path, page in site.items():
         for link in page.links:
-            if re.match(r"\w+:", link) or path.name in ("search.html", "genindex.html") and link.startswith("#"):
+            if (
+                re.match(r"\w+:", link)
+                or path.name in ("search.html", "genindex.html")
+                and link.startswith("#")
+            ):
                 continue
             target, _, anchor = link.partition("#")
             to = (path.parent / unquote(target)).resolve() if target else path
@@ -86,7 +99,9 @@ def small(tmp_path):
     (tmp_path / "docs/_static").mkdir(parents=True)
     for name in ("product.toml", "CONTRIBUTING.md", "docs/conf.py", "docs/_static/site.css"):
         shutil.copyfile(ROOT / name, tmp_path / name)
-    (tmp_path / "docs/index.md").write_text("# Site\n\n## Part\n\n[part](#part) and [facts](../product.toml)\n")
+    (tmp_path / "docs/index.md").write_text(
+        "# Site\n\n## Part\n\n[part](#part) and [facts](../product.toml)\n"
+    )
     return tmp_path
 
 
@@ -102,7 +117,9 @@ def test_links_to_nothing_fail_the_build_and_are_named(small, build):
         page.write("".join(f"\n{one}\n" for one in bad))
     done = build(small / "docs", small / "site")
     assert done.returncode != 0
-    assert all(name in done.stderr for name in ("no-page", "no-part", "no-file.toml", "no-picture.png")), done.stderr
+    assert all(name in done.stderr for name in ("no-page", "no-part", "no-file.toml", "no-picture.png")), (
+        done.stderr
+    )
 
 
 def test_a_new_page_that_nobody_named_is_in_the_navigation(small, build):
@@ -115,7 +132,9 @@ def test_a_new_page_that_nobody_named_is_in_the_navigation(small, build):
 def test_the_site_wears_the_projects_colours_and_wordmark(small, build):
     (small / "artwork").mkdir()
     (small / "artwork/palette.toml").write_text('[light]\naccent = "#123456"\n[dark]\naccent = "#fedcba"\n')
-    (small / "artwork/wordmark.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><path fill="@accent@"/></svg>')
+    (small / "artwork/wordmark.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg"><path fill="@accent@"/></svg>'
+    )
     done = build(small / "docs", small / "site")
     assert done.returncode == 0, done.stderr
     page = (small / "site/index.html").read_text()
@@ -136,5 +155,7 @@ def test_the_repositorys_own_pages_link_to_files_that_are_there(name):
 
 
 def test_a_link_to_no_file_is_noticed(tmp_path):
-    (tmp_path / "README.md").write_text("[a](#b) [c](https://d/e) [f](gone.md#g) [h](README.md) <img src=\"gone.png\">")
+    (tmp_path / "README.md").write_text(
+        '[a](#b) [c](https://d/e) [f](gone.md#g) [h](README.md) <img src="gone.png">'
+    )
     assert links_to_nothing(tmp_path, "README.md") == ["gone.md", "gone.png"]

@@ -1,4 +1,6 @@
-"""The few programs that only an image has, with the programs they call replaced by ones that write down what they are asked."""
+"""The few programs that only an image has, with the programs they call replaced by ones that write down what
+they are asked.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = ROOT / "bluebuild/files/system"
 MULLVAD = SYSTEM / "usr/bin/veilor-mullvad-browser"
 FAKES = {
-    "dnf5": 'while [ "$1" != --destdir ]; do shift; done; for n in $PACKAGES; do : >"$2/mullvad-browser-$n.rpm"; done; [ "$PACKAGES" ]',
+    "dnf5": 'while [ "$1" != --destdir ]; do shift; done; for n in $PACKAGES; do : '
+    '>"$2/mullvad-browser-$n.rpm"; done; [ "$PACKAGES" ]',
     "rpmkeys": 'case "$*" in *checksig*) exit "$SIGNED" ;; esac',
     "rpm2cpio": "echo archive",
-    # It reads its input, as the real one does: else the other end of the pipe may be ended by SIGPIPE, and with it the program.
-    "cpio": 'cat >/dev/null; mkdir -p usr/lib/mullvad-browser && echo x >usr/lib/mullvad-browser/start-mullvad-browser'
-            ' && chmod "$MODE" usr/lib/mullvad-browser/start-mullvad-browser',
+    # It reads its input, as the real one does: else the other end of the pipe may be ended by SIGPIPE, and
+    # with it the program.
+    "cpio": "cat >/dev/null; mkdir -p usr/lib/mullvad-browser && echo x "
+    ">usr/lib/mullvad-browser/start-mullvad-browser"
+    ' && chmod "$MODE" usr/lib/mullvad-browser/start-mullvad-browser',
 }
 
 
@@ -33,9 +38,19 @@ def machine(tmp_path):
     (tmp_path / "key.asc").touch()
 
     def run(*args: str, **env: str) -> subprocess.CompletedProcess:
-        settings = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "HOME": str(tmp_path), "VEILOR_MULLVAD_KEY": str(tmp_path / "key.asc"),
-                    "CALLS": str(tmp_path / "calls"), "PACKAGES": "1", "SIGNED": "0", "MODE": "755", **env}
-        return subprocess.run([MULLVAD, *args], env=settings, capture_output=True, text=True, timeout=60, check=False)
+        settings = {
+            "PATH": f"{tmp_path}/bin:/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "VEILOR_MULLVAD_KEY": str(tmp_path / "key.asc"),
+            "CALLS": str(tmp_path / "calls"),
+            "PACKAGES": "1",
+            "SIGNED": "0",
+            "MODE": "755",
+            **env,
+        }
+        return subprocess.run(
+            [MULLVAD, *args], env=settings, capture_output=True, text=True, timeout=60, check=False
+        )
 
     run.home = tmp_path
     return run
@@ -51,19 +66,31 @@ def test_mullvad_comes_updates_and_goes(machine):
         assert os.access(program, os.X_OK) and "env -u LD_PRELOAD" in entry
     assert not list(share.glob(".veilor-mullvad.*")), "nothing is left of the download"
     assert machine("--remove").returncode == 0
-    assert not (share / "veilor-mullvad-browser").exists() and not (share / "applications/veilor-mullvad-browser.desktop").exists()
+    assert (
+        not (share / "veilor-mullvad-browser").exists()
+        and not (share / "applications/veilor-mullvad-browser.desktop").exists()
+    )
 
 
 def test_the_signature_is_checked_before_anything_is_unpacked(machine):
     assert machine().returncode == 0
     calls = [line.split()[0] for line in (machine.home / "calls").read_text().splitlines()]
-    assert calls[:3] == ["dnf5", "rpmkeys", "rpmkeys"] and sorted(calls[3:]) == ["cpio", "rpm2cpio"], "the two ends of a pipe, in any order"
+    assert calls[:3] == ["dnf5", "rpmkeys", "rpmkeys"] and sorted(calls[3:]) == ["cpio", "rpm2cpio"], (
+        "the two ends of a pipe, in any order"
+    )
 
 
-@pytest.mark.parametrize(("env", "text"), [
-    ({"SIGNED": "1"}, "not signed by Mullvad's key"), ({"PACKAGES": ""}, "could not be fetched"), ({"PACKAGES": "1 2"}, "not one package"),
-    ({"VEILOR_MULLVAD_KEY": "/none"}, "not in this image"), ({"MODE": "644"}, "holds no start-mullvad-browser"),
-], ids=["unsigned", "no network", "two packages", "no key", "changed package"])
+@pytest.mark.parametrize(
+    ("env", "text"),
+    [
+        ({"SIGNED": "1"}, "not signed by Mullvad's key"),
+        ({"PACKAGES": ""}, "could not be fetched"),
+        ({"PACKAGES": "1 2"}, "not one package"),
+        ({"VEILOR_MULLVAD_KEY": "/none"}, "not in this image"),
+        ({"MODE": "644"}, "holds no start-mullvad-browser"),
+    ],
+    ids=["unsigned", "no network", "two packages", "no key", "changed package"],
+)
 def test_what_is_wrong_is_said_and_the_present_browser_stays(machine, env, text):
     assert machine().returncode == 0
     before = sorted((machine.home / ".local/share").rglob("*"))
@@ -86,29 +113,58 @@ def test_brave_starts_without_the_preload_and_with_its_arguments(tmp_path):
     here = tmp_path / "veilor-brave"
     here.write_text(text.replace("/usr/bin/brave-browser-stable", str(fake)))
     env = {**os.environ, "LD_PRELOAD": ""}
-    done = subprocess.run(["sh", here, "a b", "--x"], env=env, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        ["sh", here, "a b", "--x"], env=env, capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout == "unset|a b|--x|"
 
 
 def test_braves_policies_turn_off_what_calls_home():
     said = json.loads((SYSTEM / "etc/brave/policies/managed/veilor.json").read_text())
-    off = {"BraveP3AEnabled", "BraveStatsPingEnabled", "BraveWebDiscoveryEnabled", "BraveAIChatEnabled", "MetricsReportingEnabled"}
-    disabled = {"BraveRewardsDisabled", "BraveWalletDisabled", "BraveVPNDisabled", "BraveNewsDisabled", "BraveTalkDisabled"}
+    off = {
+        "BraveP3AEnabled",
+        "BraveStatsPingEnabled",
+        "BraveWebDiscoveryEnabled",
+        "BraveAIChatEnabled",
+        "MetricsReportingEnabled",
+    }
+    disabled = {
+        "BraveRewardsDisabled",
+        "BraveWalletDisabled",
+        "BraveVPNDisabled",
+        "BraveNewsDisabled",
+        "BraveTalkDisabled",
+    }
     assert all(said[name] is False for name in off) and all(said[name] is True for name in disabled)
     assert all(value is (not name.endswith("Enabled")) for name, value in said.items())
 
 
 def test_a_new_tab_of_brave_begins_without_advertisements_and_news():
-    """By the names up to 1.95 and the one from 1.96 on, which takes the older ones over; news are off by policy."""
+    """By the names up to 1.95 and the one from 1.96 on, which takes the older ones over; news are off by
+    policy.
+    """
     brave = json.loads((SYSTEM.parent / "brave/initial_preferences.json").read_text())["brave"]
     tab = brave["new_tab_page"]
-    assert [tab["show_branded_background_image"], tab["show_sponsored_sites"], brave["brave_ads"]["sponsored"]["enabled"]] == [False] * 3
-    assert json.loads((SYSTEM / "etc/brave/policies/managed/veilor.json").read_text())["BraveNewsDisabled"] is True
+    assert [
+        tab["show_branded_background_image"],
+        tab["show_sponsored_sites"],
+        brave["brave_ads"]["sponsored"]["enabled"],
+    ] == [False] * 3
+    assert (
+        json.loads((SYSTEM / "etc/brave/policies/managed/veilor.json").read_text())["BraveNewsDisabled"]
+        is True
+    )
 
 
 RELEASE = [  # what fails, and the last that is asked then
-    ("", "skopeo copy --preserve-digests docker://ghcr.io/veilor/veilor-os@D docker://ghcr.io/veilor/veilor-os:44"),
-    ("check", "veilor check"), ("sign", "veilor sign"), ("gate", "veilor gate"),
+    (
+        "",
+        "skopeo copy --preserve-digests docker://ghcr.io/veilor/veilor-os@D "
+        "docker://ghcr.io/veilor/veilor-os:44",
+    ),
+    ("check", "veilor check"),
+    ("sign", "veilor sign"),
+    ("gate", "veilor gate"),
 ]
 
 
@@ -124,7 +180,9 @@ def test_the_tag_moves_only_after_check_signature_and_gate(failing, last, tmp_pa
     script.write_text((ROOT / "scripts/release-image").read_text())
     script.chmod(0o755)
     env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "CALLS": str(tmp_path / "calls"), "FAILING": failing}
-    done = subprocess.run([script, "D", "44.1", "key"], env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [script, "D", "44.1", "key"], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
     calls = (tmp_path / "calls").read_text().splitlines()
     assert (done.returncode == 0) == (failing == "")
     assert calls[-1].startswith(last)
@@ -134,5 +192,7 @@ def test_the_tag_moves_only_after_check_signature_and_gate(failing, last, tmp_pa
 def test_every_script_says_what_it_wants(tmp_path):
     for path in sorted((ROOT / "scripts").iterdir()):
         if "want" in path.read_text():
-            done = subprocess.run([path], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+            done = subprocess.run(
+                [path], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+            )
             assert done.returncode != 0 and f"{path.name}: want" in done.stderr, path.name

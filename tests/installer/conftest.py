@@ -20,7 +20,7 @@ menuentry 'Test this media and install' {
   linuxefi /images/pxeboot/vmlinuz inst.stage2=hd:LABEL=SMALL-MEDIUM rd.live.check inst.ks=cdrom:/old.cfg quiet
   initrd /images/pxeboot/initrd.img
 }
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,9 @@ def run(tools):
 
 @pytest.fixture(scope="session")
 def medium(run, tmp_path_factory):
-    """A small medium, bootable by BIOS and UEFI, made as the lab's is: El Torito twice, an EFI image as partition 2."""
+    """A small medium, bootable by BIOS and UEFI, made as the lab's is: El Torito twice, an EFI image as
+    partition 2.
+    """
     work = tmp_path_factory.mktemp("medium")
     for place in ("boot/grub2", "EFI/BOOT", "images/pxeboot"):
         (work / "iso" / place).mkdir(parents=True)
@@ -42,16 +44,56 @@ def medium(run, tmp_path_factory):
     grub = "/usr/lib/grub/i386-pc"
     iso, efi, bind = work / "iso", work / "efi.img", {"binds": [work], "timeout": 120}
     eltorito = f"{iso}/boot/grub2/eltorito.img"
-    run(["grub-mkimage", "-O", "i386-pc-eltorito", "-p", "/boot/grub2", "-o", eltorito, "biosdisk", "iso9660"], **bind)
+    run(
+        [
+            "grub-mkimage",
+            "-O",
+            "i386-pc-eltorito",
+            "-p",
+            "/boot/grub2",
+            "-o",
+            eltorito,
+            "biosdisk",
+            "iso9660",
+        ],
+        **bind,
+    )
     run(["cp", f"{grub}/boot_hybrid.img", str(work / "hybrid.img")], **bind)
     run(["mkfs.vfat", "-C", str(efi), "2048"], **bind)
     run(["mmd", "-i", str(efi), "::/EFI", "::/EFI/BOOT"], **bind)
     run(["mcopy", "-i", str(efi), f"{iso}/EFI/BOOT/grub.cfg", "::/EFI/BOOT/grub.cfg"], **bind)
-    argv = ["xorriso", "-as", "mkisofs", "-quiet", "-V", "SMALL-MEDIUM", "-r", "-J", "-o", str(work / "small.iso")]
+    argv = [
+        "xorriso",
+        "-as",
+        "mkisofs",
+        "-quiet",
+        "-V",
+        "SMALL-MEDIUM",
+        "-r",
+        "-J",
+        "-o",
+        str(work / "small.iso"),
+    ]
     argv += ["--grub2-mbr", str(work / "hybrid.img"), "-partition_offset", "16", "-appended_part_as_gpt"]
     argv += ["-append_partition", "2", "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", str(efi)]
-    argv += ["-c", "boot.cat", "-b", "boot/grub2/eltorito.img", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"]
-    argv += ["--grub2-boot-info", "-eltorito-alt-boot", "-e", "--interval:appended_partition_2:all::", "-no-emul-boot", str(iso)]
+    argv += [
+        "-c",
+        "boot.cat",
+        "-b",
+        "boot/grub2/eltorito.img",
+        "-no-emul-boot",
+        "-boot-load-size",
+        "4",
+        "-boot-info-table",
+    ]
+    argv += [
+        "--grub2-boot-info",
+        "-eltorito-alt-boot",
+        "-e",
+        "--interval:appended_partition_2:all::",
+        "-no-emul-boot",
+        str(iso),
+    ]
     run(argv, **bind)
     return work / "small.iso"
 

@@ -12,16 +12,38 @@ EMPTY = b"\0" * 4096
 
 
 def disk(name, size=40 * GiB, *children, **more):
-    return {"name": name, "path": f"/dev/{name}", "type": "disk", "size": size, "ro": False, "fstype": None, "label": None,
-            "pttype": None, "mountpoints": [None], "model": None, "serial": None, "children": list(children)} | more
+    return {
+        "name": name,
+        "path": f"/dev/{name}",
+        "type": "disk",
+        "size": size,
+        "ro": False,
+        "fstype": None,
+        "label": None,
+        "pttype": None,
+        "mountpoints": [None],
+        "model": None,
+        "serial": None,
+        "children": list(children),
+    } | more
 
 
 def part(name, **more):
     return disk(name, GiB, type="part") | more
 
 
-MEDIUM = disk("vda", GiB, part("vda1", fstype="iso9660", label="Fedora-E-dvd-x86_64-44"), part("vda2"), ro=True, pttype="gpt")
-CMDLINE = "BOOT_IMAGE=x inst.stage2=hd:LABEL=Fedora-E-dvd-x86_64-44 inst.ks=hd:LABEL=Fedora-E-dvd-x86_64-44:/ks.cfg quiet"
+MEDIUM = disk(
+    "vda",
+    GiB,
+    part("vda1", fstype="iso9660", label="Fedora-E-dvd-x86_64-44"),
+    part("vda2"),
+    ro=True,
+    pttype="gpt",
+)
+CMDLINE = (
+    "BOOT_IMAGE=x inst.stage2=hd:LABEL=Fedora-E-dvd-x86_64-44 "
+    "inst.ks=hd:LABEL=Fedora-E-dvd-x86_64-44:/ks.cfg quiet"
+)
 OTHER_LABEL = "inst.ks=hd:LABEL=MY\\x20MEDIUM:/ks.cfg"
 
 LEFT_OUT = [
@@ -32,7 +54,11 @@ LEFT_OUT = [
     (disk("sda", 64 * GiB, mountpoints=["/run/initramfs/live"]), "", "the installation medium"),
     (disk("sda", 64 * GiB, part("sda1"), part("sda2", mountpoints=[None, "/home"])), "", "in use: /home"),
     (disk("sda", 64 * GiB, part("sda1", mountpoints=["[SWAP]"])), "", "in use: [SWAP]"),
-    (disk("sda", 64 * GiB, part("sda1") | {"children": [part("root", type="crypt", mountpoints=["/x"])]}), "", "in use: /x"),
+    (
+        disk("sda", 64 * GiB, part("sda1") | {"children": [part("root", type="crypt", mountpoints=["/x"])]}),
+        "",
+        "in use: /x",
+    ),
     (disk("sda", ro=True), "", "read-only"),
     (disk("sda", choosing.MINIMUM - 1), "", "smaller than 12 GiB"),
 ]
@@ -43,13 +69,21 @@ def test_left_out(one, cmdline, why):
     assert choosing.sort_disks([one], cmdline) == ([], [(one["name"], why)])
 
 
-@pytest.mark.parametrize("one", [disk("sda", choosing.MINIMUM), disk("nvme0n1", 40 * GiB, part("nvme0n1p1", label="Fedora")),
-                                 disk("sdb", label="ANOTHER", fstype="iso9660")])
+@pytest.mark.parametrize(
+    "one",
+    [
+        disk("sda", choosing.MINIMUM),
+        disk("nvme0n1", 40 * GiB, part("nvme0n1p1", label="Fedora")),
+        disk("sdb", label="ANOTHER", fstype="iso9660"),
+    ],
+)
 def test_offered(one):
     assert choosing.sort_disks([one], CMDLINE) == ([one], [])
 
 
-@pytest.mark.parametrize("one", [disk("zram0"), disk("loop0", type="loop"), disk("sr0", type="rom"), disk("sdc", 0), disk("fd0")])
+@pytest.mark.parametrize(
+    "one", [disk("zram0"), disk("loop0", type="loop"), disk("sr0", type="rom"), disk("sdc", 0), disk("fd0")]
+)
 def test_no_disk_at_all(one):
     assert choosing.sort_disks([one], CMDLINE) == ([], [])
 
@@ -62,7 +96,9 @@ def talk(disks, *typed, start=EMPTY, keymaps=("us", "de"), cmdline=CMDLINE):
         prompts.append(prompt)
         return lines.pop(0) + "\n" if lines else None
 
-    found, *chosen = choosing.choose(disks, cmdline, ask, said.append, lambda one: start, keymaps.__contains__)
+    found, *chosen = choosing.choose(
+        disks, cmdline, ask, said.append, lambda one: start, keymaps.__contains__
+    )
     return (found and found["name"], *chosen), prompts, "\n".join(said)
 
 
@@ -72,7 +108,11 @@ def test_an_empty_disk_needs_its_number_only():
     assert "1) vdb  40.0 GiB  empty  (disk1)" in said and "vda is left out: the installation medium" in said
 
 
-FULL = [disk("sda", 40 * GiB, part("sda1"), pttype="gpt"), disk("sda", fstype="crypto_LUKS"), disk("sda", pttype="dos")]
+FULL = [
+    disk("sda", 40 * GiB, part("sda1"), pttype="gpt"),
+    disk("sda", fstype="crypto_LUKS"),
+    disk("sda", pttype="dos"),
+]
 
 
 @pytest.mark.parametrize("one", FULL)
@@ -101,7 +141,9 @@ def test_odd_answers_are_asked_again_or_mean_what_they_say(typed):
 @pytest.mark.parametrize("typed", [["quit"], [], ["7"], ["1"]])
 def test_no_answer_means_no_disk(typed):
     with pytest.raises(choosing.NoChoice):
-        talk([FULL[0], disk("sdb", fstype="ext4")], *typed, "quit") if typed != ["1"] else talk(FULL[:1], "1", "no", "quit")
+        talk([FULL[0], disk("sdb", fstype="ext4")], *typed, "quit") if typed != ["1"] else talk(
+            FULL[:1], "1", "no", "quit"
+        )
 
 
 def test_no_disk_says_what_to_do():
@@ -149,7 +191,9 @@ def test_the_installers_windows_take_the_place_of_our_layout(typed, layout, monk
     monkeypatch.setattr(choosing, "open_terminal", lambda: (answers, io.StringIO(), lambda: None))
     monkeypatch.setattr(choosing, "sort_disks", lambda *_: ([disk("sda", path="/dev/zero")], []))
     assert choosing.main() == 0
-    assert (tmp_path / "guided.ks").read_text() == layout and ("sda" in (tmp_path / "target.ks").read_text()) == (typed == "1")
+    assert (tmp_path / "guided.ks").read_text() == layout and (
+        "sda" in (tmp_path / "target.ks").read_text()
+    ) == (typed == "1")
 
 
 @pytest.mark.parametrize("argument", ["inst.cmdline", "inst.noninteractive"])
@@ -159,7 +203,9 @@ def test_a_mode_that_can_ask_nobody_is_refused_before_anything_else(argument):
 
 
 def test_target_names_everything_that_goes_and_nothing_else():
-    text = choosing.target(disk("nvme0n1", 40 * GiB, part("nvme0n1p1"), part("nvme0n1p2"), pttype="dos"), "de", "de_DE.UTF-8")
+    text = choosing.target(
+        disk("nvme0n1", 40 * GiB, part("nvme0n1p1"), part("nvme0n1p2"), pttype="dos"), "de", "de_DE.UTF-8"
+    )
     assert text.splitlines() == [
         "ignoredisk --only-use=nvme0n1",
         "clearpart --list=nvme0n1,nvme0n1p1,nvme0n1p2 --drives=nvme0n1 --initlabel --disklabel=gpt",

@@ -31,7 +31,11 @@ def made(run, medium, new_layout, tmp_path_factory):
 
 
 def extract(run, image, inside, dest):
-    run(["xorriso", "-osirrox", "on", "-indev", str(image), "-extract", inside, str(dest)], binds=[image.parent, dest.parent], timeout=60)
+    run(
+        ["xorriso", "-osirrox", "on", "-indev", str(image), "-extract", inside, str(dest)],
+        binds=[image.parent, dest.parent],
+        timeout=60,
+    )
     return dest
 
 
@@ -48,11 +52,20 @@ def test_every_entry_starts_with_the_kickstart(made, run, tmp_path):
     efi = tmp_path / "efi.img"
     offset, size = iso.read_medium(made).efi
     efi.write_bytes(made.read_bytes()[offset : offset + size])
-    run(["mcopy", "-i", str(efi), "::/EFI/BOOT/grub.cfg", str(tmp_path / "third.cfg")], binds=[tmp_path], timeout=60)
-    texts = [extract(run, made, inside, tmp_path / f"{n}.cfg").read_text() for n, inside in enumerate(iso.BOOT_CONFIGURATIONS)]
+    run(
+        ["mcopy", "-i", str(efi), "::/EFI/BOOT/grub.cfg", str(tmp_path / "third.cfg")],
+        binds=[tmp_path],
+        timeout=60,
+    )
+    texts = [
+        extract(run, made, inside, tmp_path / f"{n}.cfg").read_text()
+        for n, inside in enumerate(iso.BOOT_CONFIGURATIONS)
+    ]
     for text in [*texts, (tmp_path / "third.cfg").read_text()]:
         kernels = [line for line in text.splitlines() if re.match(r"\s*linux", line)]
-        assert len(kernels) == 2 and all(line.endswith(WANTED) and line.count("inst.ks=") == 1 for line in kernels)
+        assert len(kernels) == 2 and all(
+            line.endswith(WANTED) and line.count("inst.ks=") == 1 for line in kernels
+        )
         assert 'set default="0"' in text
 
 
@@ -67,7 +80,11 @@ def test_label_and_ways_to_boot_stay(made, medium, run):
 
 def test_checksums(made, run):
     sums = made.with_name("SHA256SUMS")
-    run(["sh", "-c", f"cd {made.parent} && sha256sum --check --strict {sums}"], binds=[made.parent], timeout=60)
+    run(
+        ["sh", "-c", f"cd {made.parent} && sha256sum --check --strict {sums}"],
+        binds=[made.parent],
+        timeout=60,
+    )
     run(["checkisomd5", str(made)], binds=[made.parent], timeout=120)
 
 
@@ -83,25 +100,42 @@ def test_same_bytes_in_another_folder_at_another_time(made, medium, run, new_lay
 def test_the_mutable_fallback_has_its_kickstart_and_no_image(run, medium, tmp_path):
     made = iso.build_iso(medium, None, MUTABLE, tmp_path / "mutable.iso", run=run)
     said = extract(run, made, "/ks.cfg", tmp_path / "ks.cfg").read_text()
-    assert said == kickstart.flatten(MUTABLE) and "\nurl --metalink=" in said and "ostreecontainer" not in said
+    assert (
+        said == kickstart.flatten(MUTABLE) and "\nurl --metalink=" in said and "ostreecontainer" not in said
+    )
     assert WANTED in extract(run, made, iso.BOOT_CONFIGURATIONS[0], tmp_path / "grub.cfg").read_text()
-    listed = run(["xorriso", "-indev", str(made), "-find", "/", "-maxdepth", "1"], binds=[tmp_path], timeout=60).stdout.decode()
+    listed = run(
+        ["xorriso", "-indev", str(made), "-find", "/", "-maxdepth", "1"], binds=[tmp_path], timeout=60
+    ).stdout.decode()
     assert "/ks.cfg" in listed and "/container" not in listed
     assert iso.Job(iso.read_medium(medium), tmp_path, 0, run).ways_to_boot(made) == ["BIOS", "UEFI"]
 
 
-@pytest.mark.parametrize(("spoilt", "old", "new"), [("veilor-os.ks", "poweroff", "ignoredisk --only-use=sda"),
-                                                    ("snippets/storage.ks", "--luks-version=luks2", "--luks-version=luks1")])
+@pytest.mark.parametrize(
+    ("spoilt", "old", "new"),
+    [
+        ("veilor-os.ks", "poweroff", "ignoredisk --only-use=sda"),
+        ("snippets/storage.ks", "--luks-version=luks2", "--luks-version=luks1"),
+    ],
+)
 def test_the_mutable_fallback_keeps_the_rules_that_it_can(spoilt, old, new, tmp_path):
     shutil.copytree(MUTABLE.parent, tmp_path / "kickstart")
     path = tmp_path / "kickstart" / spoilt
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(BuildError, match="must not go onto a medium"):
-        iso.build_iso(small(tmp_path / "x.iso"), None, tmp_path / "kickstart/veilor-os.ks", tmp_path / "out.iso", run=never)
+        iso.build_iso(
+            small(tmp_path / "x.iso"),
+            None,
+            tmp_path / "kickstart/veilor-os.ks",
+            tmp_path / "out.iso",
+            run=never,
+        )
 
 
-def test_only_the_fallback_is_made_while_nobody_holds_our_keys(run, medium, layout, tmp_path, monkeypatch, capsys):
+def test_only_the_fallback_is_made_while_nobody_holds_our_keys(
+    run, medium, layout, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(cli, "runner", lambda args: run)
     argv = ["iso", "--medium", str(medium), "--out", str(tmp_path / "out.iso")]
     monkeypatch.setattr("veilor.build.readiness.placeholder_keys", lambda *_: ["veilor-image-a.pub"])
@@ -142,7 +176,9 @@ def test_refuses_a_medium_without_a_label(layout, tmp_path):
 
 def test_refuses_another_label_than_the_one_meant(layout, tmp_path):
     with pytest.raises(BuildError, match="has the label LABEL, not OTHER"):
-        iso.build_iso(small(tmp_path / "x.iso"), layout, KICKSTART, tmp_path / "out.iso", run=never, volid="OTHER")
+        iso.build_iso(
+            small(tmp_path / "x.iso"), layout, KICKSTART, tmp_path / "out.iso", run=never, volid="OTHER"
+        )
 
 
 def test_refuses_what_is_no_layout(layout, tmp_path):
@@ -160,8 +196,21 @@ def test_refuses_when_the_disk_is_full(layout, tmp_path, monkeypatch):
 def test_refuses_a_medium_that_starts_no_kernel(run, layout, tmp_path):
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/readme").write_text("nothing here boots")
-    run(["xorriso", "-as", "mkisofs", "-quiet", "-V", "DATA", "-o", str(tmp_path / "x.iso"), str(tmp_path / "tree")],
-        binds=[tmp_path], timeout=60)
+    run(
+        [
+            "xorriso",
+            "-as",
+            "mkisofs",
+            "-quiet",
+            "-V",
+            "DATA",
+            "-o",
+            str(tmp_path / "x.iso"),
+            str(tmp_path / "tree"),
+        ],
+        binds=[tmp_path],
+        timeout=60,
+    )
     with pytest.raises(BuildError, match="no boot configuration"):
         build(tmp_path / "x.iso", layout, tmp_path / "out.iso", run)
     assert not (tmp_path / "out.iso").exists() and not list(tmp_path.glob(".veilor-iso-*"))

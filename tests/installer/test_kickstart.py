@@ -24,7 +24,9 @@ def test_the_shipped_one_is_fine(text):
 
 def test_flattened_means_one_file(text):
     assert [line for line in text.splitlines() if line.startswith("%include")] == [
-        f"%include {kickstart.TARGET}", "%include /tmp/veilor-guided.ks"]
+        f"%include {kickstart.TARGET}",
+        "%include /tmp/veilor-guided.ks",
+    ]
     for snippet in sorted((SHIPPED.parent / "snippets").iterdir()):
         assert snippet.is_dir() or snippet.read_text().rstrip("\n") in text
 
@@ -36,7 +38,11 @@ MUTATIONS = [  # (the check that has to notice, what is replaced, by what)
     ("clears_no_other_disk", "reqpart\n", "zerombr\nreqpart\n"),
     ("clears_no_other_disk", "clearpart --list=", "clearpart --all --drives="),
     ("asks_for_the_disk", "%include /tmp/veilor-target.ks\n", ""),
-    ("asks_for_the_disk", "--erroronfail --log=/tmp/veilor-choose-disk.log", "--log=/tmp/veilor-choose-disk.log"),
+    (
+        "asks_for_the_disk",
+        "--erroronfail --log=/tmp/veilor-choose-disk.log",
+        "--log=/tmp/veilor-choose-disk.log",
+    ),
     ("asks_for_the_disk", "Install to which disk? ", "Go on? "),
     ("holds_no_secret", "--grow --encrypted", "--grow --encrypted --passphrase=hunter22"),
     ("holds_no_secret", "rootpw --lock", "rootpw --lock --plaintext hunter22"),
@@ -52,11 +58,19 @@ MUTATIONS = [  # (the check that has to notice, what is replaced, by what)
     ("has_room_to_boot", "reqpart\n", "\n"),
     ("deploys_from_the_medium", "--transport=oci", "--transport=registry"),
     ("deploys_from_the_medium", "--url=/run/install/repo/container", "--url=/somewhere"),
-    ("leaves_the_origin", "exec bootc install ensure-completion", "bootc install ensure-completion; bootc switch --mutate-in-place x"),
+    (
+        "leaves_the_origin",
+        "exec bootc install ensure-completion",
+        "bootc install ensure-completion; bootc switch --mutate-in-place x",
+    ),
     ("completes_bootc", "exec bootc install ensure-completion", "true"),
     ("completes_bootc", "%post --interpreter=/bin/sh --erroronfail", "%post --interpreter=/bin/sh"),
     ("refuses_plain_root", "luksDump", "isLuks"),
-    ("refuses_plain_root", "--erroronfail --log=/tmp/veilor-require-luks.log", "--log=/tmp/veilor-require-luks.log"),
+    (
+        "refuses_plain_root",
+        "--erroronfail --log=/tmp/veilor-require-luks.log",
+        "--log=/tmp/veilor-require-luks.log",
+    ),
     ("keeps_logs", "%onerror --interpreter=/usr/bin/python3", "%pre-install --interpreter=/usr/bin/python3"),
     ("keeps_logs", '"log/veilor-install"', '"log/lost"'),
     ("locks_root", "rootpw --lock\n", ""),
@@ -72,7 +86,9 @@ MUTATIONS = [  # (the check that has to notice, what is replaced, by what)
 ]
 
 
-@pytest.mark.parametrize(("name", "old", "new"), MUTATIONS, ids=[f"{n}-{m[0]}" for n, m in enumerate(MUTATIONS)])
+@pytest.mark.parametrize(
+    ("name", "old", "new"), MUTATIONS, ids=[f"{n}-{m[0]}" for n, m in enumerate(MUTATIONS)]
+)
 def test_the_check_notices(name, old, new, text):
     assert old in text, "the mutation has nothing to change any more"
     spoiled = text.replace(old, new, -1 if name in ("offers_the_key", "keeps_logs") else 1)
@@ -91,11 +107,27 @@ def test_the_mutable_fallback_keeps_the_rules_that_it_can(fallback):
     assert missed == [one.__name__ for one in kickstart.OF_THE_IMAGE]
 
 
-@pytest.mark.parametrize(("name", "old", "new"), [one for one in MUTATIONS if one[0] in
-                         {"asks_for_the_disk", "encrypts_root", "refuses_plain_root", "keeps_logs", "has_no_swap", "holds_no_secret"}])
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        one
+        for one in MUTATIONS
+        if one[0]
+        in {
+            "asks_for_the_disk",
+            "encrypts_root",
+            "refuses_plain_root",
+            "keeps_logs",
+            "has_no_swap",
+            "holds_no_secret",
+        }
+    ],
+)
 def test_the_check_notices_in_the_fallback_too(name, old, new, fallback):
     assert old in fallback, "the mutation has nothing to change any more"
-    assert name in [line.split(":")[0] for line in kickstart.check(fallback.replace(old, new, 1), kickstart.FALLBACK)]
+    assert name in [
+        line.split(":")[0] for line in kickstart.check(fallback.replace(old, new, 1), kickstart.FALLBACK)
+    ]
 
 
 def test_every_check_has_a_mutation():

@@ -1,4 +1,6 @@
-"""Same base, keys and epoch, another clone in another folder: staged tree, layers and ISO come out the same to the byte."""
+"""Same base, keys and epoch, another clone in another folder: staged tree, layers and ISO come out the same
+to the byte.
+"""
 
 import gzip
 import hashlib
@@ -18,9 +20,17 @@ def base_in(folder):
     """A small base image; its layer stands for the base's own, which come from its digest."""
     (folder / "blobs/sha256").mkdir(parents=True)
     layer = images.write_blob(folder, gzip.compress(b"base", mtime=0))
-    config = images.write_blob(folder, json.dumps({"os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:x"]}}).encode())
-    manifest = {"schemaVersion": 2, "config": {"mediaType": "c", **config}, "layers": [{"mediaType": "l", **layer}]}
-    (folder / "index.json").write_text(json.dumps({"manifests": [images.write_blob(folder, json.dumps(manifest).encode())]}))
+    config = images.write_blob(
+        folder, json.dumps({"os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:x"]}}).encode()
+    )
+    manifest = {
+        "schemaVersion": 2,
+        "config": {"mediaType": "c", **config},
+        "layers": [{"mediaType": "l", **layer}],
+    }
+    (folder / "index.json").write_text(
+        json.dumps({"manifests": [images.write_blob(folder, json.dumps(manifest).encode())]})
+    )
     return folder
 
 
@@ -32,7 +42,10 @@ def made_in(folder, medium, run, change=None):
     shutil.copyfile(ROOT / "product.toml", clone / "product.toml")
     if change:
         change(clone)
-    layers = [("veilor-os", images.tree_layer(stage(clone, folder / "tree"))), ("release", images.release_layer("44.1"))]
+    layers = [
+        ("veilor-os", images.tree_layer(stage(clone, folder / "tree"))),
+        ("release", images.release_layer("44.1")),
+    ]
     digest = images.extend(base_in(folder / "base"), folder / "layout", layers, "44.1")
     iso = build_iso(medium, folder / "layout", clone / "kickstart/install.ks", folder / "veilor.iso", run=run)
     return digest, hashlib.sha256(iso.read_bytes()).hexdigest()
@@ -52,4 +65,6 @@ def test_and_differ_with_one_bit_of_the_overlay(medium, run, tmp_path):
         path = clone / "overlay/usr/bin/veilor-status"
         path.chmod(0o644)
 
-    assert all(map(str.__ne__, made_in(tmp_path / "a", medium, run), made_in(tmp_path / "b", medium, run, change)))
+    assert all(
+        map(str.__ne__, made_in(tmp_path / "a", medium, run), made_in(tmp_path / "b", medium, run, change))
+    )

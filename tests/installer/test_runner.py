@@ -1,4 +1,6 @@
-"""The lab's installer: what it takes from a kickstart, what it plans, and that it touches the chosen disk alone."""
+"""The lab's installer: what it takes from a kickstart, what it plans, and that it touches the chosen disk
+alone.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def target(tmp_path):
 @pytest.fixture
 def text(target):
     """The kickstart with what its %pre scripts write: the first is run, the second's is TARGET."""
-    text = SHIPPED.replace("/tmp/veilor-target.ks", str(target)).replace("/tmp/veilor-guided.ks", str(target.with_name("guided.ks")))
+    text = SHIPPED.replace("/tmp/veilor-target.ks", str(target)).replace(
+        "/tmp/veilor-guided.ks", str(target.with_name("guided.ks"))
+    )
     return lay_out(text)
 
 
@@ -72,13 +76,18 @@ def test_the_shipped_kickstart_is_understood(asked):
 
 def test_the_first_pass_needs_no_include():
     pre, onerror = ks.read_pre(SHIPPED)
-    assert [(one.must_succeed, one.log) for one in pre] == [(True, None), (True, "/tmp/veilor-choose-disk.log")] and len(onerror) == 1
+    assert [(one.must_succeed, one.log) for one in pre] == [
+        (True, None),
+        (True, "/tmp/veilor-choose-disk.log"),
+    ] and len(onerror) == 1
 
 
 REFUSED = [
-    ("poweroff\n", "poweroff\nfirewall --enabled\n", "firewall"), ("reqpart\n", "autopart --type=lvm\n", "autopart"),
+    ("poweroff\n", "poweroff\nfirewall --enabled\n", "firewall"),
+    ("reqpart\n", "autopart --type=lvm\n", "autopart"),
     ("--size=2048", "--size=2048 --label=boot --fsoptions=noatime", "part --fsoptions"),
-    ("bootloader", "bootloader --password=x", "--password"), ("%onerror", "%packages\n@core\n%end\n%onerror", "%packages"),
+    ("bootloader", "bootloader --password=x", "--password"),
+    ("%onerror", "%packages\n@core\n%end\n%onerror", "%packages"),
     ("--erroronfail --log=/tmp/veilor-ch", "--nonsense --log=/tmp/veilor-ch", "--nonsense"),
     ("poweroff\n", "poweroff\nuser --name=me\n", "user"),
 ]
@@ -114,26 +123,44 @@ def test_the_plan_for_uefi(asked):
     made = planner.plan(asked, [planner.Disk("vda", "/dev/vda", 40 * GiB), VDB], uefi=True)
     assert made.disk is VDB
     assert [(p.path, p.mount, p.fstype, p.start, p.size) for p in made.partitions] == [
-        ("/dev/vdb1", "/boot/efi", "vfat", 1, 600), ("/dev/vdb2", "/boot", "ext4", 601, 2048), ("/dev/vdb3", "/", "ext4", 2649, 9638)]
+        ("/dev/vdb1", "/boot/efi", "vfat", 1, 600),
+        ("/dev/vdb2", "/boot", "ext4", 601, 2048),
+        ("/dev/vdb3", "/", "ext4", 2649, 9638),
+    ]
     assert made.partitions[-1].start + made.partitions[-1].size == 12 * 1024 - 1
-    assert planner.sfdisk_script(made).splitlines()[1] == f"start=1MiB, size=600MiB, type={planner.TYPES['efi']}"
+    assert (
+        planner.sfdisk_script(made).splitlines()[1] == f"start=1MiB, size=600MiB, type={planner.TYPES['efi']}"
+    )
 
 
 def test_the_plan_for_bios(asked):
     made = planner.plan(asked, [VDB], uefi=False)
-    assert [(p.mount, p.type == planner.TYPES["bios"]) for p in made.partitions] == [("", True), ("/boot", False), ("/", False)]
+    assert [(p.mount, p.type == planner.TYPES["bios"]) for p in made.partitions] == [
+        ("", True),
+        ("/boot", False),
+        ("/", False),
+    ]
 
 
 def test_partition_names():
-    assert planner.partition_path("/dev/nvme0n1", 3) == "/dev/nvme0n1p3" and planner.partition_path("/dev/sda", 1) == "/dev/sda1"
+    assert (
+        planner.partition_path("/dev/nvme0n1", 3) == "/dev/nvme0n1p3"
+        and planner.partition_path("/dev/sda", 1) == "/dev/sda1"
+    )
 
 
 PLANS_REFUSED = [
-    ({"only_use": ()}, {}, "exactly one disk"), ({"only_use": ("vdb", "vdc")}, {}, "exactly one disk"),
-    ({"only_use": ("vdz",)}, {}, "no disk vdz"), ({}, {"held": "in use: /home"}, "in use: /home"),
-    ({}, {"partitions": ("vdb1",)}, "nobody agreed to erase vdb1"), ({"clear": ("vdb", "vda1")}, {}, "names vda1, not on vdb"),
-    ({"clear_drives": ("vda",)}, {}, "must name vdb alone"), ({"label": "msdos"}, {}, "GPT only"), ({}, {"size": 10 * GiB}, "lacks"),
-    ({"reqpart": False}, {}, "reqpart is missing"), ({"parts": ()}, {}, "makes / and /boot"),
+    ({"only_use": ()}, {}, "exactly one disk"),
+    ({"only_use": ("vdb", "vdc")}, {}, "exactly one disk"),
+    ({"only_use": ("vdz",)}, {}, "no disk vdz"),
+    ({}, {"held": "in use: /home"}, "in use: /home"),
+    ({}, {"partitions": ("vdb1",)}, "nobody agreed to erase vdb1"),
+    ({"clear": ("vdb", "vda1")}, {}, "names vda1, not on vdb"),
+    ({"clear_drives": ("vda",)}, {}, "must name vdb alone"),
+    ({"label": "msdos"}, {}, "GPT only"),
+    ({}, {"size": 10 * GiB}, "lacks"),
+    ({"reqpart": False}, {}, "reqpart is missing"),
+    ({"parts": ()}, {}, "makes / and /boot"),
 ]
 
 
@@ -150,13 +177,23 @@ def test_a_root_in_clear_is_refused(change, asked):
         planner.plan(dataclasses.replace(asked, parts=tuple(parts)), [VDB], uefi=True)
 
 
-@pytest.mark.parametrize(("node", "held"), [
-    ({"ro": True}, "read-only"), ({"mountpoints": ["/run/initramfs/live"]}, "in use: /run/initramfs/live"),
-    ({"children": [{"name": "vdb1", "type": "part", "children": [{"name": "dm-0", "type": "crypt"}]}]}, "still open"),
-    ({}, ""),
-])
+@pytest.mark.parametrize(
+    ("node", "held"),
+    [
+        ({"ro": True}, "read-only"),
+        ({"mountpoints": ["/run/initramfs/live"]}, "in use: /run/initramfs/live"),
+        (
+            {"children": [{"name": "vdb1", "type": "part", "children": [{"name": "dm-0", "type": "crypt"}]}]},
+            "still open",
+        ),
+        ({}, ""),
+    ],
+)
 def test_what_keeps_a_disk_from_being_used(node, held):
-    found = storage.as_disk({"name": "vdb", "path": "/dev/vdb", "type": "disk", "size": 5, "ro": False, "mountpoints": [None]} | node)
+    found = storage.as_disk(
+        {"name": "vdb", "path": "/dev/vdb", "type": "disk", "size": 5, "ro": False, "mountpoints": [None]}
+        | node
+    )
     assert (held in found.held) if held else found.held == ""
 
 
@@ -202,18 +239,29 @@ def test_only_the_chosen_disk_is_named(asked, recorder, monkeypatch):
 def test_the_passphrase_goes_by_standard_input_alone(asked, recorder, monkeypatch):
     go(asked, recorder, monkeypatch)
     assert not [argv for argv in recorder.calls if any("sesame" in word for word in argv)]
-    fed = [argv[1] for argv, stdin in zip(recorder.calls, recorder.stdin, strict=True) if stdin == b"sesame open"]
+    fed = [
+        argv[1] for argv, stdin in zip(recorder.calls, recorder.stdin, strict=True) if stdin == b"sesame open"
+    ]
     assert fed == ["luksFormat", "open"]
 
 
 def test_key_derivation_is_the_kickstarts_unless_the_lab_says_so(asked, recorder, monkeypatch):
     _, said = go(asked, recorder, monkeypatch)
     (full,) = [argv for argv in recorder.calls if "luksFormat" in argv]
-    assert full[full.index("--pbkdf-memory") + 1] == "1048576" and "--pbkdf-force-iterations" not in full and said == []
+    assert (
+        full[full.index("--pbkdf-memory") + 1] == "1048576"
+        and "--pbkdf-force-iterations" not in full
+        and said == []
+    )
     recorder.calls.clear()
-    _, said = go(asked, recorder, monkeypatch, {"veilor.lab.pbkdf-memory": "65536", "veilor.lab.pbkdf-iterations": "4"})
+    _, said = go(
+        asked, recorder, monkeypatch, {"veilor.lab.pbkdf-memory": "65536", "veilor.lab.pbkdf-iterations": "4"}
+    )
     (cheap,) = [argv for argv in recorder.calls if "luksFormat" in argv]
-    assert cheap[cheap.index("--pbkdf-memory") + 1] == "65536" and cheap[cheap.index("--pbkdf-force-iterations") + 1] == "4"
+    assert (
+        cheap[cheap.index("--pbkdf-memory") + 1] == "65536"
+        and cheap[cheap.index("--pbkdf-force-iterations") + 1] == "4"
+    )
     assert len(said) == 1 and said[0].startswith("STAND-IN:")
 
 
@@ -222,27 +270,50 @@ def test_mounts_go_from_the_root_outwards(asked, recorder, monkeypatch):
     mounted = [argv[-1].removeprefix(storage.ROOT) for argv in recorder.calls if argv[0] == "mount"]
     assert mounted == ["", "/boot", "/boot/efi"]
     text = deploy.fstab(done.uuids)
-    assert [line.split()[1] for line in text.splitlines()] == ["/", "/boot", "/boot/efi"] and done.uuids["/"] in text
+    assert [line.split()[1] for line in text.splitlines()] == ["/", "/boot", "/boot/efi"] and done.uuids[
+        "/"
+    ] in text
 
 
 def test_kernel_arguments_are_anacondas(asked, recorder, monkeypatch):
     monkeypatch.setattr(deploy, "consoles", lambda: ["console=tty0", "console=ttyS0"])
-    deploy.set_kernel_arguments(dataclasses.replace(asked, append=("quiet",)), storage.Storage(None, {"/": "f00"}, "c0ffee", "x"))
+    deploy.set_kernel_arguments(
+        dataclasses.replace(asked, append=("quiet",)), storage.Storage(None, {"/": "f00"}, "c0ffee", "x")
+    )
     (argv,) = recorder.calls
-    assert argv[2:] == ("ostree", "admin", "instutil", "set-kargs", "--merge", "rd.luks.uuid=luks-c0ffee", "quiet", "console=tty0",
-                        "console=ttyS0", "root=UUID=f00", "vconsole.keymap=de", "rw")
+    assert argv[2:] == (
+        "ostree",
+        "admin",
+        "instutil",
+        "set-kargs",
+        "--merge",
+        "rd.luks.uuid=luks-c0ffee",
+        "quiet",
+        "console=tty0",
+        "console=ttyS0",
+        "root=UUID=f00",
+        "vconsole.keymap=de",
+        "rw",
+    )
 
 
 def test_programs_are_logged_their_input_never(log):
-    assert system.run("cat", stdin=b"sesame open") == "sesame open"  # what a program says of its own is logged, so cat is the worst case
+    assert (
+        system.run("cat", stdin=b"sesame open") == "sesame open"
+    )  # what a program says of its own is logged, so cat is the worst case
     log.unlink()
     system.run("sh", "-c", "cat >/dev/null; echo fine", stdin=b"sesame open")
     assert "sesame" not in log.read_text() and "fine" in log.read_text()
 
 
-@pytest.mark.parametrize(("argv", "why"), [
-    (("false",), "ended with 1"), (("sleep", "9"), "did not end within"), (("/no/such",), "can't be started"),
-])
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (("false",), "ended with 1"),
+        (("sleep", "9"), "did not end within"),
+        (("/no/such",), "can't be started"),
+    ],
+)
 def test_a_program_that_fails_is_one_line(argv, why):
     with pytest.raises(system.Failed, match=why) as error:
         system.run(*argv, timeout=0.2)
@@ -250,7 +321,19 @@ def test_a_program_that_fails_is_one_line(argv, why):
 
 
 def script(text, **more):
-    return ks.Script(**({"text": text, "interpreter": "/bin/sh", "in_chroot": False, "must_succeed": True, "log": None, "line": 7} | more))
+    return ks.Script(
+        **(
+            {
+                "text": text,
+                "interpreter": "/bin/sh",
+                "in_chroot": False,
+                "must_succeed": True,
+                "log": None,
+                "line": 7,
+            }
+            | more
+        )
+    )
 
 
 def test_scripts(tmp_path):
@@ -260,7 +343,9 @@ def test_scripts(tmp_path):
     with pytest.raises(system.Failed, match="%post script of line 7 ended with 3: why"):
         scripts.run_scripts((script("echo why; exit 3", log=str(log)),), "%post")
     scripts.run_scripts((script("exit 3", log=str(log), must_succeed=False),), "%post")
-    scripts.run_scripts((script('test "$ANA_INSTALL_PATH" = /mnt/sysroot', log=str(log)),), "%post")  # bootc asks for it
+    scripts.run_scripts(
+        (script('test "$ANA_INSTALL_PATH" = /mnt/sysroot', log=str(log)),), "%post"
+    )  # bootc asks for it
     with pytest.raises(system.Failed, match="ended with 127"):
         scripts.run_scripts((script("", log=str(log), interpreter="/no/such"),), "%post")
 
@@ -278,7 +363,9 @@ def test_kernel_arguments_from_the_image(tmp_path):
 def test_one_terminal_on_every_console(monkeypatch):
     """Two consoles: both show everything, either can answer, and a passphrase is shown on neither."""
     pairs = [pty.openpty() for _ in range(2)]
-    monkeypatch.setattr(terminal, "open_consoles", lambda: [tty.setraw(slave) and None or slave for _, slave in pairs])
+    monkeypatch.setattr(
+        terminal, "open_consoles", lambda: [tty.setraw(slave) and None or slave for _, slave in pairs]
+    )
     shown = [bytearray(), bytearray()]
 
     def program():
@@ -288,7 +375,9 @@ def test_one_terminal_on_every_console(monkeypatch):
         return 7 if terminal.ask_secret("Passphrase: ") == "gehéim".encode() else 1
 
     def person():
-        for number, (prompt, answer) in enumerate(((b"Which? ", b"1\n"), (b"Passphrase: ", "gehéim\r".encode()))):
+        for number, (prompt, answer) in enumerate(
+            ((b"Which? ", b"1\n"), (b"Passphrase: ", "gehéim\r".encode()))
+        ):
             while prompt not in shown[number]:
                 shown[number] += os.read(pairs[number][0], 4096)
             os.write(pairs[number][0], answer)

@@ -1,4 +1,6 @@
-"""The kickstart's last scripts: root must be on LUKS2 with argon2id, and logs go wherever there is a place."""
+"""The kickstart's last scripts: root must be on LUKS2 with argon2id, and logs
+go wherever there is a place.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,24 @@ DISK = {"path": "/dev/vdb", "type": "disk"}
 PART = {"path": "/dev/vdb3", "type": "part", "children": [DISK]}
 
 
-@pytest.mark.parametrize(("tree", "found"), [
-    ([{"path": "/dev/mapper/luks-x", "type": "crypt", "children": [PART]}], "/dev/vdb3"),
-    ([{"path": "/dev/vg/root", "type": "lvm", "children": [{"path": "/dev/dm-0", "type": "crypt", "children": [PART]}]}], "/dev/vdb3"),
-    ([PART], None), ([], None),
-])
+@pytest.mark.parametrize(
+    ("tree", "found"),
+    [
+        ([{"path": "/dev/mapper/luks-x", "type": "crypt", "children": [PART]}], "/dev/vdb3"),
+        (
+            [
+                {
+                    "path": "/dev/vg/root",
+                    "type": "lvm",
+                    "children": [{"path": "/dev/dm-0", "type": "crypt", "children": [PART]}],
+                }
+            ],
+            "/dev/vdb3",
+        ),
+        ([PART], None),
+        ([], None),
+    ],
+)
 def test_the_container_below_the_root(tree, found):
     assert require_luks.find_container(tree) == found
 
@@ -29,10 +44,17 @@ def slots(*kinds):
     return {"keyslots": {str(n): {"kdf": {"type": kind}} for n, kind in enumerate(kinds)}}
 
 
-@pytest.mark.parametrize(("metadata", "problem"), [
-    (slots("argon2id"), ""), (slots("argon2id", "argon2id"), ""), (slots(), "no key slot"), ({}, "no key slot"),
-    (slots("pbkdf2"), "slot 0 uses pbkdf2"), (slots("argon2id", "argon2i"), "slot 1 uses argon2i"),
-])
+@pytest.mark.parametrize(
+    ("metadata", "problem"),
+    [
+        (slots("argon2id"), ""),
+        (slots("argon2id", "argon2id"), ""),
+        (slots(), "no key slot"),
+        ({}, "no key slot"),
+        (slots("pbkdf2"), "slot 0 uses pbkdf2"),
+        (slots("argon2id", "argon2i"), "slot 1 uses argon2i"),
+    ],
+)
 def test_the_header_is_judged(metadata, problem):
     said = require_luks.judge(metadata)
     assert (problem in said) if problem else said == ""
@@ -47,14 +69,21 @@ FAKE = {
 }
 
 
-@pytest.mark.parametrize(("kind", "code", "kdf", "exit_code", "said"), [
-    ("crypt", 0, "argon2id", 0, "is on LUKS2 with argon2id (/dev/vdb3)"), ("lvm", 0, "argon2id", 1, "is not encrypted"),
-    ("crypt", 1, "argon2id", 1, "is not LUKS2"), ("crypt", 0, "pbkdf2", 1, "uses pbkdf2"),
-])
+@pytest.mark.parametrize(
+    ("kind", "code", "kdf", "exit_code", "said"),
+    [
+        ("crypt", 0, "argon2id", 0, "is on LUKS2 with argon2id (/dev/vdb3)"),
+        ("lvm", 0, "argon2id", 1, "is not encrypted"),
+        ("crypt", 1, "argon2id", 1, "is not LUKS2"),
+        ("crypt", 0, "pbkdf2", 1, "uses pbkdf2"),
+    ],
+)
 def test_the_whole_script(kind, code, kdf, exit_code, said, tmp_path, monkeypatch, capsys):
     for name, text in FAKE.items():
         program = tmp_path / name
-        program.write_text("#!/bin/sh\n" + text.replace("TYPE", kind).replace("CODE", str(code)).replace("KDF", kdf) + "\n")
+        program.write_text(
+            "#!/bin/sh\n" + text.replace("TYPE", kind).replace("CODE", str(code)).replace("KDF", kdf) + "\n"
+        )
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert require_luks.main() == exit_code
@@ -70,7 +99,11 @@ def test_without_its_programs_it_refuses(tmp_path, monkeypatch, capsys):
 def logs(tmp_path, monkeypatch):
     for name in ("program.log", "ks-script-abc.log", "secret.txt"):
         (tmp_path / name).write_text(name)
-    monkeypatch.setattr(keep_logs, "LOGS", tuple(f"{tmp_path}/{name}" for name in ("program.log", "ks-script-*.log", "none.log")))
+    monkeypatch.setattr(
+        keep_logs,
+        "LOGS",
+        tuple(f"{tmp_path}/{name}" for name in ("program.log", "ks-script-*.log", "none.log")),
+    )
     return tmp_path
 
 
@@ -81,14 +114,20 @@ def test_logs_go_to_the_new_system(logs, monkeypatch):
     assert keep_logs.keep_in_target() == str(var)
     kept = var / "log/veilor-install"
     assert sorted(path.name for path in kept.iterdir()) == ["ks-script-abc.log", "program.log"]
-    assert kept.stat().st_mode & 0o777 == 0o700 and all(path.stat().st_mode & 0o777 == 0o600 for path in kept.iterdir())
+    assert kept.stat().st_mode & 0o777 == 0o700 and all(
+        path.stat().st_mode & 0o777 == 0o600 for path in kept.iterdir()
+    )
 
 
 @pytest.mark.parametrize("stateroot", ["veilor", "default"])
 def test_logs_go_to_the_stateroot_whatever_its_name(stateroot, logs, monkeypatch):
     var = logs / "ostree/deploy" / stateroot / "var"
     var.mkdir(parents=True)
-    monkeypatch.setattr(keep_logs, "TARGETS", tuple(place.replace("/mnt/sysimage", str(logs)) for place in keep_logs.TARGETS[1:]))
+    monkeypatch.setattr(
+        keep_logs,
+        "TARGETS",
+        tuple(place.replace("/mnt/sysimage", str(logs)) for place in keep_logs.TARGETS[1:]),
+    )
     assert keep_logs.keep_in_target() == str(var)
     assert (var / "log/veilor-install/program.log").exists()
 
@@ -107,7 +146,9 @@ def test_logs_go_to_the_host_as_a_tar(logs, monkeypatch):
 
 @pytest.fixture
 def share(logs, monkeypatch):
-    """A host's shared folder, and programs that note how they are called; the folder, the calls, and the tag's file."""
+    """A host's shared folder, and programs that note how they are called; the folder, the calls, and the
+    tag's file.
+    """
     programs, calls, tag = logs / "bin", logs / "calls", logs / "virtio3/mount_tag"
     for folder in (programs, tag.parent):
         folder.mkdir()
@@ -151,7 +192,11 @@ def test_a_full_folder_keeps_no_other_place_from_its_logs(share, logs, monkeypat
     (logs / "bin/mount").write_text("#!/bin/sh\nexit 32\n")
     keep_logs.main()
     said = capsys.readouterr().out
-    assert f"keep_in_target: {logs / 'var'}" in said and "keep_on_share: Command" in said and "keep_on_port: no such place" in said
+    assert (
+        f"keep_in_target: {logs / 'var'}" in said
+        and "keep_on_share: Command" in said
+        and "keep_on_port: no such place" in said
+    )
 
 
 def test_no_place_is_no_error(logs, monkeypatch, capsys):
@@ -211,11 +256,15 @@ def test_a_firmware_that_takes_nothing_is_told_of(firmware):
     assert "took no request" in talk("yes\n")
 
 
-@pytest.mark.parametrize(("spoil", "why"), [
-    (lambda place: (place / "SecureBoot").write_bytes(b"\x06\0\0\0\0"), "Secure Boot is off"),
-    (lambda place: (place / "SecureBoot").unlink(), "Secure Boot is off"),
-    (lambda place: (place / "key.der").unlink(), "not in this image"), (lambda place: (place / "enrolled").touch(), "already enrolled"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda place: (place / "SecureBoot").write_bytes(b"\x06\0\0\0\0"), "Secure Boot is off"),
+        (lambda place: (place / "SecureBoot").unlink(), "Secure Boot is off"),
+        (lambda place: (place / "key.der").unlink(), "not in this image"),
+        (lambda place: (place / "enrolled").touch(), "already enrolled"),
+    ],
+)
 def test_where_there_is_nothing_to_offer_nobody_is_asked(firmware, spoil, why, capsys, monkeypatch):
     spoil(firmware)
     monkeypatch.setattr(offer_mok, "open_terminal", lambda: pytest.fail("somebody was asked"))
@@ -223,8 +272,17 @@ def test_where_there_is_nothing_to_offer_nobody_is_asked(firmware, spoil, why, c
     assert why in capsys.readouterr().out
 
 
-DISKS = [{"path": "/dev/vdb", "fstype": None, "uuid": None, "children": [
-    {"path": "/dev/vdb2", "fstype": "ext4", "uuid": "b0"}, {"path": "/dev/vdb3", "fstype": "crypto_LUKS", "uuid": "c0ffee"}]}]
+DISKS = [
+    {
+        "path": "/dev/vdb",
+        "fstype": None,
+        "uuid": None,
+        "children": [
+            {"path": "/dev/vdb2", "fstype": "ext4", "uuid": "b0"},
+            {"path": "/dev/vdb3", "fstype": "crypto_LUKS", "uuid": "c0ffee"},
+        ],
+    }
+]
 
 
 def test_recovery_notes_name_the_disk_and_the_keyboard(tmp_path, monkeypatch):
@@ -240,10 +298,15 @@ def test_recovery_notes_name_the_disk_and_the_keyboard(tmp_path, monkeypatch):
     assert "cryptsetup open /dev/disk/by-uuid/c0ffee veilor" in text and "prompt is de." in text
 
 
-@pytest.mark.parametrize(("stateroots", "home"), [
-    (["veilor"], "/mnt/ostree/deploy/veilor/var/home"), (["default"], "/mnt/ostree/deploy/default/var/home"),
-    (["a", "b"], "/mnt/ostree/deploy/*/var/home"), (None, "/mnt/home"),
-])
+@pytest.mark.parametrize(
+    ("stateroots", "home"),
+    [
+        (["veilor"], "/mnt/ostree/deploy/veilor/var/home"),
+        (["default"], "/mnt/ostree/deploy/default/var/home"),
+        (["a", "b"], "/mnt/ostree/deploy/*/var/home"),
+        (None, "/mnt/home"),
+    ],
+)
 def test_recovery_notes_say_where_the_files_are(stateroots, home, tmp_path, monkeypatch):
     for name in stateroots or ():
         (tmp_path / "deploy" / name / "var").mkdir(parents=True)

@@ -16,21 +16,37 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_real_bootc_leaves_nothing_of_the_front():
     plain = {name: what for name, what, _ in base.extras(ROOT, Path("/programs"), Path("/grub"))}
-    real = {name: what for name, what, _ in base.extras(ROOT, Path("/programs"), Path("/grub"), Path("/made/bootc"))}
-    assert plain["usr/bin/bootc"] == ROOT / "stand-ins/bootc/bootc" and "usr/lib/bootc-front/verbs.py" in plain
+    real = {
+        name: what
+        for name, what, _ in base.extras(ROOT, Path("/programs"), Path("/grub"), Path("/made/bootc"))
+    }
+    assert (
+        plain["usr/bin/bootc"] == ROOT / "stand-ins/bootc/bootc" and "usr/lib/bootc-front/verbs.py" in plain
+    )
     assert real["usr/bin/bootc"] == Path("/made/bootc")
-    assert {name for name in plain if name not in real} == {name for name in plain if name.startswith("usr/lib/bootc-front/")}
+    assert {name for name in plain if name not in real} == {
+        name for name in plain if name.startswith("usr/lib/bootc-front/")
+    }
 
 
 PLAIN = ["base-system", "kernel", "boot-loader", "no-selinux"]
 
 
-@pytest.mark.parametrize(("label", "named"), [
-    ("base-system kernel boot-loader no-selinux no-desktop bootc-front", [*PLAIN, "no-desktop", base.FRONT]),
-    ("base-system kernel boot-loader no-selinux no-desktop", [*PLAIN, "no-desktop"]),
-    ("base-system kernel boot-loader no-selinux other-desktop bootc-front", [*PLAIN, "other-desktop", base.FRONT]),
-    (None, []),
-])
+@pytest.mark.parametrize(
+    ("label", "named"),
+    [
+        (
+            "base-system kernel boot-loader no-selinux no-desktop bootc-front",
+            [*PLAIN, "no-desktop", base.FRONT],
+        ),
+        ("base-system kernel boot-loader no-selinux no-desktop", [*PLAIN, "no-desktop"]),
+        (
+            "base-system kernel boot-loader no-selinux other-desktop bootc-front",
+            [*PLAIN, "other-desktop", base.FRONT],
+        ),
+        (None, []),
+    ],
+)
 def test_a_report_names_what_the_base_itself_says_it_stands_in_for(label, named):
     labels = {} if label is None else {base.STAND_IN: label}
     assert rehearse.stand_ins_of({"config": {"Labels": labels}}) == named

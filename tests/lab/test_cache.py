@@ -49,15 +49,18 @@ def a_tree(folder):
     return folder
 
 
-@pytest.mark.parametrize("change", [
-    lambda t: (t / "d/f").write_text("y"),
-    lambda t: (t / "d/f").chmod(0o755),
-    lambda t: (t / "d").chmod(0o700),
-    lambda t: (t / "d/f").rename(t / "d/g"),
-    lambda t: (t / "empty").mkdir(),
-    lambda t: ((t / "l").unlink(), (t / "l").symlink_to("d")),
-    lambda t: ((t / "d/f").unlink(), (t / "d/f").mkdir()),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: (t / "d/f").write_text("y"),
+        lambda t: (t / "d/f").chmod(0o755),
+        lambda t: (t / "d").chmod(0o700),
+        lambda t: (t / "d/f").rename(t / "d/g"),
+        lambda t: (t / "empty").mkdir(),
+        lambda t: ((t / "l").unlink(), (t / "l").symlink_to("d")),
+        lambda t: ((t / "d/f").unlink(), (t / "d/f").mkdir()),
+    ],
+)
 def test_a_trees_hash_moves_with_what_is_in_it(tmp_path, change):
     tree = a_tree(tmp_path / "t")
     before = hash_tree(tree)
@@ -78,7 +81,12 @@ def test_bytecode_beside_sources_is_no_input_but_part_of_an_artefact(tmp_path, g
     (tree / "d/__pycache__/f.pyc").write_text("x")
     assert (hash_tree(tree), key_of("n", {"a": tree})) == before
     calls = []
-    build = lambda dest: (calls.append(1), (dest / "__pycache__").mkdir(parents=True), (dest / "__pycache__/f").write_text("x"))  # noqa: E731
+
+    def build(dest):
+        calls.append(1)
+        (dest / "__pycache__").mkdir(parents=True)
+        (dest / "__pycache__/f").write_text("x")
+
     path = get(build)
     (path / "__pycache__/f").write_text("y")
     get(build)
@@ -96,7 +104,17 @@ def test_a_file_in_two_parts_is_not_two_files(tmp_path):
 def test_keys_depend_on_every_input_and_on_its_kind(tmp_path):
     file = tmp_path / "f"
     file.write_text("1")
-    sets = [{"a": 1}, {"a": "1"}, {"a": b"1"}, {"b": 1}, {"a": [1]}, {"a": {"x": 1}}, {"a": None}, {"a": file}, {"a": str(file)}]
+    sets = [
+        {"a": 1},
+        {"a": "1"},
+        {"a": b"1"},
+        {"b": 1},
+        {"a": [1]},
+        {"a": {"x": 1}},
+        {"a": None},
+        {"a": file},
+        {"a": str(file)},
+    ]
     keys = [key_of("n", inputs) for inputs in sets] + [key_of("m", sets[0])]
     assert len(set(keys)) == len(keys)
     assert key_of("n", {"a": 1, "b": 2}) == key_of("n", {"b": 2, "a": 1})
@@ -134,16 +152,19 @@ def rewrite_in_place(file):
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
-@pytest.mark.parametrize("harm", [
-    lambda path: os.truncate(path / "sub/file", 3),
-    lambda path: (path / "sub/file").unlink(),
-    lambda path: (path / "more").write_text(""),
-    lambda path: (path / "sub/file").write_text("CONTENT"),
-    lambda path: rewrite_in_place(path / "sub/file"),
-    lambda path: (path / "sub/file").chmod(0o600),
-    lambda path: (path.parent / "manifest.json").write_text("{"),
-    lambda path: (path.parent / "manifest.json").unlink(),
-])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: os.truncate(path / "sub/file", 3),
+        lambda path: (path / "sub/file").unlink(),
+        lambda path: (path / "more").write_text(""),
+        lambda path: (path / "sub/file").write_text("CONTENT"),
+        lambda path: rewrite_in_place(path / "sub/file"),
+        lambda path: (path / "sub/file").chmod(0o600),
+        lambda path: (path.parent / "manifest.json").write_text("{"),
+        lambda path: (path.parent / "manifest.json").unlink(),
+    ],
+)
 def test_a_damaged_entry_is_named_and_made_again(get, said, harm):
     maker = Maker()
     path = get(maker)
@@ -224,8 +245,12 @@ def test_a_killed_builder_frees_its_lock(tmp_path):
         artefact(Path(sys.argv[1]), "thing", {"a": 1}, build)
     """)
     source = str(Path(sys.modules["veilor.lab.cache"].__file__).parents[2])
-    child = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE,
-                             stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": source})
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": source},
+    )
     child.stdout.readline()
     child.kill()
     child.wait()

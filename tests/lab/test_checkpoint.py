@@ -68,13 +68,16 @@ def test_another_name_key_or_scenario_is_not_found(new, state):
         new().get("install", KEYS[1])
 
 
-@pytest.mark.parametrize("harm", [
-    lambda entry: os.truncate(entry / "disk", 64 * MiB),
-    lambda entry: (entry / "keys/a.key").unlink(),
-    lambda entry: (entry / "keys/a.key").write_text("SECRET"),
-    lambda entry: (entry / "keys/more").write_text(""),
-    lambda entry: (entry / "manifest.json").unlink(),
-])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda entry: os.truncate(entry / "disk", 64 * MiB),
+        lambda entry: (entry / "keys/a.key").unlink(),
+        lambda entry: (entry / "keys/a.key").write_text("SECRET"),
+        lambda entry: (entry / "keys/more").write_text(""),
+        lambda entry: (entry / "manifest.json").unlink(),
+    ],
+)
 def test_a_damaged_one_is_removed_with_a_word(new, state, said, harm):
     entry = new().save("install", KEYS[0], files(state))
     harm(entry)

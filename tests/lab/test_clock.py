@@ -33,7 +33,9 @@ def test_what_others_took_is_not_counted(busy):
         pytest.skip("NOT RUN: this kernel keeps no account of waiting")
     guest, began = clock.Clock(busy[0].pid), time.monotonic()
     while guest.lost < 2:
-        assert time.monotonic() - began < 60, "a program that shares a processor with two others never waited for it"
+        assert time.monotonic() - began < 60, (
+            "a program that shares a processor with two others never waited for it"
+        )
         time.sleep(0.2)
         guest()
     passed = time.monotonic() - began

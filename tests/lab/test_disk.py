@@ -31,7 +31,16 @@ def gpt(path, parts, size=64 * MIB):
 
 def luks(path, start, version=2, kdf="argon2id"):
     """A LUKS header in PATH at START."""
-    meta = json.dumps({"keyslots": {"0": {"kdf": {"type": kdf, "memory": 65536, "time": 4}, "area": {"encryption": "aes-xts-plain64"}}}})
+    meta = json.dumps(
+        {
+            "keyslots": {
+                "0": {
+                    "kdf": {"type": kdf, "memory": 65536, "time": 4},
+                    "area": {"encryption": "aes-xts-plain64"},
+                }
+            }
+        }
+    )
     with path.open("r+b") as raw:
         raw.seek(start)
         raw.write(b"LUKS\xba\xbe" + struct.pack(">HQ", version, 16384))
@@ -83,7 +92,9 @@ def test_what_is_planted_in_a_partition_is_found_there(tmp_path):
     part = disk.read_gpt(raw)[0]
     disk.plant(raw, part, b"secret words")
     size, place = raw.stat().st_size, part.start + part.size // 2
-    assert disk.find(raw, [b"secret words"], [(part.start, part.start + part.size)]) == [f"secret words at byte {place}"]
+    assert disk.find(raw, [b"secret words"], [(part.start, part.start + part.size)]) == [
+        f"secret words at byte {place}"
+    ]
     assert raw.stat().st_size == size and disk.find(raw, [b"secret words"], [(0, part.start)]) == []
 
 

@@ -13,10 +13,14 @@ IMAGE = "/v2/veilor/veilor-os"
 LAYER = f"{IMAGE}/blobs/sha256:{'a' * 64}"
 SIGNATURE = f"{IMAGE}/manifests/sha256-{'b' * 64}.sig"
 SAID = {
-    "kernel panic": "Kernel panic - not syncing: VFS", "kernel oops": "Oops: 0000 [#1]",
+    "kernel panic": "Kernel panic - not syncing: VFS",
+    "kernel oops": "Oops: 0000 [#1]",
     "soft lockup": "watchdog: BUG: soft lockup - CPU#0",
-    "emergency mode": "You are in emergency mode. After logging in", "file system error": "EXT4-fs error (device dm-0)",
-    "traceback": "Traceback (most recent call last):", "failed to mount": "Failed to mount boot.mount", "grub prompt": "grub> ",
+    "emergency mode": "You are in emergency mode. After logging in",
+    "file system error": "EXT4-fs error (device dm-0)",
+    "traceback": "Traceback (most recent call last):",
+    "failed to mount": "Failed to mount boot.mount",
+    "grub prompt": "grub> ",
 }
 
 
@@ -51,8 +55,13 @@ def test_the_prompt_is_known_without_a_newline():
 
 
 def test_bytes_of_layers_are_those_of_large_blobs_of_the_image(life):
-    asked = [get(LAYER, 1_000_000), get(LAYER, 900), get(LAYER, 5, method="HEAD"), get(SIGNATURE, 200_000),
-             get(LAYER.replace("veilor-os", "veilor-os-channel"), 900_000)]
+    asked = [
+        get(LAYER, 1_000_000),
+        get(LAYER, 900),
+        get(LAYER, 5, method="HEAD"),
+        get(SIGNATURE, 200_000),
+        get(LAYER.replace("veilor-os", "veilor-os-channel"), 900_000),
+    ]
     assert life.layer_bytes(asked) == 1_000_000
 
 
@@ -66,7 +75,9 @@ def test_a_signature_has_to_come_first_and_at_all(life):
 
 
 def test_offered_disks_are_read_by_serial(life):
-    console = ("  1) vdb  12.0 GiB  empty  (disk1)\n  2) sdc  16.0 GiB  a partition table  (ACME Disk disk2)\n"
-               "     vda is left out: the installation medium\n")
+    console = (
+        "  1) vdb  12.0 GiB  empty  (disk1)\n  2) sdc  16.0 GiB  a partition table  (ACME Disk disk2)\n"
+        "     vda is left out: the installation medium\n"
+    )
     life.machine = SimpleNamespace(console=SimpleNamespace(text=lambda: console))
     assert life.offered_disks() == {"disk1": "1", "disk2": "2"}

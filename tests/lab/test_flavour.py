@@ -1,4 +1,6 @@
-"""Flavours: every scenario asks for one that there is, and the staged tree replaces what the base has without reaching elsewhere."""
+"""Flavours: every scenario asks for one that there is, and the staged tree replaces what the base has without
+reaching elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def test_the_life_stays_on_the_plain_base():
 
 def test_a_part_of_a_scenario_keeps_its_flavour():
     scenario = load_scenario("boot-screen", ROOT / "scenarios")
-    assert scenario.flavour == "boot-screen" and scenario.up_to(scenario.phases[0].name).flavour == "boot-screen"
+    assert (
+        scenario.flavour == "boot-screen" and scenario.up_to(scenario.phases[0].name).flavour == "boot-screen"
+    )
 
 
 def test_stamping_replaces_files_and_links_and_writes_through_none(tmp_path):

@@ -23,7 +23,11 @@ def layout_of(layout, packed_layer, kind="l"):
     layer = images.write_blob(layout, packed_layer)
     empty = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:x"]}}
     config = images.write_blob(layout, json.dumps(empty).encode())
-    manifest = {"schemaVersion": 2, "config": {"mediaType": "c", **config}, "layers": [{"mediaType": kind, **layer}]}
+    manifest = {
+        "schemaVersion": 2,
+        "config": {"mediaType": "c", **config},
+        "layers": [{"mediaType": kind, **layer}],
+    }
     top = images.write_blob(layout, json.dumps(manifest).encode())
     (layout / "index.json").write_text(json.dumps({"manifests": [top]}))
     return layout
@@ -40,7 +44,10 @@ def tree(folder, text="one"):
 def test_the_same_inputs_give_the_same_digest_in_another_folder(tmp_path, base):
     digests = []
     for name in ("a", "b"):
-        layers = [("tree", images.tree_layer(tree(tmp_path / f"tree-{name}"))), ("release", images.release_layer("1"))]
+        layers = [
+            ("tree", images.tree_layer(tree(tmp_path / f"tree-{name}"))),
+            ("release", images.release_layer("1")),
+        ]
         digests.append(images.extend(base, tmp_path / name, layers, "44.1"))
     assert digests[0] == digests[1]
     changed = [("tree", images.tree_layer(tree(tmp_path / "tree-c", "two")))]
@@ -48,18 +55,32 @@ def test_the_same_inputs_give_the_same_digest_in_another_folder(tmp_path, base):
 
 
 def test_what_is_written_is_a_whole_image(tmp_path, base):
-    digest = images.extend(base, tmp_path / "made", [("tree", images.tree_layer(tree(tmp_path / "tree")))], "44.7", {"extra": "yes"})
+    digest = images.extend(
+        base,
+        tmp_path / "made",
+        [("tree", images.tree_layer(tree(tmp_path / "tree")))],
+        "44.7",
+        {"extra": "yes"},
+    )
     manifest, config, found = images.read_manifest(tmp_path / "made")
     assert found == digest and len(manifest["layers"]) == 2 == len(config["rootfs"]["diff_ids"])
-    assert config["config"]["Labels"]["org.opencontainers.image.version"] == "44.7" and config["config"]["Labels"]["extra"] == "yes"
+    assert (
+        config["config"]["Labels"]["org.opencontainers.image.version"] == "44.7"
+        and config["config"]["Labels"]["extra"] == "yes"
+    )
     for descriptor in [manifest["config"], *manifest["layers"]]:
         data = images.blob(tmp_path / "made", descriptor["digest"]).read_bytes()
-        assert "sha256:" + hashlib.sha256(data).hexdigest() == descriptor["digest"] and len(data) == descriptor["size"]
+        assert (
+            "sha256:" + hashlib.sha256(data).hexdigest() == descriptor["digest"]
+            and len(data) == descriptor["size"]
+        )
     last = gzip.decompress(images.blob(tmp_path / "made", manifest["layers"][-1]["digest"]).read_bytes())
     assert "sha256:" + hashlib.sha256(last).hexdigest() == config["rootfs"]["diff_ids"][-1]
     with tarfile.open(fileobj=io.BytesIO(last)) as tar:
         tool = tar.getmember("usr/bin/tool")
-        assert (tool.mode, tool.uid, tool.uname) == (0o755, 0, "root") and tar.getmember("usr/bin/other").linkname == "tool"
+        assert (tool.mode, tool.uid, tool.uname) == (0o755, 0, "root") and tar.getmember(
+            "usr/bin/other"
+        ).linkname == "tool"
 
 
 def test_releases_differ_and_do_not_compress():

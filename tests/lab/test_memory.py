@@ -13,7 +13,13 @@ def page(begins: bytes, holds: bytes = b"") -> bytes:
 
 def test_only_pages_that_begin_with_the_marker_count_and_a_secret_counts_only_in_them(tmp_path):
     dump = tmp_path / "dump"
-    pages = [page(MARKER), page(b"", SECRET), page(MARKER, SECRET), page(b"x" + MARKER, SECRET), page(MARKER, SECRET[:-1])]
+    pages = [
+        page(MARKER),
+        page(b"", SECRET),
+        page(MARKER, SECRET),
+        page(b"x" + MARKER, SECRET),
+        page(MARKER, SECRET[:-1]),
+    ]
     dump.write_bytes(b"".join(pages))
     for chunk in (memory.PAGE, 2 * memory.PAGE, 64 << 20):
         assert memory.count_pages(dump, MARKER, SECRET, chunk) == (3, 1)
@@ -27,8 +33,18 @@ def test_all_memory_is_read_and_nothing_is_left_behind(tmp_path):
         with open(filename, "wb") as out:
             out.write(page(MARKER, SECRET))
 
-    for mib, step, starts in ((3072, 1 << 30, [0, 1 << 30, 4 << 30]), (1536, 1 << 30, [0, 1 << 30]), (256, 1 << 30, [0])):
+    for mib, step, starts in (
+        (3072, 1 << 30, [0, 1 << 30, 4 << 30]),
+        (1536, 1 << 30, [0, 1 << 30]),
+        (256, 1 << 30, [0]),
+    ):
         asked.clear()
-        machine = SimpleNamespace(hardware=SimpleNamespace(memory_mib=mib), dir=tmp_path, qmp=SimpleNamespace(cmd=cmd))
+        machine = SimpleNamespace(
+            hardware=SimpleNamespace(memory_mib=mib), dir=tmp_path, qmp=SimpleNamespace(cmd=cmd)
+        )
         assert memory.read_pages(machine, MARKER, SECRET, step) == (len(starts), len(starts))
-        assert [one[1] for one in asked] == starts and sum(one[2] for one in asked) == mib << 20 and not list(tmp_path.iterdir())
+        assert (
+            [one[1] for one in asked] == starts
+            and sum(one[2] for one in asked) == mib << 20
+            and not list(tmp_path.iterdir())
+        )

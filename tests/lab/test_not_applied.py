@@ -27,7 +27,11 @@ def test_it_is_in_the_overlay_and_what_it_needs_is_not_in_the_base(entry):
 
 def test_what_the_base_reads_is_not_listed():
     listed = {entry["path"] for entry in LIST}
-    for name in ("usr/lib/sysctl.d/60-veilor.conf", "usr/lib/modprobe.d/veilor.conf", "usr/lib/tmpfiles.d/veilor-usbguard.conf"):
+    for name in (
+        "usr/lib/sysctl.d/60-veilor.conf",
+        "usr/lib/modprobe.d/veilor.conf",
+        "usr/lib/tmpfiles.d/veilor-usbguard.conf",
+    ):
         assert (ROOT / "overlay" / name).is_file() and name not in listed
 
 

@@ -1,4 +1,6 @@
-"""The runner: order, checkpoints, second tries, --from, and an end on request, with a life that only takes notes."""
+"""The runner: order, checkpoints, second tries, --from, and an end on request, with a life that only takes
+notes.
+"""
 
 import os
 import signal
@@ -65,7 +67,9 @@ def body(*names, **marks):
     """Source of phases that just act and check that the machine went through what it should have."""
     return HEAD + "".join(
         f'\n@phase("{name}", "Title of {name}"{marks.get(name, "")})\ndef {name}(life, checks):\n'
-        f'    life.act("{name}")\n    checks.true("{name} looked", True, str(life.state))\n' for name in names)
+        f'    life.act("{name}")\n    checks.true("{name} looked", True, str(life.state))\n'
+        for name in names
+    )
 
 
 @pytest.fixture
@@ -117,7 +121,11 @@ def test_phases_run_in_order_on_one_machine(load, go):
 
 def test_a_fault_of_the_product_is_not_tried_again_and_ends_the_order(load, go):
     life = FakeLife()
-    scenario = load(body("one", "two", "three").replace('life.act("two")', 'life.act("two"); checks.equal("digest", 1, 2)'))
+    scenario = load(
+        body("one", "two", "three").replace(
+            'life.act("two")', 'life.act("two"); checks.equal("digest", 1, 2)'
+        )
+    )
     run = go(scenario, life)
     assert life.did == ["one", "two"]
     assert verdicts(run) == [PASS, OS, NOT_RUN] and run.exit_code == 1
@@ -127,7 +135,9 @@ def test_a_fault_of_the_product_is_not_tried_again_and_ends_the_order(load, go):
 
 def test_a_check_that_went_on_saves_no_checkpoint(load, go):
     life = FakeLife()
-    scenario = load(body("one", "two").replace('life.act("one")', 'life.act("one"); checks.true("x", 0, go_on=True)'))
+    scenario = load(
+        body("one", "two").replace('life.act("one")', 'life.act("one"); checks.true("x", 0, go_on=True)')
+    )
     run = go(scenario, life)
     assert verdicts(run) == [OS, NOT_RUN] and life.store == {} and life.did == ["one"]
     assert [check.ok for check in run.phases[0].checks] == [False, True]
@@ -187,9 +197,14 @@ def test_a_phase_without_checks_is_no_pass(load, go):
 
 
 def test_independent_phases_run_after_a_fault_elsewhere(load, go):
-    marks = {"three": ', starts_from="one", independent=True', "four": ', starts_from="two", independent=True'}
+    marks = {
+        "three": ', starts_from="one", independent=True',
+        "four": ', starts_from="two", independent=True',
+    }
     life = FakeLife()
-    source = body("one", "two", "three", "four", **marks).replace('life.act("two")', 'life.act("two"); checks.true("x", 0)')
+    source = body("one", "two", "three", "four", **marks).replace(
+        'life.act("two")', 'life.act("two"); checks.true("x", 0)'
+    )
     run = go(load(source), life)
     assert verdicts(run) == [PASS, OS, PASS, NOT_RUN]
     assert life.did == ["one", "two", "restore one", "three"] and life.state == ["one", "three"]
@@ -197,7 +212,9 @@ def test_independent_phases_run_after_a_fault_elsewhere(load, go):
 
 def test_other_phases_do_not_run_after_a_fault_though_they_start_elsewhere(load, go):
     life = FakeLife()
-    source = body("one", "two", "three", three=', starts_from="one"').replace('life.act("two")', 'checks.true("x", 0)')
+    source = body("one", "two", "three", three=', starts_from="one"').replace(
+        'life.act("two")', 'checks.true("x", 0)'
+    )
     assert verdicts(go(load(source), life)) == [PASS, OS, NOT_RUN] and life.did == ["one"]
 
 
@@ -300,7 +317,9 @@ def test_and_takes_over_what_was_lived_before(later, folder, go, tmp_path):
 def test_what_is_only_read_is_not_added_to(load, go, tmp_path):
     scenario, records = load(body("one", "two")), Checkpoints(tmp_path / "records", "plain")
     assert go(scenario, FakeLife(), records=records, remember=False).verdict is PASS
-    assert not list(tmp_path.glob("records/plain/*.shown@*")), "a sabotaged run must not speak for an honest one"
+    assert not list(tmp_path.glob("records/plain/*.shown@*")), (
+        "a sabotaged run must not speak for an honest one"
+    )
     go(scenario, FakeLife(), records=records)
     assert len(list(tmp_path.glob("records/plain/*.shown@*"))) == 2
 
@@ -309,7 +328,9 @@ def test_up_to_a_phase_and_no_further(load, go):
     scenario, life = load(body("one", "two", "three")), FakeLife()
     run = go(scenario.up_to("two"), life)
     assert life.did == ["one", "two"] and verdicts(run) == [PASS, PASS]
-    assert run.story == "A short life, as far as: Title of two", "the report must not tell of what was not lived"
+    assert run.story == "A short life, as far as: Title of two", (
+        "the report must not tell of what was not lived"
+    )
     assert scenario.up_to("three") is scenario
     with pytest.raises(UsageError, match="has no phase four; it has: one, two, three"):
         scenario.up_to("four")
@@ -327,8 +348,12 @@ def hang_up():
 def test_asked_to_end_it_stops_the_machine_and_reports(load, go, hang_up, kind):
     before = signal.getsignal(signal.SIGTERM)
     reports, life = [], FakeLife()
-    scenario = load(body("one", "two", "three").replace(
-        'life.act("two")', f'checks.true("seen", True); os.kill(os.getpid(), signal.{kind}); life.act("late")'))
+    scenario = load(
+        body("one", "two", "three").replace(
+            'life.act("two")',
+            f'checks.true("seen", True); os.kill(os.getpid(), signal.{kind}); life.act("late")',
+        )
+    )
     run = go(scenario, life, report=lambda run: reports.append((run.interrupted, life.stopped)))
     assert run.interrupted and run.exit_code == 130
     assert verdicts(run) == [PASS, NOT_RUN, NOT_RUN] and "late" not in life.did
@@ -346,18 +371,27 @@ def test_a_second_signal_does_not_disturb_the_stopping(load, go):
 
 def test_started_with_nohup_it_outlives_the_terminal(load, go, hang_up):
     hang_up()
-    scenario = load(body("one").replace('life.act("one")', 'os.kill(os.getpid(), signal.SIGHUP); checks.true("seen", True)'))
+    scenario = load(
+        body("one").replace(
+            'life.act("one")', 'os.kill(os.getpid(), signal.SIGHUP); checks.true("seen", True)'
+        )
+    )
     assert go(scenario, FakeLife()).exit_code == 0
 
 
 def test_a_second_signal_does_not_disturb_the_phases_own_cleaning_up(load, go):
     life = FakeLife()
-    scenario = load(body("one").replace('    life.act("one")\n', """    try:
+    scenario = load(
+        body("one").replace(
+            '    life.act("one")\n',
+            """    try:
         os.kill(os.getpid(), signal.SIGTERM)
     finally:
         os.kill(os.getpid(), signal.SIGINT)
         life.act("cleaned up")
-"""))
+""",
+        )
+    )
     assert go(scenario, life).exit_code == 130 and life.did == ["cleaned up"]
 
 
@@ -377,7 +411,12 @@ def test_the_report_is_honest_at_every_moment(load, go):
 def test_a_set_up_that_fails_is_a_run_too(load):
     scenario, about = load(body("one", "two")), About("base", {}, [])
     run = failed_set_up(scenario, LabFault("no network"), about)
-    assert run.exit_code == 3 and verdicts(run) == [NOT_RUN, NOT_RUN] and run.reason == "no network" and not run.log
+    assert (
+        run.exit_code == 3
+        and verdicts(run) == [NOT_RUN, NOT_RUN]
+        and run.reason == "no network"
+        and not run.log
+    )
     run = failed_set_up(scenario, KeyboardInterrupt(), about)
     assert run.exit_code == 130
     assert "KeyError" in failed_set_up(scenario, KeyError("x"), about).log
@@ -389,12 +428,21 @@ def test_an_unknown_scenario_lists_what_there_is(load, tmp_path):
         load_scenario("lief", tmp_path / "scenarios")
 
 
-@pytest.mark.parametrize("source, complaint", [
-    (HEAD + '@phase("one", "t")\ndef a(life, checks): ...\n@phase("one", "t")\ndef b(life, checks): ...\n', "two phases are called one"),
-    (body("one", "two", two=', starts_from="three"'), "no earlier phase"),
-    (body("one", one=", independent=True"), "which phase it starts from"),
-    (HEAD, "no function"), ("def (", "can't be loaded .SyntaxError"), ("import veilor.nothing", "can't be loaded .ModuleNotFoundError"),
-])
+@pytest.mark.parametrize(
+    "source, complaint",
+    [
+        (
+            HEAD
+            + '@phase("one", "t")\ndef a(life, checks): ...\n@phase("one", "t")\ndef b(life, checks): ...\n',
+            "two phases are called one",
+        ),
+        (body("one", "two", two=', starts_from="three"'), "no earlier phase"),
+        (body("one", one=", independent=True"), "which phase it starts from"),
+        (HEAD, "no function"),
+        ("def (", "can't be loaded .SyntaxError"),
+        ("import veilor.nothing", "can't be loaded .ModuleNotFoundError"),
+    ],
+)
 def test_a_scenario_that_makes_no_sense_is_refused(load, source, complaint):
     with pytest.raises(UsageError, match=complaint):
         load(source)

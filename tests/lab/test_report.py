@@ -1,4 +1,6 @@
-"""The report: its JSON keeps its schema, its page is one offline file, its XML is XML, whatever a guest says."""
+"""The report: its JSON keeps its schema, its page is one offline file, its XML
+is XML, whatever a guest says.
+"""
 
 import io
 import json
@@ -11,7 +13,15 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from veilor.lab import report
-from veilor.lab.report import Progress, clean_console, duration, headline, load_stand_ins, remove_report, write_report
+from veilor.lab.report import (
+    Progress,
+    clean_console,
+    duration,
+    headline,
+    load_stand_ins,
+    remove_report,
+    write_report,
+)
 from veilor.lab.verdict import About, Check, PhaseResult, Run, Screenshot, Verdict
 
 PASS, NOT_RUN, LAB, OS = Verdict.PASS, Verdict.NOT_RUN, Verdict.LAB_FAULT, Verdict.OS_FAULT
@@ -53,14 +63,44 @@ def picture(tmp_path):
 
 def a_run(picture, text="fine", verdict=PASS):
     ok = {PASS: True, OS: False, LAB: True, NOT_RUN: None}[verdict]
-    first = PhaseResult("install", f"Install {text}", PASS, 100.04, 1, checks=[Check(f"prompt {text}", True, text, PASS)],
-                        screenshots=[Screenshot(str(picture), f"A prompt {text}")], console=clean_console(text.encode()))
-    second = PhaseResult("update", "Update", verdict, 50.0, 2, reason="" if verdict is PASS else text, log=text,
-                         checks=[Check("bytes", ok, text, PASS if ok else verdict)])
-    about = About("Debian 13", {"accel": "tcg", "qemu": "10.0.2", "cores": 2}, ["base-system", "tcg"], None, [("tools", 3.0)],
-                  not_applied=[{"path": "etc/xdg/<one>", "why": "no desktop"}])
-    return Run("life", "A life", "A machine was installed and updated", "2026-01-01T00:00:00Z", about, [first, second], 151.0,
-               timings=[("boots", 40.0)])
+    first = PhaseResult(
+        "install",
+        f"Install {text}",
+        PASS,
+        100.04,
+        1,
+        checks=[Check(f"prompt {text}", True, text, PASS)],
+        screenshots=[Screenshot(str(picture), f"A prompt {text}")],
+        console=clean_console(text.encode()),
+    )
+    second = PhaseResult(
+        "update",
+        "Update",
+        verdict,
+        50.0,
+        2,
+        reason="" if verdict is PASS else text,
+        log=text,
+        checks=[Check("bytes", ok, text, PASS if ok else verdict)],
+    )
+    about = About(
+        "Debian 13",
+        {"accel": "tcg", "qemu": "10.0.2", "cores": 2},
+        ["base-system", "tcg"],
+        None,
+        [("tools", 3.0)],
+        not_applied=[{"path": "etc/xdg/<one>", "why": "no desktop"}],
+    )
+    return Run(
+        "life",
+        "A life",
+        "A machine was installed and updated",
+        "2026-01-01T00:00:00Z",
+        about,
+        [first, second],
+        151.0,
+        timings=[("boots", 40.0)],
+    )
 
 
 @pytest.mark.parametrize("verdict", Verdict)
@@ -75,9 +115,17 @@ def test_json_keeps_the_schema(tmp_path, picture, verdict, text):
     assert data["stand_ins"] == ["base-system", "tcg"]
 
 
-@pytest.mark.parametrize("harm", [
-    {"verdict": "GREEN"}, {"schema": 2}, {"phases": []}, {"verdict": "OS_FAULT"}, {"started": "today"}, {"more": 1},
-])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"verdict": "GREEN"},
+        {"schema": 2},
+        {"phases": []},
+        {"verdict": "OS_FAULT"},
+        {"started": "today"},
+        {"more": 1},
+    ],
+)
 def test_the_schema_refuses_what_is_wrong(picture, harm):
     assert not Draft202012Validator(SCHEMA).is_valid({**a_run(picture).as_dict(), **harm})
 
@@ -122,7 +170,9 @@ def test_a_stand_in_that_is_not_declared_is_refused(tmp_path, picture):
 
 
 def test_what_was_not_run_is_listed_with_its_reason(tmp_path, picture):
-    text = Page(write_report(a_run(picture, "no SELinux here", NOT_RUN), tmp_path / "report").read_text()).text
+    text = Page(
+        write_report(a_run(picture, "no SELinux here", NOT_RUN), tmp_path / "report").read_text()
+    ).text
     section = text.rpartition("Not run")[2].split("What stood in for what")[0]
     assert "Update: bytes" in section and "no SELinux here" in section
     text = Page(write_report(a_run(picture), tmp_path / "report").read_text()).text
@@ -144,12 +194,19 @@ def test_old_pictures_and_old_reports_go(tmp_path, picture):
     run.phases[0].screenshots.clear()
     write_report(run, folder)
     assert list((folder / "screenshots").iterdir()) == []
-    assert sorted(p.name for p in folder.iterdir()) == ["index.html", "junit.xml", "report.json", "screenshots"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "index.html",
+        "junit.xml",
+        "report.json",
+        "screenshots",
+    ]
     remove_report(folder)
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("verdict, kind", [(PASS, None), (OS, "failure"), (LAB, "error"), (NOT_RUN, "skipped")])
+@pytest.mark.parametrize(
+    "verdict, kind", [(PASS, None), (OS, "failure"), (LAB, "error"), (NOT_RUN, "skipped")]
+)
 def test_junit_tells_the_verdicts_apart(tmp_path, picture, verdict, kind):
     write_report(a_run(picture, NASTY, verdict), tmp_path / "report")
     root = ElementTree.parse(tmp_path / "report/junit.xml").getroot()
@@ -158,7 +215,11 @@ def test_junit_tells_the_verdicts_apart(tmp_path, picture, verdict, kind):
     assert [child.tag for child in whole] == ([kind] if kind else [])
     plural = {"failure": "failures", "error": "errors", "skipped": "skipped"}
     for word, attribute in plural.items():
-        assert int(root.get(attribute)) == len(root.findall(f".//{word}")) == sum(int(suite.get(attribute)) for suite in root)
+        assert (
+            int(root.get(attribute))
+            == len(root.findall(f".//{word}"))
+            == sum(int(suite.get(attribute)) for suite in root)
+        )
     assert int(root.get("tests")) == len(root.findall(".//testcase")) == 4
     assert kind is None or int(root.get(plural[kind])) > 0
 
@@ -170,12 +231,15 @@ def test_junit_shows_a_fault_outside_of_the_phases(picture):
     assert root[0].find("testcase/error").get("message") == "QEMU does not go away"
 
 
-@pytest.mark.parametrize("verdict, start", [
-    (PASS, "A machine was installed and updated: all of it held."),
-    (OS, "“Update” failed: why."),
-    (LAB, "The rehearsal itself broke down in “Update”: why."),
-    (NOT_RUN, "Not everything was shown: “Update”: why."),
-])
+@pytest.mark.parametrize(
+    "verdict, start",
+    [
+        (PASS, "A machine was installed and updated: all of it held."),
+        (OS, "“Update” failed: why."),
+        (LAB, "The rehearsal itself broke down in “Update”: why."),
+        (NOT_RUN, "Not everything was shown: “Update”: why."),
+    ],
+)
 def test_the_headline_is_a_sentence(picture, verdict, start):
     assert headline(a_run(picture, "why", verdict))[0] == start
 
@@ -201,8 +265,21 @@ def test_the_headline_of_a_run_that_did_not_come_to_be(picture):
 
 def test_every_stand_in_says_all_it_has_to():
     found = load_stand_ins()
-    assert {"base-system", "kernel", "bootc-front", "boot-loader", "installer-engine", "live-medium", "no-selinux", "cheaper-kdf",
-            "test-keys", "lab-registry", "tcg", "credentials", "no-desktop"} <= set(found)
+    assert {
+        "base-system",
+        "kernel",
+        "bootc-front",
+        "boot-loader",
+        "installer-engine",
+        "live-medium",
+        "no-selinux",
+        "cheaper-kdf",
+        "test-keys",
+        "lab-registry",
+        "tcg",
+        "credentials",
+        "no-desktop",
+    } <= set(found)
     for one in found.values():
         assert all((one.title, one.stands_for, one.why, one.replaced_by)), one.id
         assert one.command == "" or one.command.startswith(("veilor", "scripts/", "gh ", "run0 ")), one.id
@@ -218,24 +295,44 @@ def test_a_stand_in_declared_twice_is_refused(tmp_path):
 def test_a_console_is_readable_and_bounded():
     assert clean_console(b"\x1b[0;32m OK \x1b[0m a\r\n\x1b]0;title\x07b\xff\x00\rc") == " OK  a\nb\ufffd\nc"
     long = clean_console(b"first\n" + b"x" * 1_000_000 + b"\nlast")
-    assert long.startswith("first") and long.endswith("last") and "characters left out" in long and len(long) < 300_000
+    assert (
+        long.startswith("first")
+        and long.endswith("last")
+        and "characters left out" in long
+        and len(long) < 300_000
+    )
 
 
-@pytest.mark.parametrize("seconds, text", [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (3725, "1 h 02 min")])
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (3725, "1 h 02 min")],
+)
 def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize("seconds, first, last", [
-    (0, None, None), (45, "0", "40 s"), (150, "0", "150 s"), (1644, "0", "25 min"), (9000, "0", "120 min")])
+@pytest.mark.parametrize(
+    "seconds, first, last",
+    [(0, None, None), (45, "0", "40 s"), (150, "0", "150 s"), (1644, "0", "25 min"), (9000, "0", "120 min")],
+)
 def test_a_time_line_has_few_marks_at_round_times(seconds, first, last):
     marks = report.ticks(seconds)
     assert len(marks) <= 7 and all(0 <= at <= 100 for at, _ in marks)
     assert not marks and first is None or (marks[0][1], marks[-1][1]) == (first, last)
 
 
-@pytest.mark.parametrize("detail, text", [
-    ("''", "nothing"), ("[]", "nothing"), ("'argon2id'", "argon2id"), ("'a', 'b'", "'a', 'b'"), ("3", "3"), ("", ""), (" x\x1b[0m\n", "x")])
+@pytest.mark.parametrize(
+    "detail, text",
+    [
+        ("''", "nothing"),
+        ("[]", "nothing"),
+        ("'argon2id'", "argon2id"),
+        ("'a', 'b'", "'a', 'b'"),
+        ("3", "3"),
+        ("", ""),
+        (" x\x1b[0m\n", "x"),
+    ],
+)
 def test_a_detail_is_said_plainly(detail, text):
     assert report.plain(detail) == text
 
@@ -275,8 +372,12 @@ def test_progress_in_a_log_is_plain_lines(picture):
         progress.done(index, phase)
     progress.close()
     assert out.getvalue().splitlines() == [
-        "[1/2] Install why …", "[1/2] Install why … PASS 100 s, 1 boot",
-        "[2/2] Update …", "[2/2] Update … OS_FAULT 50 s, 2 boots", "      why"]
+        "[1/2] Install why …",
+        "[1/2] Install why … PASS 100 s, 1 boot",
+        "[2/2] Update …",
+        "[2/2] Update … OS_FAULT 50 s, 2 boots",
+        "      why",
+    ]
 
 
 def test_progress_on_a_terminal_counts_and_cleans_up():
@@ -291,4 +392,6 @@ def test_progress_on_a_terminal_counts_and_cleans_up():
     progress.done(1, PhaseResult("update", "Update", PASS, 1.0, 1))
     progress.close()
     assert re.search(r"\r\x1b\[K\[2/2\] ━╺ Update … 1 s", out.getvalue())
-    assert "\r\x1b[K[2/2] Update … PASS 1 s, 1 boot\n" in out.getvalue() and out.getvalue().endswith("\r\x1b[K")
+    assert "\r\x1b[K[2/2] Update … PASS 1 s, 1 boot\n" in out.getvalue() and out.getvalue().endswith(
+        "\r\x1b[K"
+    )

@@ -1,4 +1,6 @@
-"""Every sabotage still finds what it breaks in the product as it is now, and a run is judged by verdict and phase."""
+"""Every sabotage still finds what it breaks in the product as it is now, and a run is judged by verdict and
+phase.
+"""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +17,11 @@ OF_THE_TREE = sorted(name for name, one in SABOTAGES.items() if one.tree)
 
 
 def contents(tree):
-    return {str(p.relative_to(tree)): p.read_bytes() for p in sorted(tree.rglob("*")) if p.is_file() and not p.is_symlink()} | {
-        str(p.relative_to(tree)): str(p.readlink()) for p in tree.rglob("*") if p.is_symlink()}
+    return {
+        str(p.relative_to(tree)): p.read_bytes()
+        for p in sorted(tree.rglob("*"))
+        if p.is_file() and not p.is_symlink()
+    } | {str(p.relative_to(tree)): str(p.readlink()) for p in tree.rglob("*") if p.is_symlink()}
 
 
 @pytest.mark.parametrize("name", OF_THE_TREE)
@@ -39,7 +44,9 @@ def test_each_is_expected_in_a_phase_that_exists_and_never_to_pass():
     for one in SABOTAGES.values():
         assert one.phase in phases and one.verdict in (Verdict.OS_FAULT, Verdict.LAB_FAULT)
         assert bool(one.tree) != bool(one.live)
-        assert bool(one.begins) == bool(one.live or one.since) and (not one.begins or phases.index(one.begins) <= phases.index(one.phase))
+        assert bool(one.begins) == bool(one.live or one.since) and (
+            not one.begins or phases.index(one.begins) <= phases.index(one.phase)
+        )
 
 
 def test_one_that_begins_late_leaves_the_images_before_as_they_are(tmp_path):
@@ -68,13 +75,25 @@ def test_the_scenario_offers_every_moment():
 
 
 def run(*phases):
-    return SimpleNamespace(phases=[SimpleNamespace(name=name, verdict=verdict, reason=" ".join(why)) for name, verdict, *why in phases])
+    return SimpleNamespace(
+        phases=[
+            SimpleNamespace(name=name, verdict=verdict, reason=" ".join(why))
+            for name, verdict, *why in phases
+        ]
+    )
 
 
 def test_a_run_is_judged_by_verdict_and_phase():
-    noticed, line = judge("qemu-killed", run(("install", Verdict.PASS), ("second-boot", Verdict.LAB_FAULT, "QEMU died while", "…")))
+    noticed, line = judge(
+        "qemu-killed",
+        run(("install", Verdict.PASS), ("second-boot", Verdict.LAB_FAULT, "QEMU died while", "…")),
+    )
     assert noticed and "as it should be" in line
-    for other in (run(("second-boot", Verdict.OS_FAULT)), run(("first-boot", Verdict.LAB_FAULT)), run(("install", Verdict.PASS))):
+    for other in (
+        run(("second-boot", Verdict.OS_FAULT)),
+        run(("first-boot", Verdict.LAB_FAULT)),
+        run(("install", Verdict.PASS)),
+    ):
         noticed, line = judge("qemu-killed", other)
         assert not noticed and "blind" in line
     noticed, line = judge("qemu-killed", run(("second-boot", Verdict.LAB_FAULT, "No space left")))

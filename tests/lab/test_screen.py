@@ -28,8 +28,17 @@ def test_bytes_that_look_like_white_space_are_pixels():
     assert screen.read_ppm(picture((10, 32, 9), (32, 32, 32))).rgb == bytes([10, 32, 9, 32, 32, 32])
 
 
-@pytest.mark.parametrize("data", [
-    b"", b"P6\n1 1\n255\n", b"P5\n1 1\n255\nabc", b"P6\n1 1\n65535\nabcdef", picture((1, 2, 3)) + b"x", b"\x89PNG\n\n\n\n"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"P6\n1 1\n255\n",
+        b"P5\n1 1\n255\nabc",
+        b"P6\n1 1\n65535\nabcdef",
+        picture((1, 2, 3)) + b"x",
+        b"\x89PNG\n\n\n\n",
+    ],
+)
 def test_anything_else_is_refused(data):
     with pytest.raises(ValueError):
         screen.read_ppm(data)

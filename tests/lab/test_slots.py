@@ -40,7 +40,9 @@ def test_each_has_its_turn_and_a_name_overrules():
 
 def test_all_runs_of_a_slot_are_made_and_one_failure_fails_it(tmp_path):
     done = []
-    code = run_slots(SLOTS, SLOTS[:1], lambda argv: done.append(argv) or len(done) % 2, tmp_path / "slots.json", "x")
+    code = run_slots(
+        SLOTS, SLOTS[:1], lambda argv: done.append(argv) or len(done) % 2, tmp_path / "slots.json", "x"
+    )
     assert code == 1 and done == [["one"], ["two"]] and not passed(tmp_path / "slots.json")
 
 
@@ -58,7 +60,9 @@ def test_not_run_counts_only_where_a_reason_is_given(tmp_path):
 
 
 def test_what_was_left_out_is_said_with_when_it_last_passed():
-    assert left_out(SLOTS, SLOTS[:1], {}, "x") == ["slot b: NOT RUN this time; it never passed on this machine"]
+    assert left_out(SLOTS, SLOTS[:1], {}, "x") == [
+        "slot b: NOT RUN this time; it never passed on this machine"
+    ]
     at = {"b": {"at": 0, "inputs": "x"}}
     assert "1970-01-01 00:00 UTC on the same inputs" in left_out(SLOTS, SLOTS[:1], at, "x")[0]
     assert "on other inputs" in left_out(SLOTS, SLOTS[:1], at, "y")[0]
@@ -73,8 +77,17 @@ def test_a_damaged_record_says_nothing(tmp_path, text):
 NAMED = '[[slot]]\nname = "a"\ntitle = "t"\n'
 
 
-@pytest.mark.parametrize("text", ["", "[[slot", "slot = 3", '[[slot]]\nname = "a"', NAMED + 'runs = [{argv = "\'"}]',
-                                  NAMED + "by_hand = true\nruns = []"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[[slot",
+        "slot = 3",
+        '[[slot]]\nname = "a"',
+        NAMED + 'runs = [{argv = "\'"}]',
+        NAMED + "by_hand = true\nruns = []",
+    ],
+)
 def test_a_file_that_says_no_slots_is_one_line(tmp_path, text):
     (tmp_path / "slots.toml").write_text(text)
     with pytest.raises(UsageError, match="compare it with the committed one"):

@@ -15,10 +15,18 @@ from veilor.lab.verdict import LabFault, NotRun
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
 
-@pytest.mark.parametrize(("text", "enough"), [
-    (f"{ME}:100000:65536\n", True), (f"other:1:2\n{os.geteuid()}:100000:70000", True), (f"{ME}:100000:1000", False),
-    ("somebody-else:100000:65536", False), (f"{ME}:100000", False), (f"{ME}:100000:many", False), ("", False),
-])
+@pytest.mark.parametrize(
+    ("text", "enough"),
+    [
+        (f"{ME}:100000:65536\n", True),
+        (f"other:1:2\n{os.geteuid()}:100000:70000", True),
+        (f"{ME}:100000:1000", False),
+        ("somebody-else:100000:65536", False),
+        (f"{ME}:100000", False),
+        (f"{ME}:100000:many", False),
+        ("", False),
+    ],
+)
 def test_a_range_of_ids_is_ours_and_large_enough(tmp_path, text, enough):
     (tmp_path / "subuid").write_text(text)
     assert has_range(tmp_path / "subuid") is enough
@@ -31,7 +39,10 @@ def test_without_the_table_there_is_none(tmp_path):
 def test_versions_come_from_dpkgs_record(tmp_path):
     status = tmp_path / "var/lib/dpkg/status"
     status.parent.mkdir(parents=True)
-    status.write_text("Package: a\nStatus: ok\nDescription: long\n with more\nVersion: 1-2\n\nPackage: b\nVersion: 3\nDepends: a\n\n")
+    status.write_text(
+        "Package: a\nStatus: ok\nDescription: long\n with more\nVersion: 1-2\n\nPackage: b\nVersion: "
+        "3\nDepends: a\n\n"
+    )
     assert Tools(tmp_path).versions(("b", "a")) == {"b": "3", "a": "1-2"}
     with pytest.raises(LabFault, match="has no c"):
         Tools(tmp_path).versions(("a", "c"))
@@ -40,10 +51,14 @@ def test_versions_come_from_dpkgs_record(tmp_path):
 def test_a_program_that_starts_others_leaves_none_behind(tmp_path):
     script = f"trap 'echo gone >{tmp_path}/asked; exit 3' TERM; sleep 600 & echo $! >{tmp_path}/child; wait"
     with (tmp_path / "log").open("wb") as out:
-        assert run_apart(["bash", "-c", script], out, 6) is None  # it has to have begun, on a busy host as well
+        assert (
+            run_apart(["bash", "-c", script], out, 6) is None
+        )  # it has to have begun, on a busy host as well
         assert run_apart(["bash", "-c", "exit 7"], out, 10) == 7
         # not HUP, by which mmdebstrap does it: that one may be ignored in all that we start, as under nohup
-        assert run_apart(["bash", "-c", "kill -USR1 0"], out, 10) == -signal.SIGUSR1, "it ends its own group, not ours"
+        assert run_apart(["bash", "-c", "kill -USR1 0"], out, 10) == -signal.SIGUSR1, (
+            "it ends its own group, not ours"
+        )
     assert (tmp_path / "asked").exists()
     child = int((tmp_path / "child").read_text())
     status = Path(f"/proc/{child}/stat")

@@ -94,11 +94,17 @@ def test_a_phase_without_a_check_shows_nothing():
     assert judge([], None)[0] is Verdict.NOT_RUN
 
 
-@pytest.mark.parametrize("error, verdict", [
-    (OSFault("x"), Verdict.OS_FAULT), (LabFault("x"), Verdict.LAB_FAULT), (NotRun("x"), Verdict.NOT_RUN),
-    (KeyboardInterrupt(), Verdict.NOT_RUN), (ZeroDivisionError("x"), Verdict.LAB_FAULT),
-    (OSError(28, "No space left on device"), Verdict.LAB_FAULT),
-])
+@pytest.mark.parametrize(
+    "error, verdict",
+    [
+        (OSFault("x"), Verdict.OS_FAULT),
+        (LabFault("x"), Verdict.LAB_FAULT),
+        (NotRun("x"), Verdict.NOT_RUN),
+        (KeyboardInterrupt(), Verdict.NOT_RUN),
+        (ZeroDivisionError("x"), Verdict.LAB_FAULT),
+        (OSError(28, "No space left on device"), Verdict.LAB_FAULT),
+    ],
+)
 def test_each_end_has_its_verdict(error, verdict):
     assert verdict_of(error)[0] is verdict
 
@@ -107,7 +113,11 @@ def test_a_result_survives_json():
     checks = Checks()
     checks.true("seen", True, "this")
     result = PhaseResult("p", "t", Verdict.PASS, 1.5, 2, checks=checks.done)
-    data = json.loads(json.dumps(a_run().as_dict() | {"phases": [vars(result) | {"checks": [vars(c) for c in checks.done]}]}))
+    data = json.loads(
+        json.dumps(
+            a_run().as_dict() | {"phases": [vars(result) | {"checks": [vars(c) for c in checks.done]}]}
+        )
+    )
     assert PhaseResult.from_dict(data["phases"][0]) == result
 
 
@@ -116,5 +126,10 @@ def test_where_time_goes_adds_up():
     run.phases[0].seconds = 100.0
     run.about.set_up.append(("tools tree", 7.0))
     rows = {(row["kind"], row["what"]): (row["seconds"], row["times"]) for row in run.where_time_goes()}
-    assert rows == {("set-up", "tools tree"): (7.0, 1), ("phase", "title"): (100.0, 1), ("work", "boots"): (50.0, 2),
-                    ("work", "shutdowns"): (10.0, 1), ("work", "everything else"): (40.0, 1)}
+    assert rows == {
+        ("set-up", "tools tree"): (7.0, 1),
+        ("phase", "title"): (100.0, 1),
+        ("work", "boots"): (50.0, 2),
+        ("work", "shutdowns"): (10.0, 1),
+        ("work", "everything else"): (40.0, 1),
+    }

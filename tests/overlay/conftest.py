@@ -20,7 +20,9 @@ def machine(tmp_path):
 
 @pytest.fixture
 def run(tools, tmp_path):
-    """Run a shell line in the tools tree, with the test's folder in it and no network but its own; code, both outputs as text."""
+    """Run a shell line in the tools tree, with the test's folder in it and no network but its own; code, both
+    outputs as text.
+    """
 
     own = ["unshare", "--mount", "--net"]
     if tools.run([*own, "true"], timeout=60, check=False).returncode:

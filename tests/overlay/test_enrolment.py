@@ -1,4 +1,6 @@
-"""The rules that veilor-usbguard-enroll writes, judged by the real usbguard-daemon with the image's settings."""
+"""The rules that veilor-usbguard-enroll writes, judged by the real
+usbguard-daemon with the image's settings.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def test_nothing_else_gets_in_beside_it(judge, interfaces, own):  # noqa: F811
     assert judge(MINE, other, enrolled=rules(ENROLLED, own=own)) == {"1-1"}
 
 
-@pytest.mark.parametrize("interfaces", [(KEYBOARD,), (KEYBOARD, VENDOR_HID)], ids=["plain", "with keys of its own"])
+@pytest.mark.parametrize(
+    "interfaces", [(KEYBOARD,), (KEYBOARD, VENDOR_HID)], ids=["plain", "with keys of its own"]
+)
 def test_a_machine_without_another_takes_one_new_keyboard(judge, interfaces):  # noqa: F811
     new = Device("1-2", 0x1234, 2, "New", interfaces, "S2", False)
     assert judge(new, enrolled=rules(ENROLLED)) == {"1-2"}

@@ -1,4 +1,5 @@
-"""The real firewalld, in a network of its own: a peer behind an interface called tailscale0, and one behind another.
+"""The real firewalld, in a network of its own: a peer behind an interface called tailscale0, and one behind
+another.
 
 The peer sends to the machine; what arrives tells what the zones do. Each fix has its counterpart without it.
 """
@@ -36,7 +37,7 @@ set +e
 {then}
 kill $daemon $peer
 cat /tmp/log >&2
-"""
+"""  # noqa: E501
 for _name, _value in (("HERE", HERE), ("THERE", THERE), ("LAN_H", LAN_HERE), ("LAN_T", LAN_THERE)):
     NETWORK = re.sub(rf"\b{_name}\b", _value, NETWORK)
 
@@ -58,19 +59,21 @@ except TimeoutError:
     print("silence")
 except OSError as error:
     print("refused")
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture
 def firewall(machine, run, tmp_path):
-    """Start firewalld with the machine's zones; what the peer saw for each (kind, address) it tried, and run MORE first."""
+    """Start firewalld with the machine's zones; what the peer saw for each (kind, address) it tried, and run
+    MORE first.
+    """
 
     def go(*tries, more=""):
         (tmp_path / "peer.py").write_text(PEER)
         then = more + "\n" + "\n".join(f"peer python3 {tmp_path}/peer.py {kind} {to}" for kind, to in tries)
         code, said, errors = run(NETWORK.replace("{root}", str(machine)).replace("{then}", then), timeout=120)
         assert code == 0, said + errors
-        return said.split("\n")[: -1]
+        return said.split("\n")[:-1]
 
     return go
 

@@ -12,7 +12,9 @@ BLOCKED = ("firewire-core", "thunderbolt", "sctp", "n-hdlc", "cramfs")
 
 def depends(run, machine, module, more=""):
     """What modprobe would do for MODULE."""
-    return run(f"{more} modprobe --config={machine}/usr/lib/modprobe.d --dry-run --verbose --show-depends {module}")
+    return run(
+        f"{more} modprobe --config={machine}/usr/lib/modprobe.d --dry-run --verbose --show-depends {module}"
+    )
 
 
 @pytest.mark.parametrize("module", BLOCKED)
@@ -34,19 +36,35 @@ def test_a_persons_exception_counts(machine, run):
 
 
 def test_what_the_rehearsal_and_usb_need_stays(machine, run):
-    for module in ("9p", "9pnet_virtio", "virtio_console", "squashfs", "usbhid", "usb-storage", "dummy_hcd", "mac80211_hwsim"):
+    for module in (
+        "9p",
+        "9pnet_virtio",
+        "virtio_console",
+        "squashfs",
+        "usbhid",
+        "usb-storage",
+        "dummy_hcd",
+        "mac80211_hwsim",
+    ):
         assert "/usr/bin/false" not in depends(run, machine, module)[1]
 
 
 def test_signed_modules_are_enforced_and_nothing_is_latched(machine):
     arguments = tomllib.loads((machine / "usr/lib/bootc/kargs.d/10-veilor.toml").read_text())["kargs"]
     assert {"module.sig_enforce=1", "panic=30", "rd.shell=0", "rd.emergency=reboot"} <= set(arguments)
-    found = subprocess.run(["grep", "-rhE", r"^[^#]*modules_disabled", machine], capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(
+        ["grep", "-rhE", r"^[^#]*modules_disabled", machine],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert found.stdout == ""
 
 
-# The kernel's modules as dracut reads them: objects that carry a name and the firmware they ask for, and nothing else.
-# kbd isn't in the tools tree, so its programs and one layout are made up: what is looked at is whether dracut takes them.
+# The kernel's modules as dracut reads them: objects that carry a name and the firmware they ask for, and
+# nothing else. kbd isn't in the tools tree, so its programs and one layout are made up: what is looked at is
+# whether dracut takes them.
 INITRAMFS = """
 set -e
 base=/tmp/base; modules=$base/lib/modules/6.0.0-test; mkdir -p $modules /var/tmp /tmp/stub /tmp/conf
@@ -67,7 +85,7 @@ echo kbddir=/tmp/kbd >/tmp/conf/99-test.conf
 DRACUT_PATH="/tmp/stub /usr/sbin /usr/bin" dracut --quiet --force --no-hostonly --conf /dev/null --confdir /tmp/conf \\
   --kmoddir $modules --fwdir /tmp/firmware --tmpdir /tmp --modules kernel-modules --no-early-microcode /tmp/out.img 6.0.0-test
 zstd -dcq /tmp/out.img | cpio -it --quiet
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ function decide(id, details, who) {
   }
   return "left to the base";
 }
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture
@@ -40,14 +40,33 @@ def decide(machine, run, tmp_path):
 
 
 # What rpm-ostree asks polkit for, and something that it does not know yet; the rest of its actions are looks.
-MOVES = ("upgrade", "deploy", "rebase", "rollback", "cleanup", "cancel", "reload-daemon", "bootconfig", "override", "repo-modify",
-         "install-uninstall-packages", "install-local-packages", "finalize-deployment", "another-day")
+MOVES = (
+    "upgrade",
+    "deploy",
+    "rebase",
+    "rollback",
+    "cleanup",
+    "cancel",
+    "reload-daemon",
+    "bootconfig",
+    "override",
+    "repo-modify",
+    "install-uninstall-packages",
+    "install-local-packages",
+    "finalize-deployment",
+    "another-day",
+)
 
 
-@pytest.mark.parametrize("action", [
-    *(f"org.projectatomic.rpmostree1.{move}" for move in MOVES),
-    "org.usbguard.Devices1.applyDevicePolicy", "org.usbguard.Policy1.appendRule", "org.usbguard1.setParameter",
-])
+@pytest.mark.parametrize(
+    "action",
+    [
+        *(f"org.projectatomic.rpmostree1.{move}" for move in MOVES),
+        "org.usbguard.Devices1.applyDevicePolicy",
+        "org.usbguard.Policy1.appendRule",
+        "org.usbguard1.setParameter",
+    ],
+)
 def test_a_password_is_asked_for_each_time(decide, machine, action):
     assert decide(action, ADMIN) == "auth_admin"
     rules = machine / "usr/share/polkit-1/rules.d/10-veilor-guard.rules"
@@ -55,30 +74,44 @@ def test_a_password_is_asked_for_each_time(decide, machine, action):
     assert decide(action, ADMIN) == "left to the base"
 
 
-@pytest.mark.parametrize("action", [
-    "org.usbguard.Devices1.listDevices", "org.projectatomic.rpmostree1.client-management", "org.projectatomic.rpmostree1.repo-refresh"])
+@pytest.mark.parametrize(
+    "action",
+    [
+        "org.usbguard.Devices1.listDevices",
+        "org.projectatomic.rpmostree1.client-management",
+        "org.projectatomic.rpmostree1.repo-refresh",
+    ],
+)
 def test_looking_is_left_to_the_base(decide, action):
     assert decide(action, ADMIN) == "left to the base"
 
 
 @pytest.fixture
 def cycles(machine, run, tmp_path):
-    """Ordering cycles that systemd finds on the way to graphical.target, with Fedora's login units in their shape."""
+    """Ordering cycles that systemd finds on the way to graphical.target, with Fedora's login units in their
+    shape.
+    """
 
     def go():
         place = tmp_path / "units"
         shutil.copytree(machine / "usr/lib/systemd/system", place)
         simple = "[Service]\nType=oneshot\nExecStart=/usr/bin/true\n"
         (place / "plasma-setup.service").write_text("[Unit]\nBefore=display-manager.service\n" + simple)
-        (place / "display-manager.service").write_text("[Unit]\nAfter=systemd-user-sessions.service\n[Service]\nExecStart=/usr/bin/true\n")
+        (place / "display-manager.service").write_text(
+            "[Unit]\nAfter=systemd-user-sessions.service\n[Service]\nExecStart=/usr/bin/true\n"
+        )
         (place / "greenboot-healthcheck.service").write_text("[Unit]\nBefore=boot-complete.target\n" + simple)
         wants = [link for link in (machine / "etc/systemd/system").glob("*.wants/*") if link.is_symlink()]
         for folder, unit in [(link.parent.name, link.name) for link in wants] + [
-                ("graphical.target.wants", "display-manager.service"), ("multi-user.target.wants", "plasma-setup.service")]:
+            ("graphical.target.wants", "display-manager.service"),
+            ("multi-user.target.wants", "plasma-setup.service"),
+        ]:
             (place / folder).mkdir(exist_ok=True)
             if not os.path.lexists(place / folder / unit):
                 (place / folder / unit).symlink_to(f"../{unit}")
-        _, said, errors = run(f"env SYSTEMD_UNIT_PATH={place}: systemd-analyze verify --man=no --generators=no graphical.target")
+        _, said, errors = run(
+            f"env SYSTEMD_UNIT_PATH={place}: systemd-analyze verify --man=no --generators=no graphical.target"
+        )
         return [line for line in (said + errors).splitlines() if "cycle" in line]
 
     return go
@@ -89,7 +122,9 @@ def test_the_first_boot_has_its_place_before_the_login(cycles):
 
 
 def test_after_the_graphical_target_it_would_have_none(cycles, machine):
-    """What 0.5.32 came to: the target waits for the login, which waits for the unit, which waits for the target."""
+    """What 0.5.32 came to: the target waits for the login, which waits for the unit, which waits for the
+    target.
+    """
     unit = machine / "usr/lib/systemd/system/veilor-firstboot-rebase.service"
     unit.write_text(unit.read_text().replace("\nAfter=", "\nAfter=graphical.target "))
     assert cycles()
@@ -104,7 +139,9 @@ def swap(machine, run):
         (machine / "proc/meminfo").write_text(f"MemTotal: {memory} kB\n")
         (machine / "proc/cmdline").write_text("\n")
         start = f"ZRAM_GENERATOR_ROOT={machine} /usr/lib/systemd/system-generators/zram-generator"
-        code, *said = run(f"mkdir /tmp/out; {start} /tmp/out /tmp/out /tmp/out; test -e /tmp/out/dev-zram0.swap")
+        code, *said = run(
+            f"mkdir /tmp/out; {start} /tmp/out /tmp/out /tmp/out; test -e /tmp/out/dev-zram0.swap"
+        )
         return code == 0, "".join(said)
 
     return go

@@ -1,8 +1,8 @@
 """The real usbguard-daemon judges devices in a made-up /sys by the image's settings and rules.
 
-A device that the daemon lets in keeps 1 in its `authorized`, one that it blocks gets 0, one that it rejects gets 1 in
-`remove`. What is not shown here: the kernel obeying those files, and hot plug (events don't come from a made-up tree, so
-every device counts as there at the start).
+A device that the daemon lets in keeps 1 in its `authorized`, one that it blocks gets 0, one that it rejects
+gets 1 in `remove`. What is not shown here: the kernel obeying those files, and hot plug (events don't come
+from a made-up tree, so every device counts as there at the start).
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from usb import HUB, KEYBOARD, MOUSE, NETWORK, STORAGE, VENDOR_HID, Device, plug
 MINE = Device("1-1", 0x046D, 0xC31C, "My keyboard", (KEYBOARD, VENDOR_HID))
 ENROLLED = 'allow id 046d:c31c serial "" name "My keyboard" with-interface { 03:01:01 03:00:00 }\n'
 # What the enrolment adds on a machine whose only keyboard is built in and not on USB.
-ONE_LATER = "allow with-interface equals { 03:01:01 } if !allowed-matches(with-interface one-of { 03:01:01 })\n"
+ONE_LATER = (
+    "allow with-interface equals { 03:01:01 } if !allowed-matches(with-interface one-of { 03:01:01 })\n"
+)
 
 MAKE = """
 cp /etc/passwd /etc/group {root}/etc/
 systemd-tmpfiles --root={root} --remove --create --boot veilor-usbguard.conf || exit 8
 """
-DAEMON = MAKE + """
+DAEMON = (
+    MAKE
+    + """
 mkdir -p /sys /var/log/usbguard
 mount --bind {sysfs} /sys && mount --bind {root}/etc/usbguard /etc/usbguard || exit 8
 {before}
@@ -34,12 +38,15 @@ usbguard-daemon -k -c /etc/usbguard/usbguard-daemon.conf & daemon=$!
 for try in $(seq 100); do usbguard list-rules >/dev/null 2>&1 && break; kill -0 $daemon || exit 9; sleep 0.1; done
 {then}
 kill $daemon; wait $daemon || true
-"""
+"""  # noqa: E501
+)
 
 
 @pytest.fixture
 def judge(machine, run, tmp_path):
-    """Plug DEVICES, start the daemon with the rules ENROLLED and ADDED, run THEN, and tell which ports were let in."""
+    """Plug DEVICES, start the daemon with the rules ENROLLED and ADDED, run THEN, and tell which ports were
+    let in.
+    """
 
     def go(*devices, enrolled=ENROLLED, added="", then="usbguard list-devices"):
         (machine / "etc/usbguard/rules.d").mkdir(parents=True, exist_ok=True)
@@ -69,13 +76,23 @@ def test_behind_a_dock_that_was_plugged_in_elsewhere_too(judge):
 
 def test_with_hashes_as_generate_policy_writes_them_it_is_blocked_after_that_replug(judge):
     """What 0.5.32 shipped: the counterpart of the two tests above."""
-    rules = ENROLLED.replace(" with-interface", ' parent-hash "rV9bfLq7c2eA4tYjVjwO4bxhm+y6GgZpl9J60L0fBkY=" via-port "1-1" with-interface')
-    assert judge(Device("2-3", MINE.vendor, MINE.product, MINE.name, MINE.interfaces), enrolled=rules) == set()
+    rules = ENROLLED.replace(
+        " with-interface",
+        ' parent-hash "rV9bfLq7c2eA4tYjVjwO4bxhm+y6GgZpl9J60L0fBkY=" via-port "1-1" with-interface',
+    )
+    assert (
+        judge(Device("2-3", MINE.vendor, MINE.product, MINE.name, MINE.interfaces), enrolled=rules) == set()
+    )
 
 
 OTHERS = {
-    "a second keyboard": (KEYBOARD,), "a keyboard with a drive": (KEYBOARD, STORAGE), "a keyboard with a network card": (KEYBOARD, NETWORK),
-    "a network card": (NETWORK,), "a drive": (STORAGE,), "a mouse": (MOUSE,), "a hub that is a keyboard as well": (HUB, KEYBOARD),
+    "a second keyboard": (KEYBOARD,),
+    "a keyboard with a drive": (KEYBOARD, STORAGE),
+    "a keyboard with a network card": (KEYBOARD, NETWORK),
+    "a network card": (NETWORK,),
+    "a drive": (STORAGE,),
+    "a mouse": (MOUSE,),
+    "a hub that is a keyboard as well": (HUB, KEYBOARD),
 }
 
 
@@ -112,7 +129,9 @@ def test_one_later_keyboard_and_no_second(judge):
 
 
 def test_the_rule_that_the_enrolment_writes_takes_one_later_keyboard_of_any_make_and_no_second(judge):
-    first, second = (Device(f"1-{n}", 0x1234, n, "Later", (KEYBOARD, MOUSE, VENDOR_HID), f"S{n}", False) for n in (2, 3))
+    first, second = (
+        Device(f"1-{n}", 0x1234, n, "Later", (KEYBOARD, MOUSE, VENDOR_HID), f"S{n}", False) for n in (2, 3)
+    )
     assert len(judge(first, second, enrolled=LATER + "\n")) == 1
 
 
@@ -145,12 +164,17 @@ NUMBER = "$(usbguard list-devices --blocked | sed -n 's/^\\([0-9]*\\):.* id 1234
 
 def test_a_device_is_allowed_for_now_and_no_rule_is_touched(judge, machine):
     other = Device("1-2", 0x1234, 0x0001, "Other", (KEYBOARD,), "S1", False)
-    assert judge(MINE, other, enrolled=ENROLLED + ONE_LATER, then=f"usbguard allow-device {NUMBER}") == {"1-1", "1-2"}
+    assert judge(MINE, other, enrolled=ENROLLED + ONE_LATER, then=f"usbguard allow-device {NUMBER}") == {
+        "1-1",
+        "1-2",
+    }
     assert (machine / "etc/usbguard/rules.conf").read_text() == ENROLLED + ONE_LATER
 
 
 def test_why_nobody_is_told_to_allow_it_permanently(judge, machine):
-    """It takes the place of the rule that would keep a machine with a broken keyboard usable, and it holds hashes."""
+    """It takes the place of the rule that would keep a machine with a broken keyboard usable, and it holds
+    hashes.
+    """
     other = Device("1-2", 0x1234, 0x0001, "Other", (KEYBOARD,), "S1", False)
     judge(MINE, other, enrolled=ENROLLED + ONE_LATER, then=f"usbguard allow-device --permanent {NUMBER}")
     rules = (machine / "etc/usbguard/rules.conf").read_text()
@@ -170,7 +194,9 @@ def test_new_devices_wait_for_the_daemon(judge):
 
 
 def test_the_daemon_refuses_what_others_can_read(machine, run, tmp_path):
-    """Why systemd-tmpfiles puts settings and rules in place: with the modes of an image the daemon would not start."""
+    """Why systemd-tmpfiles puts settings and rules in place: with the modes of an image the daemon would not
+    start.
+    """
     plug_all(tmp_path / "sys", (MINE,))
     open_up = "chmod 644 /etc/usbguard/rules.d/*"
     lines = DAEMON.format(root=machine, sysfs=tmp_path / "sys", before=open_up, then="exit 0")
@@ -182,9 +208,21 @@ def test_every_start_brings_the_images_files_and_keeps_the_persons(machine, run)
     make = MAKE.format(root=machine)
     assert run(make)[0] == 0
     folder = machine / "etc/usbguard"
-    found = {str(path.relative_to(folder)): path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+    found = {
+        str(path.relative_to(folder)): path.stat().st_mode & 0o777
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
     assert found == dict.fromkeys(
-        ["usbguard-daemon.conf", "rules.conf", "rules.d/50-veilor.conf", "rules.d/90-added.conf", "IPCAccessControl.d/:wheel"], 0o600)
+        [
+            "usbguard-daemon.conf",
+            "rules.conf",
+            "rules.d/50-veilor.conf",
+            "rules.d/90-added.conf",
+            "IPCAccessControl.d/:wheel",
+        ],
+        0o600,
+    )
     (folder / "usbguard-daemon.conf").write_text("ImplicitPolicyTarget=allow\n")
     for name in ("rules.conf", "rules.d/90-added.conf"):
         (folder / name).write_text(ENROLLED)

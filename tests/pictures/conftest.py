@@ -18,11 +18,18 @@ NAMED = "VEILOR_TEST_DESKTOP"
 
 @pytest.fixture(scope="module")
 def desktop():
-    """The desktop tree: $VEILOR_TEST_DESKTOP, or the newest in the lab's cache. Without one the test does not run."""
-    found = Path(os.environ[NAMED]) if NAMED in os.environ else max(
-        cache_root().glob("desktop-*/desktop"), key=lambda tree: tree.stat().st_mtime, default=None)
+    """The desktop tree: $VEILOR_TEST_DESKTOP, or the newest in the lab's cache. Without one the test does not
+    run.
+    """
+    found = (
+        Path(os.environ[NAMED])
+        if NAMED in os.environ
+        else max(cache_root().glob("desktop-*/desktop"), key=lambda tree: tree.stat().st_mtime, default=None)
+    )
     if not found or not (found / "usr/bin/plasmashell").exists() or not shutil.which("bwrap"):
-        pytest.skip(f"NOT RUN: needs bubblewrap and the desktop tree; `veilor pictures` makes it, or set {NAMED}=DIR")
+        pytest.skip(
+            f"NOT RUN: needs bubblewrap and the desktop tree; `veilor pictures` makes it, or set {NAMED}=DIR"
+        )
     return Tools(found)
 
 

@@ -1,6 +1,8 @@
-"""What a screen reader is told of the login screen and the splash, the way of the Tab key, nothing that moves, and 200 %.
+"""What a screen reader is told of the login screen and the splash, the way of the Tab key, nothing that
+moves, and 200 %.
 
-The real greeter and the real splash run in the desktop tree as somebody who is not root, and answer on the accessibility bus.
+The real greeter and the real splash run in the desktop tree as somebody who is not root, and answer on the
+accessibility bus.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from veilor.pictures.desktop import PERSON, Stage
 WALK = Path(__file__).with_name("walk.py")
 THEME = "usr/share/sddm/themes/veilor"
 SPLASH = "usr/share/plasma/look-and-feel/org.veilor.dark.desktop/contents/splash/Splash.qml"
-MOVES = re.compile(r"\b(?:\w*Animation|\w*Animator|Transition|AnimatedImage|AnimatedSprite|ParticleSystem)\s*\{|\bBehavior\s+on\b")
+MOVES = re.compile(
+    r"\b(?:\w*Animation|\w*Animator|Transition|AnimatedImage|AnimatedSprite|ParticleSystem)\s*\{|\bBehavior\s+on\b"
+)
 
 
 class Person(Stage):
@@ -35,10 +39,17 @@ class Person(Stage):
         return [*whole[:end], "--ro-bind", str(self.people), "/etc/passwd", *whole[end:]]
 
 
-def ask(stage: Stage, place: Path, program: list[str], *, tabs: int = 0, size: str = "1280x800", scale: str = "1") -> dict:
+def ask(
+    stage: Stage, place: Path, program: list[str], *, tabs: int = 0, size: str = "1280x800", scale: str = "1"
+) -> dict:
     """What PROGRAM, whose files lie in PLACE, tells the accessibility bus."""
     env = {"QT_SCALE_FACTOR": scale, "XDG_DATA_DIRS": f"{place}/usr/share:/usr/share", "LANG": "C.UTF-8"}
-    done = stage.run(["python3", "-I", str(WALK), size, str(tabs), *program], binds=[WALK.parent, place], env=env, timeout=240)
+    done = stage.run(
+        ["python3", "-I", str(WALK), size, str(tabs), *program],
+        binds=[WALK.parent, place],
+        env=env,
+        timeout=240,
+    )
     return json.loads(done.stdout)
 
 
@@ -82,7 +93,13 @@ def test_every_control_of_the_login_screen_has_a_name(login):
 
 
 def test_a_control_without_a_name_is_found(person, tree, tmp_path):
-    copy = changed(tree, tmp_path, f"{THEME}/Main.qml", 'placeholderText: "User name"\n            Accessible.name: "User name"\n', "")
+    copy = changed(
+        tree,
+        tmp_path,
+        f"{THEME}/Main.qml",
+        'placeholderText: "User name"\n            Accessible.name: "User name"\n',
+        "",
+    )
     assert nameless(greeter(person, copy))
 
 
@@ -95,7 +112,9 @@ def test_tab_goes_through_every_control_and_comes_round(login):
 
 
 def test_a_tab_key_that_leads_nowhere_is_found(person, tree, tmp_path):
-    copy = changed(tree, tmp_path, f"{THEME}/Main.qml", "KeyNavigation.tab: enter", "KeyNavigation.tab: password")
+    copy = changed(
+        tree, tmp_path, f"{THEME}/Main.qml", "KeyNavigation.tab: enter", "KeyNavigation.tab: password"
+    )
     told = greeter(person, copy, tabs=8)
     assert "Log in" not in [called(node) for node in told["walk"]]
 
@@ -103,18 +122,27 @@ def test_a_tab_key_that_leads_nowhere_is_found(person, tree, tmp_path):
 @pytest.mark.parametrize(("size", "scale"), [("800x600", 1), ("1920x1200", 2), ("2560x1600", 2)])
 def test_every_control_is_on_the_screen(person, tree, size, scale):
     width, height = (int(number) / scale for number in size.split("x"))
-    boxes = [node["box"] for node in greeter(person, tree, size=size, scale=str(scale))["all"] if node["focusable"]]
+    boxes = [
+        node["box"] for node in greeter(person, tree, size=size, scale=str(scale))["all"] if node["focusable"]
+    ]
     assert len(boxes) >= 4
-    assert all(x >= 0 and y >= 0 and x + wide <= width and y + high <= height and high >= 40 for x, y, wide, high in boxes), boxes
+    assert all(
+        x >= 0 and y >= 0 and x + wide <= width and y + high <= height and high >= 40
+        for x, y, wide, high in boxes
+    ), boxes
 
 
 def test_the_splash_says_what_it_is(person, tree):
     told = ask(person, tree, ["ksplashqml", "--test", "--window", "org.veilor.dark.desktop"])
-    assert ("progress bar", "The desktop is starting") in {(node["role"], node["name"]) for node in told["all"]}
+    assert ("progress bar", "The desktop is starting") in {
+        (node["role"], node["name"]) for node in told["all"]
+    }
 
 
 @pytest.mark.parametrize("name", [f"{THEME}/Main.qml", SPLASH])
 def test_nothing_moves(tree, name):
     text = (tree / name).read_text()
     assert not MOVES.search(text)
-    assert MOVES.search(text + "NumberAnimation { duration: 200 }") and MOVES.search(text + "Behavior on x { }")
+    assert MOVES.search(text + "NumberAnimation { duration: 200 }") and MOVES.search(
+        text + "Behavior on x { }"
+    )

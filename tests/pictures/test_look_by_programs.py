@@ -1,4 +1,6 @@
-"""The look, read by the programs it is for: in the desktop tree, with the staged tree stamped on it. `veilor pictures` makes that tree."""
+"""The look, read by the programs it is for: in the desktop tree, with the staged tree stamped on it. `veilor
+pictures` makes that tree.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,22 @@ from veilor.lab.tools import Tools
 
 def run(desktop: Tools, tree: Path, argv: list[str]) -> subprocess.CompletedProcess:
     """Run ARGV in the desktop tree with TREE at its own path and its data and settings first."""
-    env = {"XDG_DATA_DIRS": f"{tree}/usr/share:/usr/share", "XDG_CONFIG_DIRS": f"{tree}/etc/xdg:/etc/xdg", "QT_QPA_PLATFORM": "offscreen"}
+    env = {
+        "XDG_DATA_DIRS": f"{tree}/usr/share:/usr/share",
+        "XDG_CONFIG_DIRS": f"{tree}/etc/xdg:/etc/xdg",
+        "QT_QPA_PLATFORM": "offscreen",
+    }
     return desktop.run(argv, binds=[tree], env=env, timeout=90, check=False)
 
 
 def takes_scheme(desktop: Tools, tree: Path, name: str) -> bool:
-    """Whether Plasma's own program applies the colour scheme NAME. It ends with 0 either way, so its words decide."""
-    return b"Successfully applied" in run(desktop, tree, ["dbus-run-session", "--", "plasma-apply-colorscheme", name]).stdout
+    """Whether Plasma's own program applies the colour scheme NAME. It ends with 0 either way, so its words
+    decide.
+    """
+    return (
+        b"Successfully applied"
+        in run(desktop, tree, ["dbus-run-session", "--", "plasma-apply-colorscheme", name]).stdout
+    )
 
 
 @pytest.mark.parametrize("mode", ["Dark", "Light"])
@@ -36,7 +47,11 @@ def test_plasma_refuses_a_scheme_that_is_not_there(desktop, tree, tmp_path):
 
 @pytest.mark.parametrize("mode", ["dark", "light"])
 def test_plasma_lists_the_look(desktop, tree, mode):
-    listed = run(desktop, tree, ["dbus-run-session", "--", "plasma-apply-lookandfeel", "--list"]).stdout.decode().split()
+    listed = (
+        run(desktop, tree, ["dbus-run-session", "--", "plasma-apply-lookandfeel", "--list"])
+        .stdout.decode()
+        .split()
+    )
     assert f"org.veilor.{mode}.desktop" in listed
 
 
@@ -44,24 +59,46 @@ def test_plasma_does_not_list_a_look_without_its_metadata(desktop, tree, tmp_pat
     copy = tmp_path / "tree"
     shutil.copytree(tree, copy, symlinks=True)
     (copy / "usr/share/plasma/look-and-feel/org.veilor.dark.desktop/metadata.json").unlink()
-    listed = run(desktop, copy, ["dbus-run-session", "--", "plasma-apply-lookandfeel", "--list"]).stdout.decode().split()
+    listed = (
+        run(desktop, copy, ["dbus-run-session", "--", "plasma-apply-lookandfeel", "--list"])
+        .stdout.decode()
+        .split()
+    )
     assert "org.veilor.dark.desktop" not in listed and "org.veilor.light.desktop" in listed
 
 
 def test_kde_reads_the_machines_settings(desktop, tree):
-    for group, key, value in (("KDE", "LookAndFeelPackage", "org.veilor.dark.desktop"), ("KDE Action Restrictions", "ghns", "false")):
-        said = run(desktop, tree, ["kreadconfig6", "--file", "kdeglobals", "--group", group, "--key", key]).stdout.decode().strip()
+    for group, key, value in (
+        ("KDE", "LookAndFeelPackage", "org.veilor.dark.desktop"),
+        ("KDE Action Restrictions", "ghns", "false"),
+    ):
+        said = (
+            run(desktop, tree, ["kreadconfig6", "--file", "kdeglobals", "--group", group, "--key", key])
+            .stdout.decode()
+            .strip()
+        )
         assert said == value, (group, key)
 
 
 def lint(desktop: Tools, tree: Path, path: Path) -> str:
-    """What qmllint says of syntax errors in PATH: types of SDDM and Plasma it does not know, so only those count."""
+    """What qmllint says of syntax errors in PATH: types of SDDM and Plasma it does not know, so only those
+    count.
+    """
     done = run(desktop, tree, ["/usr/lib/qt6/bin/qmllint", str(path)])
-    return "\n".join(line for line in (done.stdout + done.stderr).decode().splitlines() if "Syntax error" in line or "[syntax" in line)
+    return "\n".join(
+        line
+        for line in (done.stdout + done.stderr).decode().splitlines()
+        if "Syntax error" in line or "[syntax" in line
+    )
 
 
-@pytest.mark.parametrize("name", [
-    "usr/share/sddm/themes/veilor/Main.qml", "usr/share/plasma/look-and-feel/org.veilor.dark.desktop/contents/splash/Splash.qml"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "usr/share/sddm/themes/veilor/Main.qml",
+        "usr/share/plasma/look-and-feel/org.veilor.dark.desktop/contents/splash/Splash.qml",
+    ],
+)
 def test_the_qml_parses(desktop, tree, tmp_path, name):
     assert not lint(desktop, tree, tree / name)
     copy = tmp_path / "tree"

@@ -1,4 +1,6 @@
-"""What stands in for bootc in the pictures: the programs take it for a machine of ours, and it answers nothing else."""
+"""What stands in for bootc in the pictures: the programs take it for a machine of ours, and it answers
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +20,29 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def answer(*argv: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-I", BOOTC, *argv], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-I", BOOTC, *argv], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def told(text: str) -> list[str]:
     """What veilor-status says of the deployments in TEXT, by its own parser and words."""
     seen, reference = host.parse(text), load(ROOT / "product.toml").image_ref
-    return [status.line(title, {**status.as_dict(entry, reference), "boots_next": entry is seen.next}, datetime.now(UTC))
-            for title, entry in (("runs now", seen.booted), ("staged", seen.staged), ("kept", seen.rollback))]
+    return [
+        status.line(
+            title, {**status.as_dict(entry, reference), "boots_next": entry is seen.next}, datetime.now(UTC)
+        )
+        for title, entry in (("runs now", seen.booted), ("staged", seen.staged), ("kept", seen.rollback))
+    ]
 
 
 def test_the_programs_take_it_for_a_verified_machine_with_an_update_ready():
     lines = told(answer(*bootc.STATUS[1:]).stdout)
     assert [line.split(":")[0] for line in lines] == ["runs now", "staged", "kept"]
     assert all("verified by policy" in line and "unverified" not in line for line in lines)
-    assert [line.endswith("boots next") for line in lines] == [False, True, False] and "6 days old" in lines[0]
+    assert [line.endswith("boots next") for line in lines] == [False, True, False] and "6 days old" in lines[
+        0
+    ]
 
 
 def test_a_status_without_a_signature_would_be_seen():

@@ -1,9 +1,10 @@
-"""Run inside the desktop tree: starts a program on a display in memory and tells as JSON what a screen reader is told of it.
+"""Run inside the desktop tree: starts a program on a display in memory and tells as JSON what a screen reader
+is told of it.
 
-`python3 -I walk.py WIDTHxHEIGHT TABS PROGRAM…`: {"all": [NODE…], "walk": [NODE…]}, where NODE is {"role", "name",
-"description", "focusable", "box": [x, y, width, height]}, "all" are the ones that show, and "walk" has who was focused at
-first and after each of TABS presses of Tab.
-Standard library and the accessibility bus's own binding.
+`python3 -I walk.py WIDTHxHEIGHT TABS PROGRAM…`: {"all": [NODE…], "walk": [NODE…]}, where NODE is {"role",
+"name", "description", "focusable", "box": [x, y, width, height]}, "all" are the ones that show, and "walk"
+has who was focused at first and after each of TABS presses of Tab. Standard library and the accessibility
+bus's own binding.
 """
 
 import json
@@ -28,7 +29,11 @@ def until(what, ready):
     while time.monotonic() < end:
         try:
             found = ready()
-        except (GLib.Error, OSError, subprocess.CalledProcessError):  # it is not there yet, or went away meanwhile
+        except (
+            GLib.Error,
+            OSError,
+            subprocess.CalledProcessError,
+        ):  # it is not there yet, or went away meanwhile
             found = None
         if found:
             return found
@@ -51,20 +56,38 @@ def has(node, state):
 
 def told(node):
     box = node.get_component_iface() and node.get_extents(Atspi.CoordType.SCREEN)
-    return {"role": node.get_role_name(), "name": node.get_name(), "description": node.get_description(),
-            "focusable": has(node, Atspi.StateType.FOCUSABLE), "box": [box.x, box.y, box.width, box.height] if box else None}
+    return {
+        "role": node.get_role_name(),
+        "name": node.get_name(),
+        "description": node.get_description(),
+        "focusable": has(node, Atspi.StateType.FOCUSABLE),
+        "box": [box.x, box.y, box.width, box.height] if box else None,
+    }
 
 
 def application():
     desktop = Atspi.get_desktop(0)
     found = [desktop.get_child_at_index(place) for place in range(desktop.get_child_count())]
-    return next((one for one in found if one and any(has(node, Atspi.StateType.SHOWING) for node in below(one) if node != one)), None)
+    return next(
+        (
+            one
+            for one in found
+            if one and any(has(node, Atspi.StateType.SHOWING) for node in below(one) if node != one)
+        ),
+        None,
+    )
 
 
 def main():
     size, tabs, *program = sys.argv[1:]
-    os.environ.update(DISPLAY=":9", DBUS_SESSION_BUS_ADDRESS=BUS, XDG_RUNTIME_DIR="/tmp/run", QT_LINUX_ACCESSIBILITY_ALWAYS_ON="1",
-                      QT_QUICK_BACKEND="software", QT_ACCESSIBILITY="1")
+    os.environ.update(
+        DISPLAY=":9",
+        DBUS_SESSION_BUS_ADDRESS=BUS,
+        XDG_RUNTIME_DIR="/tmp/run",
+        QT_LINUX_ACCESSIBILITY_ALWAYS_ON="1",
+        QT_QUICK_BACKEND="software",
+        QT_ACCESSIBILITY="1",
+    )
     Path("/tmp/run").mkdir(mode=0o700)
     Path("/tmp/.X11-unix").mkdir(mode=0o1777)
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -78,7 +101,14 @@ def main():
     top = until(f"{program[0]} on the accessibility bus", application)
 
     def focused():
-        return next((node for node in below(top) if has(node, Atspi.StateType.FOCUSED) and has(node, Atspi.StateType.FOCUSABLE)), None)
+        return next(
+            (
+                node
+                for node in below(top)
+                if has(node, Atspi.StateType.FOCUSED) and has(node, Atspi.StateType.FOCUSABLE)
+            ),
+            None,
+        )
 
     walk = []
     if int(tabs):

@@ -21,8 +21,11 @@ def source(tmp_path):
     """A deployment's /usr with boot code of known bytes."""
     updates = tmp_path / "source/usr/lib/bootupd/updates"
     for name, content in {
-        "EFI/BOOT/BOOTX64.EFI": b"efi", "bios/boot.img": bytes(range(256)) * 2, "bios/core.img": b"\1" * 700,
-        "grub2/x86_64-efi/linux.mod": b"module", "grub2/i386-pc/linux.mod": b"module",
+        "EFI/BOOT/BOOTX64.EFI": b"efi",
+        "bios/boot.img": bytes(range(256)) * 2,
+        "bios/core.img": b"\1" * 700,
+        "grub2/x86_64-efi/linux.mod": b"module",
+        "grub2/i386-pc/linux.mod": b"module",
     }.items():
         (updates / name).parent.mkdir(parents=True, exist_ok=True)
         (updates / name).write_bytes(content)
@@ -36,14 +39,28 @@ def root(tmp_path):
     return tmp_path / "root"
 
 
-def install(source: Path, root: Path, *more: str, tools: Path | None = None) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-I", str(BOOTUPCTL), "backend", "install", "--auto", "--write-uuid", "--src-root", str(source)]
+def install(
+    source: Path, root: Path, *more: str, tools: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    argv = [
+        sys.executable,
+        "-I",
+        str(BOOTUPCTL),
+        "backend",
+        "install",
+        "--auto",
+        "--write-uuid",
+        "--src-root",
+        str(source),
+    ]
     env = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"} if tools else None
     return subprocess.run([*argv, *more, str(root)], capture_output=True, text=True, timeout=30, env=env)
 
 
 def disk_with(tmp_path: Path, kind: str, size: int = 4) -> Path:
-    """A disk of 16 sectors and an sfdisk that tells of one partition of type KIND at sector 8, SIZE sectors long."""
+    """A disk of 16 sectors and an sfdisk that tells of one partition of type KIND at sector 8, SIZE sectors
+    long.
+    """
     (tmp_path / "disk").write_bytes(b"\xee" * 512 * 16)
     table = {"partitiontable": {"partitions": [{"start": 8, "size": size, "type": kind}]}}
     (tmp_path / "sfdisk").write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(table)}\nEND\n")
@@ -77,7 +94,7 @@ def test_bios_code_leaves_the_partition_table_alone(source, root, tmp_path):
     assert written[:0x5C] == boot[:0x5C] and written[0x64:440] == boot[0x64:440]
     assert int.from_bytes(written[0x5C:0x64], "little") == 8, "boot.img is told where core.img begins"
     assert written[440:4096] == b"\xee" * (4096 - 440)
-    core = written[4096:4096 + 700]
+    core = written[4096 : 4096 + 700]
     assert int.from_bytes(core[0x1F4:0x1FC], "little") == 9, "core.img is told where it goes on"
     assert core[:0x1F4] == b"\1" * 0x1F4
 

@@ -1,6 +1,8 @@
-"""The bootc front held against recordings of bootc 1.16.9: texts, exit codes, progress and the status afterwards.
+"""The bootc front held against recordings of bootc 1.16.9: texts, exit codes, progress and the status
+afterwards.
 
-The system underneath (libostree, the registry) is played by Played, which starts from a recording's status_before.
+The system underneath (libostree, the registry) is played by Played, which starts from a recording's
+status_before.
 """
 
 from __future__ import annotations
@@ -19,18 +21,62 @@ import pytest
 
 HERE = Path(__file__).parent
 FRONT = HERE.parents[1] / "stand-ins/bootc"
-RECORDINGS = {r["case"].partition("-")[0]: r for r in map(json.loads, (HERE / "data/recordings.jsonl").read_text().splitlines())}
+RECORDINGS = {
+    r["case"].partition("-")[0]: r
+    for r in map(json.loads, (HERE / "data/recordings.jsonl").read_text().splitlines())
+}
 BASE = 282468891
 # The images of the recordings: a base layer and these (bytes).
 LAYERS = {0: [200500], 2: [200688], 3: [12003963, 30009623], 4: [3001343], 6: [60000000], 7: [3001342]}
-# What the tag points to, what was pulled of that reference before, and what pruning finds: (images, layers, bytes).
+# What the tag points to, what was pulled of that reference before, and what pruning finds: (images, layers,
+# bytes).
 SCENES = {
-    "01": (), "02a": (0, None), "02b": (), "02c": (3, None), "03": (), "03a": (), "04a": (2, 0), "04b": (2, 2), "04c": (2, 2),
-    "04d": (3, 2), "04d2": (3, 2), "04e": (3, 2), "04f": (3, 3), "04g": (4, 3, (0, 2, 42013586)), "04h": (4, 4),
+    "01": (),
+    "02a": (0, None),
+    "02b": (),
+    "02c": (3, None),
+    "03": (),
+    "03a": (),
+    "04a": (2, 0),
+    "04b": (2, 2),
+    "04c": (2, 2),
+    "04d": (3, 2),
+    "04d2": (3, 2),
+    "04e": (3, 2),
+    "04f": (3, 3),
+    "04g": (4, 3, (0, 2, 42013586)),
+    "04h": (4, 4),
     "05a": (7, 6, (0, 1, 60012345)),
-    "05b": (), "05c": (7, 7), "05d": (7, 7), "05e": (7, 7), "05f": (7, 7), "05g": (7, 7), "05h": (7, 7), "05i": (7, 7), "05k": (7, 7),
-    "05l": (7, 7), "05m": (7, 7), "06a": (), "06b": (), "06c": (), "06d": (), "06e": (), "07a": (), "07b": (), "07d": (), "07e": (),
-    "07f": (), "07h": (), "07i": (), "09b": (), "09c": (), "09d": (7, 7), "09e": (7, 7), "10b4": (), "10f": (), "10g": (),
+    "05b": (),
+    "05c": (7, 7),
+    "05d": (7, 7),
+    "05e": (7, 7),
+    "05f": (7, 7),
+    "05g": (7, 7),
+    "05h": (7, 7),
+    "05i": (7, 7),
+    "05k": (7, 7),
+    "05l": (7, 7),
+    "05m": (7, 7),
+    "06a": (),
+    "06b": (),
+    "06c": (),
+    "06d": (),
+    "06e": (),
+    "07a": (),
+    "07b": (),
+    "07d": (),
+    "07e": (),
+    "07f": (),
+    "07h": (),
+    "07i": (),
+    "09b": (),
+    "09c": (),
+    "09d": (7, 7),
+    "09e": (7, 7),
+    "10b4": (),
+    "10f": (),
+    "10g": (),
 }
 
 
@@ -51,26 +97,37 @@ def front(monkeypatch, tmp_path):
 
 
 def known_images() -> dict[str, dict]:
-    """Every image that the recordings show, by the last part of its version: digest, checksum of its commit, time."""
+    """Every image that the recordings show, by the last part of its version: digest, checksum of its commit,
+    time.
+    """
     found = {}
     for recording in RECORDINGS.values():
         for status in filter(None, (recording["before"], recording["after"])):
             parts = status["status"]
-            for entry in filter(None, (parts["staged"], parts["booted"], parts["rollback"], *parts.get("otherDeployments", ()))):
+            for entry in filter(
+                None,
+                (parts["staged"], parts["booted"], parts["rollback"], *parts.get("otherDeployments", ())),
+            ):
                 number = int(entry["image"]["version"][-3]) - (entry["image"]["version"][-3] == "1")
                 found[number] = {**entry["image"], "checksum": entry["ostree"]["checksum"]}
     return found
 
 
 class Played:
-    """Plays libostree and ostree-ext: deployments as in STATUS, the TAG's image in the registry, PULLED in the repository."""
+    """Plays libostree and ostree-ext: deployments as in STATUS, the TAG's image in the registry, PULLED in
+    the repository.
+    """
 
-    def __init__(self, report, status: dict, tag=None, pulled=None, pruned=(0, 0, 0), refusal: str = "") -> None:
+    def __init__(
+        self, report, status: dict, tag=None, pulled=None, pruned=(0, 0, 0), refusal: str = ""
+    ) -> None:
         self.report, self.refusal, self.pruned, self.known = report, refusal, pruned, known_images()
         self.tag, self.pulled = tag, pulled
         self.layers = {"sha256:base"}
         parts = status["status"]
-        self.staged, self.booted, self.rollback = (self.entry(parts[name]) for name in ("staged", "booted", "rollback"))
+        self.staged, self.booted, self.rollback = (
+            self.entry(parts[name]) for name in ("staged", "booted", "rollback")
+        )
         self.others = [self.entry(entry) for entry in parts.get("otherDeployments", ())]
         self.queued = parts["rollbackQueued"]
 
@@ -78,9 +135,15 @@ class Played:
         """Image NUMBER under the reference ORIGIN."""
         known = self.known[number]
         layers = [{"digest": "sha256:base", "size": BASE}]
-        layers += [{"digest": f"sha256:{number}{index}".ljust(40, "0"), "size": size} for index, size in enumerate(LAYERS[number])]
-        config = {"created": known["timestamp"], "architecture": "amd64",
-                  "config": {"Labels": {"org.opencontainers.image.version": known["version"]}}}
+        layers += [
+            {"digest": f"sha256:{number}{index}".ljust(40, "0"), "size": size}
+            for index, size in enumerate(LAYERS[number])
+        ]
+        config = {
+            "created": known["timestamp"],
+            "architecture": "amd64",
+            "config": {"Labels": {"org.opencontainers.image.version": known["version"]}},
+        }
         return self.report.Image(origin, known["imageDigest"], config, {"layers": layers})
 
     def numbered(self, digest: str) -> int:
@@ -91,9 +154,15 @@ class Played:
         if shown is None:
             return None
         reference = shown["image"]["image"]
-        signed = "ostree-image-signed:docker://" if reference.get("signature") else f"ostree-unverified-image:{reference['transport']}:"
+        signed = (
+            "ostree-image-signed:docker://"
+            if reference.get("signature")
+            else f"ostree-unverified-image:{reference['transport']}:"
+        )
         origin = signed + reference["image"]
-        cached = shown["cachedUpdate"] and self.made(self.numbered(shown["cachedUpdate"]["imageDigest"]), origin)
+        cached = shown["cachedUpdate"] and self.made(
+            self.numbered(shown["cachedUpdate"]["imageDigest"]), origin
+        )
         place = shown["ostree"]
         image = self.made(self.numbered(shown["image"]["imageDigest"]), origin)
         ids = (place["checksum"], place["deploySerial"], place["stateroot"])
@@ -106,7 +175,9 @@ class Played:
         return None if self.pulled is None else self.known[self.pulled]["checksum"]
 
     def image(self, commit: str, origin: str):
-        return self.made(next(n for n, known in self.known.items() if known["checksum"] == commit), origin), None
+        return self.made(
+            next(n for n, known in self.known.items() if known["checksum"] == commit), origin
+        ), None
 
     def pending(self, origin: str):
         return None if self.pulled is None else self.made(self.tag, origin)
@@ -135,7 +206,10 @@ class Played:
             needed = {}
         if needed:
             size = self.report.format_size(sum(needed.values()))
-            said(f"layers already present: {len(new.layers) - len(needed)}; layers needed: {len(needed)} ({size})")
+            said(
+                f"layers already present: {len(new.layers) - len(needed)}; layers needed: {len(needed)} "
+                f"({size})"
+            )
         for digest in needed:
             idle()
             self.layers.add(digest)
@@ -161,7 +235,9 @@ class Played:
 
 
 def without_staged_serial(status: dict) -> dict:
-    """STATUS less the serial of what is staged: it counts the folders of earlier tries, which Played does not have."""
+    """STATUS less the serial of what is staged: it counts the folders of earlier tries, which Played does not
+    have.
+    """
     status = json.loads(json.dumps(status))
     if status["status"]["staged"]:
         del status["status"]["staged"]["ostree"]["deploySerial"]
@@ -173,7 +249,9 @@ def play(front, monkeypatch, case: str):
     recording, scene = RECORDINGS[case], SCENES[case]
     refusal = ""
     if case.startswith("07"):
-        refusal = re.sub(r"^error: (Upgrading: |Switching: Switching \(ostree\): )", "", recording["stderr"]).strip()
+        refusal = re.sub(
+            r"^error: (Upgrading: |Switching: Switching \(ostree\): )", "", recording["stderr"]
+        ).strip()
     start = recording["before"] or RECORDINGS["01"]["after"]
     system = Played(front.report, start, *scene, refusal=refusal)
     monkeypatch.setitem(sys.modules, "sysroot", types.SimpleNamespace(Host=lambda: system))
@@ -221,15 +299,30 @@ def test_progress_is_bootcs(front, monkeypatch, case):
     def steps(lines):
         keys = ("task", "id", "description", "steps", "stepsTotal")
         return [  # bootc names a finished clean-up twice
-            (*(line[key] for key in keys), list(dict.fromkeys(tuple(sorted(sub.items())) for sub in line["subtasks"])))
-            for line in lines if line["type"] == "ProgressSteps"
+            (
+                *(line[key] for key in keys),
+                list(dict.fromkeys(tuple(sorted(sub.items())) for sub in line["subtasks"])),
+            )
+            for line in lines
+            if line["type"] == "ProgressSteps"
         ]
 
     rest = iter(steps(recorded))
-    assert all(step in rest for step in steps(events)), "our steps are among the recorded ones, in their order"
+    assert all(step in rest for step in steps(events)), (
+        "our steps are among the recorded ones, in their order"
+    )
     pulled = [[line for line in lines if line["type"] == "ProgressBytes"] for lines in (events, recorded)]
     if pulled[0]:
-        totals = ("id", "description", "bytesTotal", "bytesCached", "stepsTotal", "stepsCached", "bytes", "steps")
+        totals = (
+            "id",
+            "description",
+            "bytesTotal",
+            "bytesCached",
+            "stepsTotal",
+            "stepsCached",
+            "bytes",
+            "steps",
+        )
         assert [pulled[0][-1][key] for key in totals] == [pulled[1][-1][key] for key in totals]
 
 
@@ -250,12 +343,23 @@ def test_only_root_may(front, monkeypatch, capsys, case):
     assert capsys.readouterr().err == RECORDINGS[case]["stderr"]
 
 
-@pytest.mark.parametrize("argv", [
-    [], ["install"], ["edit"], ["switch", "ghcr.io/veilor/veilor-os:44"], ["upgrade", "--apply"], ["rollback", "--apply"],
-    ["rollback", "now"],
-    ["upgrade", "--check", "--download-only"], ["status", "--format=yaml"], ["upgrade", "--progress-fd"], ["upgrade", "--progress-fd", "1"],
-    ["switch", "--enforce-container-sigpolicy", "one", "two"],
-])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["install"],
+        ["edit"],
+        ["switch", "ghcr.io/veilor/veilor-os:44"],
+        ["upgrade", "--apply"],
+        ["rollback", "--apply"],
+        ["rollback", "now"],
+        ["upgrade", "--check", "--download-only"],
+        ["status", "--format=yaml"],
+        ["upgrade", "--progress-fd"],
+        ["upgrade", "--progress-fd", "1"],
+        ["switch", "--enforce-container-sigpolicy", "one", "two"],
+    ],
+)
 def test_what_it_does_not_speak_is_a_usage_error(front, capsys, argv):
     assert front.verbs.main(argv) == 2
     assert capsys.readouterr().err.startswith("error: ")
@@ -283,26 +387,46 @@ def test_progress_wants_a_pipe_and_survives_its_reader(front, tmp_path):
     os.close(writer)
 
 
-@pytest.mark.parametrize(("options", "old", "new", "merged"), [
-    ("root=UUID=a rd.luks.uuid=b quiet", ["quiet", "a=1"], ["quiet", "a=2"], "root=UUID=a rd.luks.uuid=b quiet a=2"),
-    ("root=x a=1 lsm=y", ["a=1"], [], "root=x lsm=y"),
-    ("root=x removed-by-hand", ["quiet"], ["quiet"], "root=x removed-by-hand"),
-])
+@pytest.mark.parametrize(
+    ("options", "old", "new", "merged"),
+    [
+        (
+            "root=UUID=a rd.luks.uuid=b quiet",
+            ["quiet", "a=1"],
+            ["quiet", "a=2"],
+            "root=UUID=a rd.luks.uuid=b quiet a=2",
+        ),
+        ("root=x a=1 lsm=y", ["a=1"], [], "root=x lsm=y"),
+        ("root=x removed-by-hand", ["quiet"], ["quiet"], "root=x removed-by-hand"),
+    ],
+)
 def test_only_the_difference_of_kargs_d_is_applied(front, options, old, new, merged):
     assert front.report.merge_kargs(options.split(), old, new) == merged.split()
 
 
-@pytest.mark.parametrize(("name", "escaped"), [
-    ("docker://ghcr.io/veilor/veilor-os:44", "docker_3A__2F__2F_ghcr_2E_io/veilor/veilor-os_3A_44"),
-    ("oci:/run/install/a_b", "oci_3A__2F_run/install/a__b"),
-    ("sha256:00ff", "sha256_3A_00ff"),
-])
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [
+        ("docker://ghcr.io/veilor/veilor-os:44", "docker_3A__2F__2F_ghcr_2E_io/veilor/veilor-os_3A_44"),
+        ("oci:/run/install/a_b", "oci_3A__2F_run/install/a__b"),
+        ("sha256:00ff", "sha256_3A_00ff"),
+    ],
+)
 def test_refs_are_written_as_ostree_ext_writes_them(front, name, escaped):
     assert front.report.escape_ref(name) == escaped
 
 
-@pytest.mark.parametrize(("size", "text"), [(0, "0 bytes"), (1, "1 byte"), (999, "999 bytes"), (200688, "200.7 kB"), (60000000, "60.0 MB"),
-                                            (1234567890, "1.2 GB")])
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (200688, "200.7 kB"),
+        (60000000, "60.0 MB"),
+        (1234567890, "1.2 GB"),
+    ],
+)
 def test_sizes_are_glibs(front, size, text):
     assert front.report.format_size(size) == text.replace(" ", "\N{NO-BREAK SPACE}")
 
@@ -316,4 +440,8 @@ def test_the_launcher_is_runnable(tmp_path):
     """Syntax and mode only: its folder exists in the guest alone."""
     launcher = FRONT / "bootc"
     assert os.access(launcher, os.X_OK)
-    subprocess.run([sys.executable, "-I", "-c", f"compile(open({str(launcher)!r}).read(), 'bootc', 'exec')"], check=True, timeout=30)
+    subprocess.run(
+        [sys.executable, "-I", "-c", f"compile(open({str(launcher)!r}).read(), 'bootc', 'exec')"],
+        check=True,
+        timeout=30,
+    )

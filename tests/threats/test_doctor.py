@@ -1,4 +1,6 @@
-"""veilor-doctor: every claim holds on a machine made so, and each thing taken away is noticed by the check that names it."""
+"""veilor-doctor: every claim holds on a machine made so, and each thing taken away is noticed by the check
+that names it.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +24,31 @@ from box import BOOTED, MODEL, ROOT, STATUS, Box
 
 def test_on_a_machine_that_keeps_its_claims_everything_passes(box, capsys):
     code, said = box.doctor(capsys)
-    assert [(one["id"], check) for one in said["claims"] for check in one["checks"] if check["status"] != "PASS"] == []
+    assert [
+        (one["id"], check) for one in said["claims"] for check in one["checks"] if check["status"] != "PASS"
+    ] == []
     assert code == 0 and said["counts"]["FAIL"] == said["counts"]["UNKNOWN"] == 0
-    assert said["not_visible_here"] and {one["id"] for one in said["claims"]} == {one.id for one in MODEL.claims if one.boot}
-    jsonschema.validate(said, json.loads((ROOT / "overlay/usr/share/veilor/schema/doctor.schema.json").read_text()))
+    assert said["not_visible_here"] and {one["id"] for one in said["claims"]} == {
+        one.id for one in MODEL.claims if one.boot
+    }
+    jsonschema.validate(
+        said, json.loads((ROOT / "overlay/usr/share/veilor/schema/doctor.schema.json").read_text())
+    )
 
 
 def spoil(box: Box, check: claims.Check, monkeypatch) -> None:
     """Take away what CHECK looks for."""
     given, put = check.arguments, box.put
     if check.kind == "sysctl":
-        put("/proc/sys/" + given["key"].replace(".", "/"), "core" if given["want"].startswith("|") else str(int(given["want"]) - 1))
+        put(
+            "/proc/sys/" + given["key"].replace(".", "/"),
+            "core" if given["want"].startswith("|") else str(int(given["want"]) - 1),
+        )
     elif check.kind == "karg":
-        put("/proc/cmdline", (box.root / "proc/cmdline").read_text() + f" {given['argument'].split('=')[0]}=weaker")
+        put(
+            "/proc/cmdline",
+            (box.root / "proc/cmdline").read_text() + f" {given['argument'].split('=')[0]}=weaker",
+        )
     elif check.kind == "unit":
         box.world["units"][given["name"]] = ["not-found" if given.get("load") else "loaded", "failed"]
     elif check.kind == "dbus-answer":
@@ -48,27 +62,54 @@ def spoil(box: Box, check: claims.Check, monkeypatch) -> None:
     elif check.kind == "label":
         monkeypatch.setattr(os, "getxattr", lambda path, name: b"system_u:object_r:bin_t:s0\0")
     elif check.kind == "image-verified":
-        box.world["bootc"] = {"kind": "BootcHost", "status": {**STATUS["status"], "booted": {**BOOTED, "image": {
-            **BOOTED["image"], "image": {"image": "/run/install/repo/container", "transport": "oci"}}}}}
+        box.world["bootc"] = {
+            "kind": "BootcHost",
+            "status": {
+                **STATUS["status"],
+                "booted": {
+                    **BOOTED,
+                    "image": {
+                        **BOOTED["image"],
+                        "image": {"image": "/run/install/repo/container", "transport": "oci"},
+                    },
+                },
+            },
+        }
     elif check.kind == "setuid":
         (box.root / "usr/bin/other").touch()
         (box.root / "usr/bin/other").chmod(0o4755)
     else:
-        put(*{
-            "no-karg": ("/proc/cmdline", "ro rd.luks.key=/key"), "modules-signed": ("/sys/module/module/parameters/sig_enforce", "N"),
-            "lockdown": ("/sys/kernel/security/lockdown", "none [integrity] confidentiality"), "selinux": ("/sys/fs/selinux/enforce", "0"),
-            "secure-boot": ("/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", "\6\0\0\0\0"),
-            "modules-out": ("/proc/modules", f"{given.get('names', ['x'])[0]} 1 0 - Live 0x0\n"), "mapped": ("/proc/self/maps", ""),
-            "encrypted": ("/sys/dev/block/252:0/dm/uuid", "LVM-0000"), "swap-safe": ("/proc/swaps", "head\n/var/swap file 1 0 1\n"),
-            "listening": ("/proc/net/tcp", "head\n 0: 00000000:0016 00000000:0000 0A\n"),
-            "every-source": ("/etc/chrony.conf", "server a nts\nserver b\n"), "policy-intact": ("/etc/containers/policy.json", "{}"),
-            "keys-as-shipped": ("/usr/share/pki/containers/veilor-image-a.pub", "another, and like no other"),
-            "usb-waits": ("/sys/bus/usb/devices/usb2/authorized_default", "1\n"),
-            "asked-first": ("/etc/polkit-1/rules.d/10-a.rules", "polkit.addRule(function () { return polkit.Result.YES; });\n"),
-            "says": ("/etc/chrony.conf", "authselectmode prefer\nminsources 3\n"),
-            "first-said": ("/etc/ssh/sshd_config.d/01-other.conf", "PasswordAuthentication yes\n"),
-            "statement-remembered": ("/var/lib/veilor/state.json", '{"channel": {"sequence": 1}}'),
-        }[check.kind])
+        put(
+            *{
+                "no-karg": ("/proc/cmdline", "ro rd.luks.key=/key"),
+                "modules-signed": ("/sys/module/module/parameters/sig_enforce", "N"),
+                "lockdown": ("/sys/kernel/security/lockdown", "none [integrity] confidentiality"),
+                "selinux": ("/sys/fs/selinux/enforce", "0"),
+                "secure-boot": (
+                    "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
+                    "\6\0\0\0\0",
+                ),
+                "modules-out": ("/proc/modules", f"{given.get('names', ['x'])[0]} 1 0 - Live 0x0\n"),
+                "mapped": ("/proc/self/maps", ""),
+                "encrypted": ("/sys/dev/block/252:0/dm/uuid", "LVM-0000"),
+                "swap-safe": ("/proc/swaps", "head\n/var/swap file 1 0 1\n"),
+                "listening": ("/proc/net/tcp", "head\n 0: 00000000:0016 00000000:0000 0A\n"),
+                "every-source": ("/etc/chrony.conf", "server a nts\nserver b\n"),
+                "policy-intact": ("/etc/containers/policy.json", "{}"),
+                "keys-as-shipped": (
+                    "/usr/share/pki/containers/veilor-image-a.pub",
+                    "another, and like no other",
+                ),
+                "usb-waits": ("/sys/bus/usb/devices/usb2/authorized_default", "1\n"),
+                "asked-first": (
+                    "/etc/polkit-1/rules.d/10-a.rules",
+                    "polkit.addRule(function () { return polkit.Result.YES; });\n",
+                ),
+                "says": ("/etc/chrony.conf", "authselectmode prefer\nminsources 3\n"),
+                "first-said": ("/etc/ssh/sshd_config.d/01-other.conf", "PasswordAuthentication yes\n"),
+                "statement-remembered": ("/var/lib/veilor/state.json", '{"channel": {"sequence": 1}}'),
+            }[check.kind]
+        )
     if check.kind == "swap-safe":
         put("/sys/dev/block/252:0/dm/uuid", "LVM-0000")
 
@@ -85,7 +126,12 @@ def test_a_check_whose_control_is_taken_away_fails_and_says_what_mends_it(name, 
     if claim.state == "opt-in":
         assert (seen["status"], code) == ("NOT_APPLICABLE", 0) and seen["reason"].startswith("not chosen: ")
     else:
-        assert (seen["status"], seen["mend"], said["claims"][0]["status"], code) == ("FAIL", check.mend, "FAIL", 1)
+        assert (seen["status"], seen["mend"], said["claims"][0]["status"], code) == (
+            "FAIL",
+            check.mend,
+            "FAIL",
+            1,
+        )
 
 
 def test_every_kind_of_look_is_used_by_a_claim():
@@ -110,7 +156,10 @@ def test_a_silent_bus_is_unknown(box, capsys):
 def test_what_the_machine_has_not_is_not_applicable(box, capsys):
     (box.root / "sys/class/net/tailscale0").rmdir()
     _, said = box.doctor(capsys, "--claim", "network.overlay")
-    assert said["claims"][0]["status"] == "NOT_APPLICABLE" and "tailscale0" in said["claims"][0]["checks"][0]["reason"]
+    assert (
+        said["claims"][0]["status"] == "NOT_APPLICABLE"
+        and "tailscale0" in said["claims"][0]["checks"][0]["reason"]
+    )
 
 
 def test_a_fault_of_its_own_leaves_the_other_claims(box, capsys, monkeypatch):
@@ -125,7 +174,9 @@ def test_a_file_that_must_not_be_read_is_unknown(box, monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    finding = program.look(claims.Check("x/y", "sysctl", {"key": "kernel.kptr_restrict", "want": "2"}, ""), None)
+    finding = program.look(
+        claims.Check("x/y", "sysctl", {"key": "kernel.kptr_restrict", "want": "2"}, ""), None
+    )
     assert finding.status is claims.Status.UNKNOWN and "only root" in finding.reason
 
 
@@ -146,7 +197,11 @@ def test_people_get_a_line_for_each_claim_the_worst_first(box, capsys):
     box.save()
     assert programs.main(["doctor"]) == 1
     out = capsys.readouterr()
-    assert out.out.startswith("FAIL") and "local.userns" in out.out.splitlines()[0] and "to mend:" in out.out.splitlines()[1]
+    assert (
+        out.out.startswith("FAIL")
+        and "local.userns" in out.out.splitlines()[0]
+        and "to mend:" in out.out.splitlines()[1]
+    )
     assert out.err.count("\n") == 1
     assert programs.main(["doctor", "--list"]) == 0 and "laptop.asleep" in capsys.readouterr().out
 
@@ -173,14 +228,32 @@ def test_the_worst_status_stands_for_the_whole():
 def test_the_staged_doctor_is_quick_and_small_and_never_crashes_on_a_strange_machine(tmp_path):
     """On whatever machine the tests run: a second of processor time and 40 MiB at most."""
     tree = stage.stage(ROOT, tmp_path / "tree")
-    script = ("import json, resource, subprocess, sys\n"
-              "done = subprocess.run(sys.argv[1:], capture_output=True, text=True)\n"
-              "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
-              "print(json.dumps([done.returncode, done.stdout, done.stderr, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))")
-    start = ("import pathlib, sys\nsys.path.insert(0, sys.argv[1])\nfrom veilor.device.doctor import program\n"
-             "program.load = lambda: program.claims.parse(pathlib.Path(sys.argv[2]).read_text())\nsys.exit(program.main(['--json']))")
-    argv = [sys.executable, "-I", "-c", script, sys.executable, "-I", "-c", start, str(tree / "usr/lib/veilor/app"),
-            str(tree / claims.PATH.lstrip("/"))]
-    code, out, err, cpu, peak = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120).stdout)
+    script = (
+        "import json, resource, subprocess, sys\n"
+        "done = subprocess.run(sys.argv[1:], capture_output=True, text=True)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(json.dumps([done.returncode, done.stdout, done.stderr, used.ru_utime + used.ru_stime, "
+        "used.ru_maxrss / 1024]))"
+    )
+    start = (
+        "import pathlib, sys\nsys.path.insert(0, sys.argv[1])\nfrom veilor.device.doctor import program\n"
+        "program.load = lambda: "
+        "program.claims.parse(pathlib.Path(sys.argv[2]).read_text())\nsys.exit(program.main(['--json']))"
+    )
+    argv = [
+        sys.executable,
+        "-I",
+        "-c",
+        script,
+        sys.executable,
+        "-I",
+        "-c",
+        start,
+        str(tree / "usr/lib/veilor/app"),
+        str(tree / claims.PATH.lstrip("/")),
+    ]
+    code, out, err, cpu, peak = json.loads(
+        subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120).stdout
+    )
     assert code in (0, 1, 7) and "fault in veilor-doctor" not in out and not err
     assert cpu < 1 and peak < 40, (cpu, peak)

@@ -29,41 +29,63 @@ def seen(box, capsys, claim: str, check: str) -> dict:
 
 
 def test_every_module_that_the_image_blocks_is_looked_for():
-    blocked = {line.split()[1].replace("-", "_") for line in (ROOT / "overlay/usr/lib/modprobe.d/veilor.conf").read_text().splitlines()
-               if line.startswith("install ")}
-    named = {name for check in CHECKS.values() if check.kind == "modules-out" for name in check.arguments["names"]}
+    blocked = {
+        line.split()[1].replace("-", "_")
+        for line in (ROOT / "overlay/usr/lib/modprobe.d/veilor.conf").read_text().splitlines()
+        if line.startswith("install ")
+    }
+    named = {
+        name for check in CHECKS.values() if check.kind == "modules-out" for name in check.arguments["names"]
+    }
     assert named == blocked
 
 
 def test_audit_rules_are_known_in_both_forms_that_auditctl_writes_and_one_that_is_gone_is_missed(box, capsys):
     rules = box.world["audit"]
-    box.world["audit"] = rules.replace("-a always,exit -F arch=b64 -F path=/etc/shadow -F perm=wa -F key=", "-w /etc/shadow -p wa -k ")
-    assert "-w /etc/shadow" in box.world["audit"] and seen(box, capsys, "forensics.changes-are-logged", "audited")["status"] == "PASS"
+    box.world["audit"] = rules.replace(
+        "-a always,exit -F arch=b64 -F path=/etc/shadow -F perm=wa -F key=", "-w /etc/shadow -p wa -k "
+    )
+    assert (
+        "-w /etc/shadow" in box.world["audit"]
+        and seen(box, capsys, "forensics.changes-are-logged", "audited")["status"] == "PASS"
+    )
     box.world["audit"] = "\n".join(line for line in rules.splitlines() if "/etc/sudoers.d" not in line)
     one = seen(box, capsys, "forensics.changes-are-logged", "audited")
     left, all_ = (text.count("key=veilor-rights") for text in (box.world["audit"], rules))
     assert left < all_ and one["status"] == "FAIL" and f"{left} of {all_} for veilor-rights" in one["reason"]
-    (box.folder / "bin/auditctl").write_text("#!/bin/sh\necho 'You must be root to run this program.' >&2\nexit 4\n")
+    (box.folder / "bin/auditctl").write_text(
+        "#!/bin/sh\necho 'You must be root to run this program.' >&2\nexit 4\n"
+    )
     assert seen(box, capsys, "forensics.changes-are-logged", "audited")["status"] == "UNKNOWN"
     box.put("/usr/etc/audit/rules.d/30-veilor.rules", "# none\n")
     assert "no audit rule" in seen(box, capsys, "forensics.changes-are-logged", "audited")["reason"]
 
 
-@pytest.mark.parametrize(("zones", "status"), [
-    ({}, "PASS"), ({"tailscale": {"interfaces": ["tailscale0"], "sources": []}}, "PASS"), ({"tailscale": {"interfaces": ["eth0"]}}, "FAIL"),
-    ({"public": {"sources": ["192.0.2.0/24"]}}, "FAIL"), ("nonsense", "UNKNOWN"), ({"veilor": None}, "UNKNOWN"),
-])
+@pytest.mark.parametrize(
+    ("zones", "status"),
+    [
+        ({}, "PASS"),
+        ({"tailscale": {"interfaces": ["tailscale0"], "sources": []}}, "PASS"),
+        ({"tailscale": {"interfaces": ["eth0"]}}, "FAIL"),
+        ({"public": {"sources": ["192.0.2.0/24"]}}, "FAIL"),
+        ("nonsense", "UNKNOWN"),
+        ({"veilor": None}, "UNKNOWN"),
+    ],
+)
 def test_an_interface_in_another_zone_is_seen_whatever_the_default_is(box, capsys, zones, status):
     box.world["bus"]["getActiveZones"] = zones
     assert seen(box, capsys, "network.silent", "zones")["status"] == status
 
 
-@pytest.mark.parametrize(("change", "status"), [
-    (lambda text: text.replace("authselectmode require", "AuthSelectMode Require"), "PASS"),
-    (lambda text: text.replace("minsources 3", "# minsources 3"), "FAIL"),
-    (lambda text: text + "minsources 1\n", "FAIL"),
-    (lambda text: text + "confdir /etc/chrony.d\n", "UNKNOWN"),
-])
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        (lambda text: text.replace("authselectmode require", "AuthSelectMode Require"), "PASS"),
+        (lambda text: text.replace("minsources 3", "# minsources 3"), "FAIL"),
+        (lambda text: text + "minsources 1\n", "FAIL"),
+        (lambda text: text + "confdir /etc/chrony.d\n", "UNKNOWN"),
+    ],
+)
 def test_what_chrony_is_told_of_agreement(box, capsys, change, status):
     box.put("/etc/chrony.conf", change((box.root / "etc/chrony.conf").read_text()))
     assert seen(box, capsys, "time.authenticated", "says")["status"] == status
@@ -84,7 +106,9 @@ def hide(monkeypatch, function, place):
 def test_a_rule_of_polkit_that_is_asked_before_ours_or_cannot_be_seen(box, capsys, monkeypatch):
     claim = "supply.admin-asked"
     assert seen(box, capsys, claim, "asked-first")["status"] == "PASS"
-    box.put("/run/polkit-1/rules.d/11-veilor-ask.rules", "")  # at the same name by folder, and ours lies in the last
+    box.put(
+        "/run/polkit-1/rules.d/11-veilor-ask.rules", ""
+    )  # at the same name by folder, and ours lies in the last
     one = seen(box, capsys, claim, "asked-first")
     assert one["status"] == "FAIL" and "/run/polkit-1/rules.d/11-veilor-ask.rules" in one["reason"]
     (box.root / "run/polkit-1/rules.d/11-veilor-ask.rules").unlink()
@@ -113,9 +137,11 @@ def test_an_image_that_nothing_here_announced_is_not_called_verified(box, capsys
     box.put(path, '{"channel": {"sequence": 5, "digest": "sha256:other"}}')
     one = seen(box, capsys, "supply.signed", "image-verified")
     assert one["status"] == "UNKNOWN" and digest in one["reason"]
-    for record, text in (("health.json", json.dumps({"healthy": [{"digest": digest, "by": "update"}]})),
-                         ("health.json", json.dumps({"armed": {"target": {"digest": digest}}})),
-                         ("firstboot-done", json.dumps({"digest": digest}))):
+    for record, text in (
+        ("health.json", json.dumps({"healthy": [{"digest": digest, "by": "update"}]})),
+        ("health.json", json.dumps({"armed": {"target": {"digest": digest}}})),
+        ("firstboot-done", json.dumps({"digest": digest})),
+    ):
         box.put(f"/var/lib/veilor/{record}", text)
         assert seen(box, capsys, "supply.signed", "image-verified")["status"] == "PASS"
         box.put(f"/var/lib/veilor/{record}", "{}")
@@ -129,7 +155,9 @@ def test_the_hashes_that_the_image_carries_are_those_of_its_keys(box, tmp_path):
     tree = stage.stage(ROOT, tmp_path / "tree")
     lines = (tree / policy.SUMS.lstrip("/")).read_text().splitlines()
     product = load(ROOT / "product.toml")
-    assert len(lines) == len(product.image_keys) + len(product.channel_keys) and all("  /usr/share/pki/" in line for line in lines)
+    assert len(lines) == len(product.image_keys) + len(product.channel_keys) and all(
+        "  /usr/share/pki/" in line for line in lines
+    )
     for line in lines:
         total, path = line.split("  ")
         assert hashlib.sha256((tree / path.lstrip("/")).read_bytes()).hexdigest() == total

@@ -39,38 +39,66 @@ def subject():
 def test_the_staged_tree_keeps_every_image_check_and_each_check_fails_without_its_control(subject):
     tried, blind = threat_proof.mutate(MODEL, subject)
     assert blind == []
-    assert {check.id for claim in MODEL.claims for check in claim.image if not check.built} <= {one.rsplit(": ", 1)[0] for one in tried}
+    assert {check.id for claim in MODEL.claims for check in claim.image if not check.built} <= {
+        one.rsplit(": ", 1)[0] for one in tried
+    }
 
 
 def changed(name: str, **fields) -> threats.Model:
     """MODEL with other FIELDS in the claim NAME."""
-    return replace(MODEL, adversaries=tuple(replace(adversary, claims=tuple(
-        replace(claim, **fields) if claim.id == name else claim for claim in adversary.claims)) for adversary in MODEL.adversaries))
+    return replace(
+        MODEL,
+        adversaries=tuple(
+            replace(
+                adversary,
+                claims=tuple(
+                    replace(claim, **fields) if claim.id == name else claim for claim in adversary.claims
+                ),
+            )
+            for adversary in MODEL.adversaries
+        ),
+    )
 
 
 def test_a_blind_check_and_a_control_that_no_check_sees_are_found(subject, monkeypatch):
     only = [one for one in MODEL.adversaries if one.id == "local"]
-    blind = replace(changed("local.ptrace", image=(), controls=("overlay/usr/lib/sysctl.d/60-veilor.conf",)), costs=())
+    blind = replace(
+        changed("local.ptrace", image=(), controls=("overlay/usr/lib/sysctl.d/60-veilor.conf",)), costs=()
+    )
     blind = replace(blind, adversaries=tuple(one for one in blind.adversaries if one.id == only[0].id))
-    assert threat_proof.mutate(blind, subject)[1] == ["local.ptrace: without overlay/usr/lib/sysctl.d/60-veilor.conf"]
-    lying = changed("local.ptrace", image=(ImageCheck("x", "sysctl", {"key": "kernel.yama.ptrace_scope", "want": "1"}),))
+    assert threat_proof.mutate(blind, subject)[1] == [
+        "local.ptrace: without overlay/usr/lib/sysctl.d/60-veilor.conf"
+    ]
+    lying = changed(
+        "local.ptrace", image=(ImageCheck("x", "sysctl", {"key": "kernel.yama.ptrace_scope", "want": "1"}),)
+    )
     with pytest.raises(BuildError, match="does not keep its claims"):
         threat_proof.mutate(lying, subject)
-    monkeypatch.setitem(threat_proof.KINDS, "sysctl", (lambda *_, **__: None, threat_proof.KINDS["sysctl"][1]))
-    assert len(threat_proof.mutate(blind, subject)[1]) > 10, "a look that never complains is found by each of its mutations"
+    monkeypatch.setitem(
+        threat_proof.KINDS, "sysctl", (lambda *_, **__: None, threat_proof.KINDS["sysctl"][1])
+    )
+    assert len(threat_proof.mutate(blind, subject)[1]) > 10, (
+        "a look that never complains is found by each of its mutations"
+    )
 
 
 APP = "usr/lib/veilor/app/"
 
 
 @pytest.mark.parametrize("name", [name for name, one in SABOTAGES.items() if one.tree])
-def test_a_sabotage_of_the_rehearsal_is_seen_in_the_image_too_unless_it_is_in_our_code(subject, name, tmp_path):
-    """What a rehearsal notices on a machine, the image's checks notice before one is booted; code alone needs the machine."""
+def test_a_sabotage_of_the_rehearsal_is_seen_in_the_image_too_unless_it_is_in_our_code(
+    subject, name, tmp_path
+):
+    """What a rehearsal notices on a machine, the image's checks notice before one is booted; code alone needs
+    the machine.
+    """
     shutil.copytree(subject.tree, tmp_path / "tree", symlinks=True)
     spoilt = replace(subject, tree=tmp_path / "tree")
     SABOTAGES[name].tree(spoilt.tree)
-    in_code = any(path.is_file() and path.read_bytes() != (subject.tree / path.relative_to(spoilt.tree)).read_bytes()
-                  for path in (spoilt.tree / APP).rglob("*.py"))
+    in_code = any(
+        path.is_file() and path.read_bytes() != (subject.tree / path.relative_to(spoilt.tree)).read_bytes()
+        for path in (spoilt.tree / APP).rglob("*.py")
+    )
     assert any(threat_proof.complaints(MODEL, spoilt).values()) != in_code
 
 
@@ -78,7 +106,9 @@ def test_veilor_check_names_what_breaks_the_model(clone):
     assert check_threats(clone, None) == []
     (clone / "overlay/etc/systemd/system/rpm-ostreed-automatic.timer").unlink()
     found = [one.text for one in check_threats(clone, None)]
-    assert any("does not exist" in one for one in found) and any("does not lead to /dev/null" in one for one in found)
+    assert any("does not exist" in one for one in found) and any(
+        "does not lead to /dev/null" in one for one in found
+    )
 
 
 LOOK = claims.Check("x", "sysctl", {"key": "a.b", "want": "1"}, "mend")
@@ -112,7 +142,9 @@ def test_a_broken_claim_is_named(fields, said):
 def clone(tmp_path):
     """What the rules read of the repository, to be changed."""
     for name in ("threats", "overlay", "scenarios", "kickstart", "src/veilor", "bluebuild", "artwork"):
-        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copyfile(ROOT / "product.toml", tmp_path / "product.toml")
     return tmp_path
 
@@ -126,24 +158,37 @@ def test_what_lies_in_the_overlay_is_named_by_a_claim_or_excused(clone):
     kargs.write_text(kargs.read_text().replace("kargs = [", 'kargs = ["new=1",'))
     (clone / "overlay/etc/motd.d/.gitkeep").unlink()
     found = threat_rules.problems(clone, threats.load(clone), SABOTAGES)
-    assert [one.split(":")[0] + one[one.index(":"):][:18] for one in found] and len(found) == 4
-    for said in ("overlay/etc/new.conf: no claim", "#kernel.new: no claim", "#new=1: no claim", ".gitkeep excuses nothing"):
+    assert [one.split(":")[0] + one[one.index(":") :][:18] for one in found] and len(found) == 4
+    for said in (
+        "overlay/etc/new.conf: no claim",
+        "#kernel.new: no claim",
+        "#new=1: no claim",
+        ".gitkeep excuses nothing",
+    ):
         assert any(said in one for one in found), (said, found)
 
 
-@pytest.mark.parametrize(("name", "line"), [
-    ("etc/chrony.conf", "allow all"), ("etc/firewalld/firewalld.conf", "CleanupOnExit=no"),
-    ("etc/ssh/sshd_config.d/10-veilor.conf", "PermitTTY no"), ("etc/greenboot/greenboot.conf", "GREENBOOT_X=1"),
-    ("usr/share/veilor/usbguard/usbguard-daemon.conf", "IPCAllowedGroups=wheel"), ("usr/share/veilor/usbguard/50-veilor.conf", "allow"),
-    ("etc/audit/rules.d/30-veilor.rules", "-a never,exit -F dir=/etc"), ("usr/lib/modprobe.d/veilor.conf", "install x /bin/true"),
-    ("usr/lib/systemd/system-preset/10-veilor.preset", "disable x.service"),
-    ("usr/lib/systemd/system/usbguard.service.d/10-veilor.conf", "ExecStart="),
-])
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("etc/chrony.conf", "allow all"),
+        ("etc/firewalld/firewalld.conf", "CleanupOnExit=no"),
+        ("etc/ssh/sshd_config.d/10-veilor.conf", "PermitTTY no"),
+        ("etc/greenboot/greenboot.conf", "GREENBOOT_X=1"),
+        ("usr/share/veilor/usbguard/usbguard-daemon.conf", "IPCAllowedGroups=wheel"),
+        ("usr/share/veilor/usbguard/50-veilor.conf", "allow"),
+        ("etc/audit/rules.d/30-veilor.rules", "-a never,exit -F dir=/etc"),
+        ("usr/lib/modprobe.d/veilor.conf", "install x /bin/true"),
+        ("usr/lib/systemd/system-preset/10-veilor.preset", "disable x.service"),
+        ("usr/lib/systemd/system/usbguard.service.d/10-veilor.conf", "ExecStart="),
+    ],
+)
 def test_a_new_line_in_a_file_of_settings_needs_a_claim_or_a_reason(clone, name, line):
     with (clone / "overlay" / name).open("a") as file:
         file.write(line + "\n")
     assert threat_rules.problems(clone, threats.load(clone), SABOTAGES) == [
-        f"overlay/{name}#{line}: no claim names it, and threats/excused.toml gives no reason"]
+        f"overlay/{name}#{line}: no claim names it, and threats/excused.toml gives no reason"
+    ]
 
 
 def test_a_line_that_is_claimed_in_one_file_is_not_claimed_in_another(clone):
@@ -155,14 +200,21 @@ def test_a_line_that_is_claimed_in_one_file_is_not_claimed_in_another(clone):
 def test_a_phase_of_the_attacks_that_no_claim_names_is_found(clone):
     with (clone / "scenarios/attacks.py").open("a") as file:
         file.write('\n\n@phase("new", "New")\ndef new(life, checks):\n    pass\n')
-    assert threat_rules.problems(clone, threats.load(clone), SABOTAGES) == ["attacks:new: this phase checks something that no claim says"]
+    assert threat_rules.problems(clone, threats.load(clone), SABOTAGES) == [
+        "attacks:new: this phase checks something that no claim says"
+    ]
 
 
-@pytest.mark.parametrize(("old", "new", "said"), [
-    ('state = "enforced"', 'state = "perhaps"', "is not one of"), ("order = 3", 'order = "three"', "order"),
-    ('id = "usb"\n', "", "'id' is a required"),
-    ('state = "residual"', 'state = "opt-in"', "'how' is a required"), ("[[claim]]", "[[claim", "cannot be used"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('state = "enforced"', 'state = "perhaps"', "is not one of"),
+        ("order = 3", 'order = "three"', "order"),
+        ('id = "usb"\n', "", "'id' is a required"),
+        ('state = "residual"', 'state = "opt-in"', "'how' is a required"),
+        ("[[claim]]", "[[claim", "cannot be used"),
+    ],
+)
 def test_a_file_that_breaks_the_schema_is_named_with_the_place(clone, old, new, said):
     path = clone / "threats/usb.toml"
     path.write_text(path.read_text().replace(old, new, 1))
@@ -173,18 +225,45 @@ def test_a_file_that_breaks_the_schema_is_named_with_the_place(clone, old, new, 
 
 def report(clone: Path, **changes) -> Path:
     """A rehearsal's report in which the phases programs and doctor have their checks."""
+
     def check(title, verdict="PASS", detail=""):
         return {"title": title, "verdict": verdict, "detail": detail}
 
-    data = {"scenario": "attacks", "sabotage": None, "noticed": None, "started": "2099-01-01T20:00:00Z", "base": "x",
-            "stand_ins": ["base-system"], "source": threat_results.snapshot(clone)}
-    data |= {"phases": [
-        {"name": "programs", "verdict": "NOT_RUN", "carried": "", "checks": [
-            check("local.ptrace: one"), check("local.ptrace without it: one"), check("local.links: one"),
-            check("local.links: two", "OS_FAULT"), check("local.links without it: one"),
-            check("local.userns: one", "NOT_RUN", "no SELinux"), check("local.modules: one"),
-            check("local.modules: two", "NOT_RUN", "no module")]},
-        {"name": "doctor", "verdict": "PASS", "carried": "", "checks": [check("local.ptrace: the doctor sees it")]}], **changes}
+    data = {
+        "scenario": "attacks",
+        "sabotage": None,
+        "noticed": None,
+        "started": "2099-01-01T20:00:00Z",
+        "base": "x",
+        "stand_ins": ["base-system"],
+        "source": threat_results.snapshot(clone),
+    }
+    data |= {
+        "phases": [
+            {
+                "name": "programs",
+                "verdict": "NOT_RUN",
+                "carried": "",
+                "checks": [
+                    check("local.ptrace: one"),
+                    check("local.ptrace without it: one"),
+                    check("local.links: one"),
+                    check("local.links: two", "OS_FAULT"),
+                    check("local.links without it: one"),
+                    check("local.userns: one", "NOT_RUN", "no SELinux"),
+                    check("local.modules: one"),
+                    check("local.modules: two", "NOT_RUN", "no module"),
+                ],
+            },
+            {
+                "name": "doctor",
+                "verdict": "PASS",
+                "carried": "",
+                "checks": [check("local.ptrace: the doctor sees it")],
+            },
+        ],
+        **changes,
+    }
     path = clone / "report.json"
     path.write_text(json.dumps(data))
     return path
@@ -193,7 +272,9 @@ def report(clone: Path, **changes) -> Path:
 @pytest.fixture
 def cell(clone):
     by_id = {claim.id: claim for claim in MODEL.claims}
-    return lambda name, layer: threat_results.cell(clone, threats.load(clone), threat_results.load(clone), by_id[name], layer)
+    return lambda name, layer: threat_results.cell(
+        clone, threats.load(clone), threat_results.load(clone), by_id[name], layer
+    )
 
 
 @pytest.fixture
@@ -209,29 +290,51 @@ def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_che
     assert cell("local.links", "attack") == "OS_FAULT (2099-01-01)"
     assert cell("local.userns", "attack") == "NOT_RUN (2099-01-01)"
     assert cell("local.modules", "attack") == "NOT_RUN in part: 1 of 2 PASS (stand-in, 2099-01-01)"
-    assert cell("local.kernel-addresses", "attack") == "NOT_RUN (2099-01-01)", "a phase that has no check of a claim shows nothing of it"
+    assert cell("local.kernel-addresses", "attack") == "NOT_RUN (2099-01-01)", (
+        "a phase that has no check of a claim shows nothing of it"
+    )
     assert cell("laptop.encrypted", "attack") == "NOT_RUN" and cell("laptop.asleep", "attack") == ""
     assert "no module" in "".join(threat_page.not_run(clean, MODEL, threat_results.load(clean)))
     threat_results.record(clean, MODEL, report(clean))
     assert len({json.dumps(one) for one in threat_results.load(clean)}) == len(threat_results.load(clean))
-    left_out = [{"name": name, "verdict": "NOT_RUN", "carried": "", "checks": []} for name in ("programs", "doctor")]
+    left_out = [
+        {"name": name, "verdict": "NOT_RUN", "carried": "", "checks": []} for name in ("programs", "doctor")
+    ]
     threat_results.record(clean, MODEL, report(clean, phases=left_out))
-    assert cell("local.ptrace", "attack") == "PASS, fails without (stand-in, 2099-01-01)", "a phase left out takes nothing away"
-    for path, layer in (("overlay/usr/lib/sysctl.d/60-veilor.conf", "attack"), ("scenarios/guest/tries.py", "attack"),
-                        ("src/veilor/device/doctor/kernel.py", "boot")):
+    assert cell("local.ptrace", "attack") == "PASS, fails without (stand-in, 2099-01-01)", (
+        "a phase left out takes nothing away"
+    )
+    for path, layer in (
+        ("overlay/usr/lib/sysctl.d/60-veilor.conf", "attack"),
+        ("scenarios/guest/tries.py", "attack"),
+        ("src/veilor/device/doctor/kernel.py", "boot"),
+    ):
         before = (clean / path).read_text()
-        (clean / path).write_text(before.replace('"/proc/sys/"', '"/proc/sys//"') if layer == "boot" else before + "# another word\n")
+        (clean / path).write_text(
+            before.replace('"/proc/sys/"', '"/proc/sys//"')
+            if layer == "boot"
+            else before + "# another word\n"
+        )
         assert cell("local.ptrace", layer) == "NOT_RUN (stale: PASS on 2099-01-01)", path
         (clean / path).write_text(before)
-    assert "no module" not in "".join(threat_page.not_run(clean, changed("local.modules", controls=()), threat_results.load(clean)))
+    assert "no module" not in "".join(
+        threat_page.not_run(clean, changed("local.modules", controls=()), threat_results.load(clean))
+    )
 
 
 def test_a_phase_stands_on_the_helpers_that_it_uses_and_on_no_others():
-    text = ('A = 1\nB = 2\ndef near():\n    return far()\ndef far():\n    return A\n\n'
-            '@phase("one", "t")\ndef one(life, checks):\n    near()\n\n@phase("two", "t")\ndef two(life, checks):\n    B\n')
+    text = (
+        "A = 1\nB = 2\ndef near():\n    return far()\ndef far():\n    return A\n\n"
+        '@phase("one", "t")\ndef one(life, checks):\n    near()\n\n@phase("two", "t")\ndef two(life, '
+        "checks):\n    B\n"
+    )
     before = threat_results.phases_in(text)
     assert set(before) == {"one", "two"}
-    for old, new, moved in (("A = 1", "A = 3", {"one"}), ("B = 2", "B = 3", {"two"}), ("return far()", "return  far()", {"one"})):
+    for old, new, moved in (
+        ("A = 1", "A = 3", {"one"}),
+        ("B = 2", "B = 3", {"two"}),
+        ("return far()", "return  far()", {"one"}),
+    ):
         after = threat_results.phases_in(text.replace(old, new))
         assert {name for name in before if before[name] != after[name]} == moved
 
@@ -249,10 +352,22 @@ def test_a_sabotaged_run_shows_only_that_a_check_can_fail(clean, cell):
 
 
 def test_a_damaged_or_unfinished_report_or_one_of_changed_sources_is_not_taken(clean):
-    odd = {"name": "programs", "verdict": "PASS", "carried": "", "checks": [{"title": "local.ptrace: one", "verdict": "FINE"}]}
+    odd = {
+        "name": "programs",
+        "verdict": "PASS",
+        "carried": "",
+        "checks": [{"title": "local.ptrace: one", "verdict": "FINE"}],
+    }
     bare = {"name": "programs", "checks": []}
-    for changes in ({"phases": [{}]}, {"phases": [bare]}, {"phases": [odd]}, {"started": 7}, {"source": {}}, {"source": None},
-                    {"sabotage": "health-check-missing"}):
+    for changes in (
+        {"phases": [{}]},
+        {"phases": [bare]},
+        {"phases": [odd]},
+        {"started": 7},
+        {"source": {}},
+        {"source": None},
+        {"sabotage": "health-check-missing"},
+    ):
         with pytest.raises(BuildError):
             threat_results.record(clean, MODEL, report(clean, **changes))
     with pytest.raises(BuildError):
@@ -271,7 +386,9 @@ def test_a_result_that_no_claim_names_any_more_goes_at_the_next_record(clean):
     assert len(threat_results.load(clean)) == before
 
 
-@pytest.mark.parametrize("text", ["[]", '{"results": 1}', '{"results": [1]}', '{"results": [{"claim": "local.ptrace"}]}'])
+@pytest.mark.parametrize(
+    "text", ["[]", '{"results": 1}', '{"results": [1]}', '{"results": [{"claim": "local.ptrace"}]}']
+)
 def test_results_of_another_form_are_named(clean, text):
     (clean / threat_results.RESULTS).write_text(text)
     with pytest.raises(BuildError, match="results.json cannot be used .*record anew"):
@@ -285,22 +402,39 @@ def test_a_scenario_that_cannot_be_read_is_named(clean):
 
 
 def unfounded(model: threats.Model):
-    """Sources of the comparison that name nothing: of our own cells a claim, a path or a command; of others' no list of search hits."""
+    """Sources of the comparison that name nothing: of our own cells a claim, a path or a command; of others'
+    no list of search hits.
+    """
     ids, ours = {claim.id for claim in model.claims}, {one.id for one in model.adversaries}
     for axis in model.compared["axis"]:
         for system, (_, source, _) in axis["cells"].items():
             for part in source.split(", ") if system == "veilor-os" else [source]:
-                known = part in ids or part.startswith(("make ", "veilor ", "github.com/")) or (ROOT / part).exists() and part not in ours
+                known = (
+                    part in ids
+                    or part.startswith(("make ", "veilor ", "github.com/"))
+                    or (ROOT / part).exists()
+                    and part not in ours
+                )
                 claim = part.split(".")[0] in ours
                 if "/topics/" in part or (system == "veilor-os" or claim) and not known:
                     yield f"{axis['title']}: {system}: {part}"
 
 
-@pytest.mark.parametrize(("system", "source"), [("veilor-os", "laptop.gone"), ("veilor-os", "session"), ("veilor-os", "docs/GONE.md"),
-                                                ("Kicksecure", "browser.gone"), ("Kicksecure", "github.com/topics/x")])
+@pytest.mark.parametrize(
+    ("system", "source"),
+    [
+        ("veilor-os", "laptop.gone"),
+        ("veilor-os", "session"),
+        ("veilor-os", "docs/GONE.md"),
+        ("Kicksecure", "browser.gone"),
+        ("Kicksecure", "github.com/topics/x"),
+    ],
+)
 def test_a_source_that_names_nothing_is_found(system, source):
     axis = {"title": "x", "cells": {system: ["so", source, date(2026, 1, 1)]}}
-    assert list(unfounded(replace(MODEL, compared={**MODEL.compared, "axis": [axis]}))) == [f"x: {system}: {source}"]
+    assert list(unfounded(replace(MODEL, compared={**MODEL.compared, "axis": [axis]}))) == [
+        f"x: {system}: {source}"
+    ]
 
 
 def test_the_page_is_what_its_source_says_and_no_cell_of_the_comparison_is_without_source():
@@ -308,14 +442,27 @@ def test_the_page_is_what_its_source_says_and_no_cell_of_the_comparison_is_witho
     for axis in MODEL.compared["axis"]:
         assert axis["best"] and axis["cells"]["veilor-os"]
         for system, (text, source, when) in axis["cells"].items():
-            assert system in MODEL.compared["systems"] + MODEL.compared["tools"] and text and source and isinstance(when, date)
+            assert (
+                system in MODEL.compared["systems"] + MODEL.compared["tools"]
+                and text
+                and source
+                and isinstance(when, date)
+            )
     assert list(unfounded(MODEL)) == []
-    losing = [axis for axis in MODEL.compared["axis"] if "veilor-os" not in axis["best"] and "not known" not in axis["best"]]
+    losing = [
+        axis
+        for axis in MODEL.compared["axis"]
+        if "veilor-os" not in axis["best"] and "not known" not in axis["best"]
+    ]
     assert len(losing) >= 5, "a comparison in which we win everywhere is an advertisement"
 
 
 def test_what_is_stale_is_neither_shown_nor_wrong():
-    shown, stale, wrong = "PASS, fails without (stand-in, 2099-01-01)", "NOT_RUN (stale: OS_FAULT on 2099-01-01)", "LAB_FAULT (2099-01-01)"
+    shown, stale, wrong = (
+        "PASS, fails without (stand-in, 2099-01-01)",
+        "NOT_RUN (stale: OS_FAULT on 2099-01-01)",
+        "LAB_FAULT (2099-01-01)",
+    )
     assert threat_page.count([shown, stale, wrong, f"{stale}, {wrong}", f"{stale}, {shown}"]) == (1, 2, 2)
     assert threat_page.count([stale, "NOT_RUN (stale: LAB_FAULT on 2099-01-01)"]) == (0, 0, 0)
 
@@ -326,4 +473,6 @@ def test_what_comes_before_the_tables_is_read_in_ten_minutes():
 
 def test_the_shipped_claims_are_those_of_the_model():
     shipped = claims.parse(threats.shipped(MODEL))
-    assert [(one.id, one.state, len(one.checks)) for one in shipped] == [(one.id, one.state, len(one.boot)) for one in MODEL.claims]
+    assert [(one.id, one.state, len(one.checks)) for one in shipped] == [
+        (one.id, one.state, len(one.boot)) for one in MODEL.claims
+    ]

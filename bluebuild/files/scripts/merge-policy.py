@@ -1,8 +1,9 @@
 #!/usr/bin/env -S python3 -I
-"""Our container policy merged with the base's: the staged tree brought ours, keep-base-facts.sh kept the base's.
+"""Our container policy merged with the base's: the staged tree brought ours, keep-base-facts.sh kept the
+base's.
 
-The base's entries stay (its own images, toolbox), ours win, and the default must be to reject. Written to /etc, and to
-/usr/etc where that exists.
+The base's entries stay (its own images, toolbox), ours win, and the default must be to reject. Written to
+/etc, and to /usr/etc where that exists.
 """
 
 import json
@@ -14,7 +15,9 @@ REJECT = [{"type": "reject"}]
 
 
 def merge(base: dict, ours: dict) -> dict:
-    """BASE with every scope of OURS in it. Scopes of BASE that lie within one of ours are left out: they would win."""
+    """BASE with every scope of OURS in it. Scopes of BASE that lie within one of ours are left out: they
+    would win.
+    """
     transports = {name: dict(scopes) for name, scopes in base.get("transports", {}).items()}
     docker = transports.setdefault("docker", {})
     for scope, rule in ours["transports"]["docker"].items():
@@ -28,10 +31,15 @@ def main() -> int:
     root = Path(os.environ.get("VEILOR_ROOT") or "/")
     kept = root / "usr/lib/veilor/base/policy.json"
     try:
-        base, ours = json.loads(kept.read_text()), json.loads((root / "etc/containers/policy.json").read_text())
+        base, ours = (
+            json.loads(kept.read_text()),
+            json.loads((root / "etc/containers/policy.json").read_text()),
+        )
         merged = merge(base, ours)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        print(f"merge-policy: the two policies cannot be merged ({error}); nothing was written", file=sys.stderr)
+        print(
+            f"merge-policy: the two policies cannot be merged ({error}); nothing was written", file=sys.stderr
+        )
         return 1
     if base.get("default") != REJECT:
         print(f"merge-policy: the base's default is {base.get('default')}; ours rejects")
@@ -42,7 +50,10 @@ def main() -> int:
             new.write_text(json.dumps(merged, indent=2) + "\n")
             new.chmod(0o644)
             new.rename(target)
-            print(f"merge-policy: /{folder}/containers/policy.json: {len(merged['transports']['docker'])} registries' scopes")
+            print(
+                f"merge-policy: /{folder}/containers/policy.json: {len(merged['transports']['docker'])} "
+                "registries' scopes"
+            )
     return 0
 
 

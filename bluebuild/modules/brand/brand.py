@@ -1,7 +1,7 @@
 """Names and addresses: os-release, GRUB's distributor and the About page, from the staged product.toml.
 
-The staged tree brought our os-release. What the base's had besides (VARIANT_ID, OSTREE_VERSION, support dates: its own
-tools read them) is put behind it, with ID_LIKE kept to what both say.
+The staged tree brought our os-release. What the base's had besides (VARIANT_ID, OSTREE_VERSION, support
+dates: its own tools read them) is put behind it, with ID_LIKE kept to what both say.
 """
 
 import os
@@ -12,8 +12,19 @@ import tomllib
 from pathlib import Path
 
 # What the base says of its own project; a person with a question about veilor-os must not be sent there.
-THEIRS = {"VENDOR_NAME", "VENDOR_URL", "REDHAT_BUGZILLA_PRODUCT", "REDHAT_BUGZILLA_PRODUCT_VERSION", "REDHAT_SUPPORT_PRODUCT",
-          "REDHAT_SUPPORT_PRODUCT_VERSION", "CPE_NAME", "ANSI_COLOR", "IMAGE_VERSION", "BOOTLOADER_NAME", "VERSION_CODENAME"}
+THEIRS = {
+    "VENDOR_NAME",
+    "VENDOR_URL",
+    "REDHAT_BUGZILLA_PRODUCT",
+    "REDHAT_BUGZILLA_PRODUCT_VERSION",
+    "REDHAT_SUPPORT_PRODUCT",
+    "REDHAT_SUPPORT_PRODUCT_VERSION",
+    "CPE_NAME",
+    "ANSI_COLOR",
+    "IMAGE_VERSION",
+    "BOOTLOADER_NAME",
+    "VERSION_CODENAME",
+}
 
 
 def fields(text: str) -> dict[str, str]:
@@ -23,9 +34,14 @@ def fields(text: str) -> dict[str, str]:
 
 
 def merge(ours: dict[str, str], base: dict[str, str]) -> str:
-    """OURS first and unchanged, then what only BASE has. Raises ValueError where both are for another Fedora."""
+    """OURS first and unchanged, then what only BASE has. Raises ValueError where
+    both are for another Fedora.
+    """
     if base.get("VERSION_ID", ours["VERSION_ID"]).split(".")[0] != ours["VERSION_ID"]:
-        raise ValueError(f"the base is Fedora {base['VERSION_ID']}, product.toml says {ours['VERSION_ID']}; change one of them")
+        raise ValueError(
+            f"the base is Fedora {base['VERSION_ID']}, product.toml says {ours['VERSION_ID']}; change one "
+            "of them"
+        )
     rest = {key: value for key, value in base.items() if key not in ours and key not in THEIRS}
     return "".join(f'{key}="{value}"\n' for key, value in {**ours, **rest}.items())
 
@@ -45,7 +61,9 @@ def main() -> int:
     try:
         product = tomllib.loads((root / "usr/lib/veilor/product.toml").read_text())
         os_release = root / "usr/lib/os-release"
-        merged = merge(fields(os_release.read_text()), fields((root / "usr/lib/veilor/base/os-release").read_text()))
+        merged = merge(
+            fields(os_release.read_text()), fields((root / "usr/lib/veilor/base/os-release").read_text())
+        )
         name, urls = product["product"]["name"], product["urls"]
     except (OSError, ValueError, KeyError) as error:
         print(f"brand: {error}; the image keeps the names it had", file=sys.stderr)
@@ -53,7 +71,11 @@ def main() -> int:
     write(os_release, merged)
     # Read by grub2-mkconfig alone; the menu of an atomic Fedora is static and shows PRETTY_NAME.
     grub = root / "etc/default/grub"
-    kept = [line for line in (grub.read_text().splitlines() if grub.exists() else []) if not line.startswith("GRUB_DISTRIBUTOR=")]
+    kept = [
+        line
+        for line in (grub.read_text().splitlines() if grub.exists() else [])
+        if not line.startswith("GRUB_DISTRIBUTOR=")
+    ]
     write(grub, "\n".join([f'GRUB_DISTRIBUTOR="{name}"', *kept]) + "\n")
     write(root / "etc/xdg/kcm-about-distrorc", f"[General]\nName={name}\nWebsite={urls['home']}\n")
     return 0

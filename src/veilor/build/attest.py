@@ -1,11 +1,13 @@
-"""What was shown of an image travels with it: in-toto statements beside it in the registry, signed as the image is.
+"""What was shown of an image travels with it: in-toto statements beside it in the registry, signed as the
+image is.
 
-Two statements about claims, apart: one whose subject is the image's digest, with the checks that looked at this very image;
-one whose subject is the staged tree's digest, with what rehearsals showed of that tree on stand-ins, which it names. A
-rehearsal's machine has test keys in its image, so nothing that one showed is ever said of a released digest.
+Two statements about claims, apart: one whose subject is the image's digest, with the checks that looked at
+this very image; one whose subject is the staged tree's digest, with what rehearsals showed of that tree on
+stand-ins, which it names. A rehearsal's machine has test keys in its image, so nothing that one showed is
+ever said of a released digest.
 
-cosign signs both and keeps them under the tag `sha256-<hex>.att`; what lies there is then signed as an image is, so that a
-machine can fetch it under its own policy, which knows nothing of attestations.
+cosign signs both and keeps them under the tag `sha256-<hex>.att`; what lies there is then signed as an image
+is, so that a machine can fetch it under its own policy, which knows nothing of attestations.
 """
 
 from __future__ import annotations
@@ -33,10 +35,11 @@ OPAQUE, WHITEOUT = ".wh..wh..opq", ".wh."
 
 
 def unpack(image: Path, dest: Path, run: Callable) -> Path:
-    """Lay the files of the IMAGE (a folder as skopeo's dir: writes it) out in the new folder DEST as a machine has them.
+    """Lay the files of the IMAGE (a folder as skopeo's dir: writes it) out in the new folder DEST as a
+    machine has them.
 
-    Files above CONTENT bytes are empty there. Layers of our own say etc/ where the base's say usr/etc/: on a machine both are
-    /etc. Raises BuildError for a layer that cannot be read, or would write outside of DEST.
+    Files above CONTENT bytes are empty there. Layers of our own say etc/ where the base's say usr/etc/: on a
+    machine both are /etc. Raises BuildError for a layer that cannot be read, or would write outside of DEST.
     """
     dest.mkdir()
     for layer in json.loads((image / "manifest.json").read_text())["layers"]:
@@ -50,7 +53,9 @@ def unpack(image: Path, dest: Path, run: Callable) -> Path:
                 for member in tar:
                     lay(dest, tar, member)
         except (tarfile.TarError, OSError, EOFError) as error:
-            raise BuildError(f"layer {layer['digest']} cannot be read ({error}); nothing was attached") from None
+            raise BuildError(
+                f"layer {layer['digest']} cannot be read ({error}); nothing was attached"
+            ) from None
     if (dest / "usr/etc").is_dir():
         for path in sorted((dest / "usr/etc").rglob("*")):
             target = dest / "etc" / path.relative_to(dest / "usr/etc")
@@ -64,13 +69,17 @@ def lay(dest: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
     """Put one MEMBER of a layer into DEST, or take away what its whiteout names."""
     path = dest / member.name.lstrip("./")
     if not path.parent.resolve().is_relative_to(dest.resolve()) or ".." in Path(member.name).parts:
-        raise BuildError(f"the image has a file {member.name}, which would lie outside of it; nothing was attached")
+        raise BuildError(
+            f"the image has a file {member.name}, which would lie outside of it; nothing was attached"
+        )
     name = path.name
     if name == OPAQUE:
         shutil.rmtree(path.parent, ignore_errors=True)
         return
     gone = path.with_name(name.removeprefix(WHITEOUT)) if name.startswith(WHITEOUT) else None
-    for old in (gone,) if gone else () if member.isdir() and path.is_dir() and not path.is_symlink() else (path,):
+    for old in (
+        (gone,) if gone else () if member.isdir() and path.is_dir() and not path.is_symlink() else (path,)
+    ):
         if old.is_dir() and not old.is_symlink():
             shutil.rmtree(old)
         else:
@@ -92,13 +101,19 @@ def lay(dest: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
 
 
 def of_image(claim: threats.Claim) -> list[threats.ImageCheck]:
-    """The image checks of CLAIM that look at an image's files, and not at what the repository has beside them."""
-    return [check for check in claim.image if not check.kind.startswith(BESIDE) and not check.arguments.get("path", "").startswith(BESIDE)]
+    """The image checks of CLAIM that look at an image's files, and not at what the repository has beside
+    them.
+    """
+    return [
+        check
+        for check in claim.image
+        if not check.kind.startswith(BESIDE) and not check.arguments.get("path", "").startswith(BESIDE)
+    ]
 
 
 def on_image(source_root: Path, files: Path, when: str) -> list[dict]:
-    """The results of every image check that looks at FILES, an image's: one for each claim. Raises BuildError when a claim
-    is not kept: such an image is not to be released."""
+    """The results of every image check that looks at FILES, an image's: one for each claim. Raises BuildError
+    when a claim is not kept: such an image is not to be released."""
     model, found = threats.load(source_root), []
     subject = Subject(files, source_root)
     for claim in model.claims:
@@ -108,7 +123,15 @@ def on_image(source_root: Path, files: Path, when: str) -> list[dict]:
             if wrong:
                 raise BuildError(f"the image does not keep {claim.id} ({wrong}); nothing was attached")
         if checks:
-            found.append({"claim": claim.id, "layer": "image", "verdict": "PASS", "when": when, "checks": [check.id for check in checks]})
+            found.append(
+                {
+                    "claim": claim.id,
+                    "layer": "image",
+                    "verdict": "PASS",
+                    "when": when,
+                    "checks": [check.id for check in checks],
+                }
+            )
     return found
 
 
@@ -117,14 +140,24 @@ def on_tree(source_root: Path) -> tuple[str, list[dict]]:
     with tempfile.TemporaryDirectory(prefix="veilor-attest-") as scratch:
         tree = tree_digest(stage(source_root, Path(scratch, "tree")))
     model = threats.load(source_root)
-    rows = [one for one in threat_results.load(source_root) if one.get("tree") == tree and threat_results.fresh(source_root, model, one)]
-    return tree, [{name: one[name] for name in ("claim", "layer", "run", "verdict", "when", "base", "stand_ins")}
-                  | {"seen_to_fail": threat_results.proved(one)} for one in rows]
+    rows = [
+        one
+        for one in threat_results.load(source_root)
+        if one.get("tree") == tree and threat_results.fresh(source_root, model, one)
+    ]
+    return tree, [
+        {name: one[name] for name in ("claim", "layer", "run", "verdict", "when", "base", "stand_ins")}
+        | {"seen_to_fail": threat_results.proved(one)}
+        for one in rows
+    ]
 
 
-def attach(source_root: Path, ref: str, image: Path, *, key: Path, run: Callable, ca: Path | None = None) -> str:
-    """Attach to REF (REPOSITORY@sha256:…), whose files lie in the folder IMAGE, what was shown of it and of its tree, signed
-    by KEY; what that is, in words. What was attached before is replaced. Raises BuildError."""
+def attach(
+    source_root: Path, ref: str, image: Path, *, key: Path, run: Callable, ca: Path | None = None
+) -> str:
+    """Attach to REF (REPOSITORY@sha256:…), whose files lie in the folder IMAGE, what was shown of it and of
+    its tree, signed by KEY; what that is, in words. What was attached before is replaced. Raises
+    BuildError."""
     product, when = load(source_root / "product.toml"), datetime.now(UTC).strftime("%Y-%m-%d")
     env, binds = registry_setting(ca)
     with tempfile.TemporaryDirectory(prefix="veilor-attest-", dir=image.parent) as scratch:
@@ -136,15 +169,41 @@ def attach(source_root: Path, ref: str, image: Path, *, key: Path, run: Callable
             (folder / name).write_text(json.dumps({"results": rows}, sort_keys=True))
 
         def signed(verb: str, name: str, *more: str) -> None:
-            given = ["--yes", "--key", str(key), "--type", PREDICATE, "--predicate", str(folder / name), "--tlog-upload=false"]
+            given = [
+                "--yes",
+                "--key",
+                str(key),
+                "--type",
+                PREDICATE,
+                "--predicate",
+                str(folder / name),
+                "--tlog-upload=false",
+            ]
             run(["cosign", verb, *given, *old_format(run, call, verb), *more], **call)
 
         signed("attest", "image", "--replace", ref)
         if elsewhere:
-            signed("attest-blob", "tree", "--hash", tree[7:], "--output-signature", str(folder / "signed"), "staged-tree")
+            signed(
+                "attest-blob",
+                "tree",
+                "--hash",
+                tree[7:],
+                "--output-signature",
+                str(folder / "signed"),
+                "staged-tree",
+            )
             run(["cosign", "attach", "attestation", "--attestation", str(folder / "signed"), ref], **call)
         repository, digest = ref.split("@")
-        asked = ["skopeo", "inspect", "--no-tags", "--format={{.Digest}}", f"docker://{repository}:{digest.replace(':', '-')}.att"]
+        asked = [
+            "skopeo",
+            "inspect",
+            "--no-tags",
+            "--format={{.Digest}}",
+            f"docker://{repository}:{digest.replace(':', '-')}.att",
+        ]
         attached = run(asked, **call).stdout.decode().strip()
     sign_image(f"{repository}@{attached}", key, identity=product.image_repo, run=run, ca=ca)
-    return f"; attached: {len(here)} claims shown on this very image, {len(elsewhere)} results of rehearsals of its tree"
+    return (
+        f"; attached: {len(here)} claims shown on this very image, {len(elsewhere)} results of "
+        "rehearsals of its tree"
+    )

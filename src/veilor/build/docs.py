@@ -13,7 +13,8 @@ STAND_INS = "src/veilor/lab/stand_ins.toml"
 VERIFIED = "docs/VERIFIED.md"
 NONE = "No rehearsal with a part of the right-hand column is on record here. None was made on real hardware."
 SOME = (
-    "What of the right-hand column was seen stands there in bold, with its date and how. Nothing else of it is on record here,\n"
+    "What of the right-hand column was seen stands there in bold, with its date and how. Nothing else of it "
+    "is on record here,\n"
     "and nothing was seen on real hardware."
 )
 HEAD = f"""# What a rehearsal shows, and on what
@@ -28,7 +29,7 @@ real part; each row says what shows that. A report names the stand-ins of its ow
 
 | stand-in | in the place of | why | what takes its place |
 |---|---|---|---|
-"""
+"""  # noqa: E501
 
 
 def verified_page(source_root: Path) -> str:
@@ -43,11 +44,16 @@ def verified_page(source_root: Path) -> str:
 
 
 PROGRAMS = "docs/PROGRAMS.md"
-MARKS = ("<!-- findings: generated from src/veilor/core/preflight.py by `make docs` -->\n", "<!-- end of findings -->\n")
+MARKS = (
+    "<!-- findings: generated from src/veilor/core/preflight.py by `make docs` -->\n",
+    "<!-- end of findings -->\n",
+)
 
 
 def programs_page(text: str) -> str:
-    """docs/PROGRAMS.md, now TEXT, with its table of findings as the programs have it. Raises BuildError without its marks."""
+    """docs/PROGRAMS.md, now TEXT, with its table of findings as the programs have it. Raises BuildError
+    without its marks.
+    """
     first, last = text.find(MARKS[0]), text.find(MARKS[1])
     if not 0 <= first < last:
         raise BuildError(f"{PROGRAMS} has lost the two marks around its table of findings; put them back")
@@ -61,7 +67,9 @@ RECORDS = ("<!-- records: generated from docs/decisions by `make docs` -->\n", "
 
 
 def decisions_page(source_root: Path) -> str:
-    """docs/DECISIONS.md with its list of records. Raises BuildError without its marks, and when two records share a number."""
+    """docs/DECISIONS.md with its list of records. Raises BuildError without its marks, and when two records
+    share a number.
+    """
     text, known, listed = (source_root / DECISIONS).read_text(), {}, ""
     first, last = text.find(RECORDS[0]), text.find(RECORDS[1])
     if not 0 <= first < last:
@@ -69,9 +77,13 @@ def decisions_page(source_root: Path) -> str:
     for path in sorted((source_root / "docs/decisions").glob("*.md")):
         number = path.name[:4]
         if number in known:
-            raise BuildError(f"{known[number]} and {path.name} share a number; give the newer one the next that is free")
+            raise BuildError(
+                f"{known[number]} and {path.name} share a number; give the newer one the next that is free"
+            )
         known[number] = path.name
-        listed += f"- [{number}](decisions/{path.name}): {path.read_text().splitlines()[0].removeprefix('# ')}\n"
+        listed += (
+            f"- [{number}](decisions/{path.name}): {path.read_text().splitlines()[0].removeprefix('# ')}\n"
+        )
     return text[: first + len(RECORDS[0])] + "\n" + listed + "\n" + text[last:]
 
 
@@ -86,11 +98,21 @@ def write_pages(source_root: Path) -> None:
 def check_pages(source_root: Path) -> None:
     """Raise BuildError when a generated page is not what its data say."""
     if (source_root / VERIFIED).read_text() != verified_page(source_root):
-        raise BuildError(f"{VERIFIED} does not say what {STAND_INS} says; write it anew with `make docs` and commit it")
+        raise BuildError(
+            f"{VERIFIED} does not say what {STAND_INS} says; write it anew with `make docs` and commit it"
+        )
     if (source_root / PROGRAMS).read_text() != programs_page((source_root / PROGRAMS).read_text()):
-        raise BuildError(f"{PROGRAMS} does not say what the programs do; write it anew with `make docs` and commit it")
+        raise BuildError(
+            f"{PROGRAMS} does not say what the programs do; write it anew with `make docs` and commit it"
+        )
     if (source_root / DECISIONS).read_text() != decisions_page(source_root):
-        raise BuildError(f"{DECISIONS} does not list what lies in docs/decisions; write it anew with `make docs` and commit it")
+        raise BuildError(
+            f"{DECISIONS} does not list what lies in docs/decisions; write it anew with `make docs` and "
+            "commit it"
+        )
     page = source_root / threat_page.PAGE
     if not page.is_file() or page.read_text() != threat_page.page(source_root):
-        raise BuildError(f"{threat_page.PAGE} does not say what threats/ says; write it anew with `make docs` and commit it")
+        raise BuildError(
+            f"{threat_page.PAGE} does not say what threats/ says; write it anew with `make docs` and commit "
+            "it"
+        )

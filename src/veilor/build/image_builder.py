@@ -1,8 +1,8 @@
 """installer-iso.toml: the installation for osbuild's image-builder, generated from kickstart/install.ks.
 
-image-builder puts the image beside the installer and writes its own `ostreecontainer` line for it, at the same place; a
-second one is an error. Everything else of the kickstart goes in as it is. So the installation differs in what that line and
-what image-builder adds to it decide: docs/decisions/0041-image-builder.md.
+image-builder puts the image beside the installer and writes its own `ostreecontainer` line for it, at the
+same place; a second one is an error. Everything else of the kickstart goes in as it is. So the installation
+differs in what that line and what image-builder adds to it decide: docs/decisions/0041-image-builder.md.
 """
 
 from __future__ import annotations
@@ -23,20 +23,25 @@ HEAD = """# The bootstrap ISO by image-builder, as an alternative to `veilor iso
 
 [customizations.installer.kickstart]
 contents = '''
-"""
+"""  # noqa: E501
 
 
 def kickstart_body(root: Path) -> str:
-    """The flattened, checked install.ks of the repository at ROOT without the line that image-builder writes itself.
+    """The flattened, checked install.ks of the repository at ROOT without the line that image-builder writes
+    itself.
 
     Raises BuildError when the kickstart is not fit, or can't stand in a TOML literal.
     """
     text = flatten_kickstart(root / "kickstart/install.ks")
     body, taken = re.subn(r"^ostreecontainer .*\n", "", text, flags=re.M)
     if taken != 1:
-        raise BuildError(f"kickstart/install.ks has {taken} ostreecontainer lines, and image-builder replaces exactly one")
+        raise BuildError(
+            f"kickstart/install.ks has {taken} ostreecontainer lines, and image-builder replaces exactly one"
+        )
     if "'''" in body:
-        raise BuildError(f"kickstart/install.ks has ''' in it, which would end the text in {FILE}; write \"\"\" instead")
+        raise BuildError(
+            f"kickstart/install.ks has ''' in it, which would end the text in {FILE}; write \"\"\" instead"
+        )
     return body
 
 

@@ -1,8 +1,9 @@
 """The bootstrap ISO: a boot medium with our kickstart and image put into it, and started with that kickstart.
 
-The medium may be Fedora's netinst or any other with GRUB's configuration in the usual places. What makes it bootable
-(BIOS, UEFI, from a disc or a stick) is replayed by xorriso as it was, and its volume label stays, since its own boot
-configuration finds the medium by it. The same inputs and epoch give the same bytes, wherever they lie.
+The medium may be Fedora's netinst or any other with GRUB's configuration in the usual places. What makes it
+bootable (BIOS, UEFI, from a disc or a stick) is replayed by xorriso as it was, and its volume label stays,
+since its own boot configuration finds the medium by it. The same inputs and epoch give the same bytes,
+wherever they lie.
 """
 
 from __future__ import annotations
@@ -45,12 +46,17 @@ def read_medium(path: Path) -> Medium:
         with path.open("rb") as iso:
             start = iso.read(64 * 1024)
     except OSError as error:
-        raise BuildError(f"{path} can't be read ({error.strerror}); give a boot medium, such as Fedora's netinst ISO") from None
+        raise BuildError(
+            f"{path} can't be read ({error.strerror}); give a boot medium, such as Fedora's netinst ISO"
+        ) from None
     if start[32769:32774] != b"CD001":
         raise BuildError(f"{path} is not an ISO image; give a boot medium, such as Fedora's netinst ISO")
     label = start[32808:32840].decode("ascii", "replace").rstrip()
     if not label:
-        raise BuildError(f"{path} has no volume label, so nothing started from it could find the kickstart; use another medium")
+        raise BuildError(
+            f"{path} has no volume label, so nothing started from it could find the kickstart; use another "
+            "medium"
+        )
     return Medium(path, label, efi_partition(start))
 
 
@@ -79,7 +85,9 @@ def guid(raw: bytes) -> str:
 
 
 def edit_boot_configuration(text: str, label: str) -> str:
-    """GRUB's configuration TEXT with our kickstart on every kernel line and its first entry as the default."""
+    """GRUB's configuration TEXT with our kickstart on every kernel line and
+    its first entry as the default.
+    """
     place = label.replace(" ", "\\x20")
 
     def with_kickstart(line: str) -> str:
@@ -101,7 +109,10 @@ def check_layout(layout: Path) -> int:
     """The bytes in the OCI layout at LAYOUT. Raises BuildError when it isn't one."""
     for name in ("oci-layout", "index.json", "blobs/sha256"):
         if not (layout / name).exists():
-            raise BuildError(f"{layout} is not an OCI layout ({name} is missing); make one, for example by skopeo copy … oci:DIR")
+            raise BuildError(
+                f"{layout} is not an OCI layout ({name} is missing); make one, for example by skopeo copy … "
+                "oci:DIR"
+            )
     return sum(path.stat().st_size for path in layout.rglob("*") if path.is_file())
 
 
@@ -109,16 +120,29 @@ def check_space(folder: Path, needed: int) -> None:
     """Raise HostError unless FOLDER has room for NEEDED bytes."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise HostError(f"{folder} has {free // MiB} MiB free and the ISO needs {needed // MiB} MiB; free some, or write elsewhere")
+        raise HostError(
+            f"{folder} has {free // MiB} MiB free and the ISO needs {needed // MiB} MiB; free some, or "
+            "write elsewhere"
+        )
 
 
-def build_iso(medium: Path, oci_layout: Path | None, kickstart: Path, out: Path, *, run: Callable, volid: str | None = None,
-              epoch: int = EPOCH) -> Path:
-    """Write OUT: the boot MEDIUM with KICKSTART (flattened and checked) as /ks.cfg and OCI_LAYOUT as /container; without a layout
-    an installation from the network, whose kickstart keeps the rules that it can.
+def build_iso(
+    medium: Path,
+    oci_layout: Path | None,
+    kickstart: Path,
+    out: Path,
+    *,
+    run: Callable,
+    volid: str | None = None,
+    epoch: int = EPOCH,
+) -> Path:
+    """Write OUT: the boot MEDIUM with KICKSTART (flattened and checked) as /ks.cfg and OCI_LAYOUT as
+    /container; without a layout an installation from the network, whose kickstart keeps the rules that it
+    can.
 
-    SHA256SUMS beside OUT gets its checksum. VOLID, when given, is the label the medium has to have. RUN starts xorriso,
-    mtools and implantisomd5. Returns OUT. Raises BuildError, with OUT as it was, when an input is not what it should be.
+    SHA256SUMS beside OUT gets its checksum. VOLID, when given, is the label the medium has to have. RUN
+    starts xorriso, mtools and implantisomd5. Returns OUT. Raises BuildError, with OUT as it was, when an
+    input is not what it should be.
     """
     medium, oci_layout, out = medium.absolute(), oci_layout and oci_layout.absolute(), out.absolute()
     text = flatten_kickstart(kickstart, CHECKS if oci_layout else FALLBACK)
@@ -149,27 +173,42 @@ class Job:
 
     def tool(self, argv: list[str], *, more: tuple[Path, ...] = (), timeout: float = 600, check: bool = True):
         env = {"SOURCE_DATE_EPOCH": str(self.epoch), "TZ": "UTC", "MTOOLS_SKIP_CHECK": "1"}
-        return self.run(argv, binds=[self.work, self.medium.path.parent, *more], env=env, timeout=timeout, check=check)
+        return self.run(
+            argv, binds=[self.work, self.medium.path.parent, *more], env=env, timeout=timeout, check=check
+        )
 
     def boot_configurations(self) -> dict[str, Path]:
-        """The medium's boot configurations, edited: path on the medium → file. Raises BuildError when none starts a kernel."""
+        """The medium's boot configurations, edited: path on the medium → file. Raises BuildError when none
+        starts a kernel.
+        """
         edited, kernels = {}, False
         for number, inside in enumerate(BOOT_CONFIGURATIONS):
             file = self.work / f"grub{number}.cfg"
-            self.tool(["xorriso", "-osirrox", "on", "-indev", str(self.medium.path), "-extract", inside, str(file)], check=False)
+            self.tool(
+                ["xorriso", "-osirrox", "on", "-indev", str(self.medium.path), "-extract", inside, str(file)],
+                check=False,
+            )
             if file.exists():
                 file.chmod(0o644)
                 text = file.read_text(encoding="utf-8", errors="surrogateescape")
                 kernels |= has_kernel_line(text)
-                file.write_text(edit_boot_configuration(text, self.medium.label), encoding="utf-8", errors="surrogateescape")
+                file.write_text(
+                    edit_boot_configuration(text, self.medium.label),
+                    encoding="utf-8",
+                    errors="surrogateescape",
+                )
                 edited[inside] = file
         if not kernels:
-            raise BuildError(f"{self.medium.path} has no boot configuration that starts a kernel (looked for "
-                             f"{' and '.join(BOOT_CONFIGURATIONS)}); use a medium that boots by GRUB 2")
+            raise BuildError(
+                f"{self.medium.path} has no boot configuration that starts a kernel (looked for "
+                f"{' and '.join(BOOT_CONFIGURATIONS)}); use a medium that boots by GRUB 2"
+            )
         return edited
 
     def efi_image(self) -> Path | None:
-        """The medium's EFI partition with our kickstart in its copy of the boot configuration; None when it has no such copy."""
+        """The medium's EFI partition with our kickstart in its copy of the boot configuration; None when it
+        has no such copy.
+        """
         if self.medium.efi is None:
             return None
         offset, size = self.medium.efi
@@ -179,12 +218,16 @@ class Job:
             while size > 0:
                 data = iso.read(min(size, MiB))
                 if not data:
-                    raise BuildError(f"{self.medium.path} ends within its EFI partition: it is cut short; fetch it anew")
+                    raise BuildError(
+                        f"{self.medium.path} ends within its EFI partition: it is cut short; fetch it anew"
+                    )
                 size -= part.write(data)
         self.tool(["mcopy", "-n", "-i", str(image), EFI_COPY, str(copy)], check=False)
         if not copy.exists() or not has_kernel_line(copy.read_text(encoding="utf-8")):
             return None
-        copy.write_text(edit_boot_configuration(copy.read_text(encoding="utf-8"), self.medium.label), encoding="utf-8")
+        copy.write_text(
+            edit_boot_configuration(copy.read_text(encoding="utf-8"), self.medium.label), encoding="utf-8"
+        )
         os.utime(copy, (self.epoch, self.epoch))
         self.tool(["mcopy", "-o", "-m", "-i", str(image), str(copy), EFI_COPY])
         return image
@@ -194,9 +237,23 @@ class Job:
         made = self.work / "made.iso"
         boot = self.boot_configurations()
         efi = self.efi_image()
-        argv = ["xorriso", "-abort_on", "FAILURE", "-return_with", "FAILURE", "32", "-report_about", "WARNING"]
+        argv = [
+            "xorriso",
+            "-abort_on",
+            "FAILURE",
+            "-return_with",
+            "FAILURE",
+            "32",
+            "-report_about",
+            "WARNING",
+        ]
         argv += ["-indev", str(self.medium.path), "-outdev", str(made), "-boot_image", "any", "replay"]
-        argv += ["-map", str(self.work / "ks.cfg"), "/ks.cfg", *(("-map", str(layout), "/container") if layout else ())]
+        argv += [
+            "-map",
+            str(self.work / "ks.cfg"),
+            "/ks.cfg",
+            *(("-map", str(layout), "/container") if layout else ()),
+        ]
         for place, file in boot.items():
             argv += ["-map", str(file), place]
         for place in ("/ks.cfg", *(("/container",) if layout else ()), *boot):
@@ -210,15 +267,23 @@ class Job:
         return made
 
     def judge(self, made: Path, least: int) -> None:
-        """Raise BuildError unless MADE is whole and boots the ways its medium did, then give it the checksum that it can test
-        itself by. xorriso is known to end well over a medium whose partitions overlap, leaving a stub."""
-        if made.stat().st_size < least * 9 // 10 or self.ways_to_boot(made) != self.ways_to_boot(self.medium.path):
-            raise BuildError(f"{self.medium.path} did not survive the rewriting (its boot records can't be replayed); use another medium")
+        """Raise BuildError unless MADE is whole and boots the ways its medium did, then give it the checksum
+        that it can test itself by. xorriso is known to end well over a medium whose partitions overlap,
+        leaving a stub."""
+        if made.stat().st_size < least * 9 // 10 or self.ways_to_boot(made) != self.ways_to_boot(
+            self.medium.path
+        ):
+            raise BuildError(
+                f"{self.medium.path} did not survive the rewriting (its boot records can't be replayed); "
+                "use another medium"
+            )
         self.tool(["implantisomd5", "--force", str(made)], timeout=600)
 
     def ways_to_boot(self, iso: Path) -> list[str]:
         """The platforms that the El Torito catalogue of ISO names."""
-        said = self.tool(["xorriso", "-indev", str(iso), "-report_el_torito", "plain"], check=False).stdout.decode(errors="replace")
+        said = self.tool(
+            ["xorriso", "-indev", str(iso), "-report_el_torito", "plain"], check=False
+        ).stdout.decode(errors="replace")
         return re.findall(r"^El Torito boot img :\s+\d+\s+(\S+)", said, re.M)
 
 
@@ -227,7 +292,13 @@ def note_checksum(iso: Path) -> None:
     with iso.open("rb") as data:
         digest = hashlib.file_digest(data, "sha256").hexdigest()
     sums = iso.with_name("SHA256SUMS")
-    kept = [line for line in sums.read_text().splitlines() if line.split("  ", 1)[-1] != iso.name] if sums.exists() else []
+    kept = (
+        [line for line in sums.read_text().splitlines() if line.split("  ", 1)[-1] != iso.name]
+        if sums.exists()
+        else []
+    )
     new = sums.with_name(f".{sums.name}.new")
-    new.write_text("\n".join(sorted([*kept, f"{digest}  {iso.name}"], key=lambda line: line.split("  ", 1)[-1])) + "\n")
+    new.write_text(
+        "\n".join(sorted([*kept, f"{digest}  {iso.name}"], key=lambda line: line.split("  ", 1)[-1])) + "\n"
+    )
     os.replace(new, sums)

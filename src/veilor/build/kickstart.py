@@ -1,7 +1,8 @@
 """The installer's script: made one file for the medium, and checked before it gets there.
 
-Fedora's own parser has to take it, and what a person relies on has to be in it: which disk may be touched, encryption,
-no passphrase. A check reads what the parser understood, never the text, wherever the parser knows.
+Fedora's own parser has to take it, and what a person relies on has to be in it: which disk may be touched,
+encryption, no passphrase. A check reads what the parser understood, never the text, wherever the parser
+knows.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ TARGET = "/tmp/veilor-target.ks"
 BOOT_MIB = 2048
 KDF_KIB = 1 << 20
 PLACE = "/run/install/repo/container"
-# What the installer includes of what a %pre script has written, when the person leaves the layout of the disk to us.
-GUIDED = re.compile(r"(?ms)^%include (/tmp/veilor-guided\.ks)$(?=.*^%pre [^\n]*\ncat > \1 <<'EOF'\n(.*?)^EOF$)")
+# What the installer includes of what a %pre script has written, when the person leaves the layout of the disk
+# to us.
+GUIDED = re.compile(
+    r"(?ms)^%include (/tmp/veilor-guided\.ks)$(?=.*^%pre [^\n]*\ncat > \1 <<'EOF'\n(.*?)^EOF$)"
+)
 INCLUDE = re.compile(r"^%include\s+(\S+)\s*$")
 
 
 def flatten(path: Path) -> str:
     """The kickstart at PATH with every `%include` of a relative path replaced by that file.
 
-    An absolute path is left: such a file is made while the installer runs. Raises BuildError when a file is missing.
+    An absolute path is left: such a file is made while the installer runs. Raises BuildError when a file is
+    missing.
     """
     return "".join(f"{line}\n" for _, _, line in flatten_lines(path))
 
@@ -41,7 +46,9 @@ def flatten_lines(path: Path) -> list[tuple[Path, int, str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise BuildError(f"{path} can't be read ({error.strerror}), so there is no kickstart to use; restore it from git") from None
+        raise BuildError(
+            f"{path} can't be read ({error.strerror}), so there is no kickstart to use; restore it from git"
+        ) from None
     for number, line in enumerate(text.splitlines(), 1):
         found = INCLUDE.match(line)
         if not found or found[1].startswith("/"):
@@ -49,18 +56,21 @@ def flatten_lines(path: Path) -> list[tuple[Path, int, str]]:
             continue
         part = flatten_lines(path.parent / found[1])
         if any(inner.startswith("%") and not INCLUDE.match(inner) for _, _, inner in part):
-            raise BuildError(f"{path.parent / found[1]} has a line that begins with %, which ends the script it goes into; indent it")
+            raise BuildError(
+                f"{path.parent / found[1]} has a line that begins with %, which ends the script it goes "
+                "into; indent it"
+            )
         lines += part
     return lines
 
 
 def as_read(text: str) -> list[int]:
-    """The numbers (from 0) of TEXT's lines in the order in which the installer reads them: the guided layout of the disk, which
-    a script writes, in the place of its include."""
+    """The numbers (from 0) of TEXT's lines in the order in which the installer reads them: the guided layout
+    of the disk, which a script writes, in the place of its include."""
     order = list(range(len(text.splitlines())))
     if found := GUIDED.search(text):
         include, body = (text[:at].count("\n") for at in (found.start(), found.start(2)))
-        order[include:include + 1] = range(body, body + found[2].rstrip("\n").count("\n") + 1)
+        order[include : include + 1] = range(body, body + found[2].rstrip("\n").count("\n") + 1)
     return order
 
 
@@ -100,7 +110,10 @@ def command_lines(text: str) -> list[str]:
 
 def clears_no_other_disk(ks: Parsed) -> str:
     if ks.names("clearpart") or ks.names("ignoredisk") or ks.names("zerombr"):
-        return "which disk is erased is for the person to say: clearpart, ignoredisk and zerombr belong into " + TARGET
+        return (
+            "which disk is erased is for the person to say: clearpart, ignoredisk and zerombr belong into "
+            + TARGET
+        )
     if re.search(r"clearpart\s+[^\n]*--(?:all|linux)", ks.text):
         return "clearpart --all (or --linux) erases what nobody chose; name the partitions with --list"
     return ""
@@ -109,15 +122,25 @@ def clears_no_other_disk(ks: Parsed) -> str:
 def asks_for_the_disk(ks: Parsed) -> str:
     if not any(line.split() == ["%include", TARGET] for line in ks.commands):
         return f"it doesn't include {TARGET}, so nobody chooses the disk"
-    asking = [s for s in ks.scripts_of(KS_SCRIPT_PRE) if "Install to which disk?" in s.script and TARGET in s.script]
+    asking = [
+        s for s in ks.scripts_of(KS_SCRIPT_PRE) if "Install to which disk?" in s.script and TARGET in s.script
+    ]
     if not any(s.errorOnFail and s.interp.endswith("python3") for s in asking):
         return "no %pre --interpreter=/usr/bin/python3 --erroronfail script asks for the disk"
     return ""
 
 
 def holds_no_secret(ks: Parsed) -> str:
-    secret = re.search(r"^[^#\n]*--(?:passphrase|hw-passphrase|backuppassphrase|escrowcert|password|iscrypted|plaintext)\b", ks.text, re.M)
-    return f"it must not hold a passphrase or password ({secret[0].strip()[:40]}); the installer asks for it" if secret else ""
+    secret = re.search(
+        r"^[^#\n]*--(?:passphrase|hw-passphrase|backuppassphrase|escrowcert|password|iscrypted|plaintext)\b",
+        ks.text,
+        re.M,
+    )
+    return (
+        f"it must not hold a passphrase or password ({secret[0].strip()[:40]}); the installer asks for it"
+        if secret
+        else ""
+    )
 
 
 def encrypts_root(ks: Parsed) -> str:
@@ -132,7 +155,11 @@ def encrypts_root(ks: Parsed) -> str:
 
 
 def encrypts_the_rest(ks: Parsed) -> str:
-    clear = [mount for mount, part in ks.parts.items() if not part.encrypted and mount not in ("/boot", "/boot/efi", "biosboot")]
+    clear = [
+        mount
+        for mount, part in ks.parts.items()
+        if not part.encrypted and mount not in ("/boot", "/boot/efi", "biosboot")
+    ]
     return f"{', '.join(clear)} would lie on the disk unencrypted" if clear else ""
 
 
@@ -147,7 +174,12 @@ def has_room_to_boot(ks: Parsed) -> str:
 
 def deploys_from_the_medium(ks: Parsed) -> str:
     container = ks.handler.ostreecontainer
-    if not container.seen or container.url != PLACE or container.transport != "oci" or not container.stateroot:
+    if (
+        not container.seen
+        or container.url != PLACE
+        or container.transport != "oci"
+        or not container.stateroot
+    ):
         return f"the image must come by ostreecontainer --stateroot=… --transport=oci --url={PLACE}"
     if ks.names("bootc") or ks.names("ostreesetup") or ks.names("liveimg") or ks.names("url"):
         return "there is another source of the system beside ostreecontainer"
@@ -155,32 +187,64 @@ def deploys_from_the_medium(ks: Parsed) -> str:
 
 
 def leaves_the_origin(ks: Parsed) -> str:
-    touching = re.search(r"bootc\s+switch|mutate-in-place|\.origin\b", "\n".join(s.script for s in ks.scripts))
-    return f"a script changes what the system follows ({touching[0]}); only the first boot may, once it has verified" if touching else ""
+    touching = re.search(
+        r"bootc\s+switch|mutate-in-place|\.origin\b", "\n".join(s.script for s in ks.scripts)
+    )
+    return (
+        f"a script changes what the system follows ({touching[0]}); only the first boot may, once it has "
+        "verified"
+        if touching
+        else ""
+    )
 
 
 def completes_bootc(ks: Parsed) -> str:
-    done = [s for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True) if "bootc install ensure-completion" in s.script]
+    done = [
+        s
+        for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True)
+        if "bootc install ensure-completion" in s.script
+    ]
     if any(s.errorOnFail for s in done):
         return ""
-    return "no %post --erroronfail runs `bootc install ensure-completion`, so the arguments in kargs.d would never be applied"
+    return (
+        "no %post --erroronfail runs `bootc install ensure-completion`, so the arguments in kargs.d "
+        "would never be applied"
+    )
 
 
 def refuses_plain_root(ks: Parsed) -> str:
-    looking = [s for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=False) if "luksDump" in s.script and "argon2id" in s.script]
-    return "" if any(s.errorOnFail for s in looking) else "no %post --nochroot --erroronfail refuses a root that is not LUKS2"
+    looking = [
+        s
+        for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=False)
+        if "luksDump" in s.script and "argon2id" in s.script
+    ]
+    return (
+        ""
+        if any(s.errorOnFail for s in looking)
+        else "no %post --nochroot --erroronfail refuses a root that is not LUKS2"
+    )
 
 
 def keeps_logs(ks: Parsed) -> str:
     keeping = [s for s in ks.scripts if '"log/veilor-install"' in s.script]
-    if not any(s.type == KS_SCRIPT_POST and not s.inChroot for s in keeping) or not any(s.type == KS_SCRIPT_ONERROR for s in keeping):
+    if not any(s.type == KS_SCRIPT_POST and not s.inChroot for s in keeping) or not any(
+        s.type == KS_SCRIPT_ONERROR for s in keeping
+    ):
         return "the logs must be kept both by a %post --nochroot and by an %onerror script"
     return ""
 
 
 def has_no_swap(ks: Parsed) -> str:
-    swap = [line for line in ks.commands if re.match(r"part(ition)?\s+swap\b", line) or re.search(r"--(?:hibernation|recommended)\b", line)]
-    return "there must be no swap on the disk: what was in memory would be on it; it lies in compressed memory" if swap else ""
+    swap = [
+        line
+        for line in ks.commands
+        if re.match(r"part(ition)?\s+swap\b", line) or re.search(r"--(?:hibernation|recommended)\b", line)
+    ]
+    return (
+        "there must be no swap on the disk: what was in memory would be on it; it lies in compressed memory"
+        if swap
+        else ""
+    )
 
 
 def asks_for_the_language(ks: Parsed) -> str:
@@ -189,8 +253,17 @@ def asks_for_the_language(ks: Parsed) -> str:
 
 
 def offers_the_key(ks: Parsed) -> str:
-    offering = [s for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True) if "mokutil" in s.script and "--import" in s.script]
-    return "" if offering else "no %post offers the kernel's key to a firmware with Secure Boot on, which would not start the system"
+    offering = [
+        s
+        for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True)
+        if "mokutil" in s.script and "--import" in s.script
+    ]
+    return (
+        ""
+        if offering
+        else "no %post offers the kernel's key to a firmware with Secure Boot on, which would not start the "
+        "system"
+    )
 
 
 def leaves_notes(ks: Parsed) -> str:
@@ -213,21 +286,43 @@ def has_one_display_mode(ks: Parsed) -> str:
 
 
 def ends_by_itself(ks: Parsed) -> str:
-    return "" if ks.names("poweroff") or ks.names("reboot") else "neither poweroff nor reboot says what happens at the end"
+    return (
+        ""
+        if ks.names("poweroff") or ks.names("reboot")
+        else "neither poweroff nor reboot says what happens at the end"
+    )
 
 
 CHECKS: tuple[Callable[[Parsed], str], ...] = (
-    clears_no_other_disk, asks_for_the_disk, holds_no_secret, encrypts_root, encrypts_the_rest, has_room_to_boot,
-    deploys_from_the_medium, leaves_the_origin, completes_bootc, refuses_plain_root, keeps_logs, locks_root,
-    has_one_display_mode, ends_by_itself, has_no_swap, asks_for_the_language, offers_the_key, leaves_notes,
+    clears_no_other_disk,
+    asks_for_the_disk,
+    holds_no_secret,
+    encrypts_root,
+    encrypts_the_rest,
+    has_room_to_boot,
+    deploys_from_the_medium,
+    leaves_the_origin,
+    completes_bootc,
+    refuses_plain_root,
+    keeps_logs,
+    locks_root,
+    has_one_display_mode,
+    ends_by_itself,
+    has_no_swap,
+    asks_for_the_language,
+    offers_the_key,
+    leaves_notes,
 )
-# What the mutable fallback can't have: it is made of packages, from the network, and Fedora's own signed kernel.
+# What the mutable fallback can't have: it is made of packages, from the network, and Fedora's own signed
+# kernel.
 OF_THE_IMAGE = (deploys_from_the_medium, completes_bootc, offers_the_key)
 FALLBACK = tuple(one for one in CHECKS if one not in OF_THE_IMAGE)
 
 
 def check(text: str, checks: tuple[Callable[[Parsed], str], ...] = CHECKS) -> list[str]:
-    """What is wrong with the flattened kickstart TEXT, each as `name of the check: what`; empty when nothing is."""
+    """What is wrong with the flattened kickstart TEXT, each as `name of the check: what`; empty when nothing
+    is.
+    """
     try:
         parsed = Parsed(text)
     except KickstartError as error:

@@ -1,8 +1,10 @@
-"""How the machine looks: the files under artwork/ with the palette's colours and the product's names filled in.
+"""How the machine looks: the files under artwork/ with the palette's colours and the product's names filled
+in.
 
-`artwork/tree/` lies as on the machine. A name between @ is filled in, in paths as in texts: colours of palette.toml,
-facts of product.toml. A path with @mode@ or @Mode@ is written twice, dark and light; every other one is dark. PNGs are
-drawn from the SVGs by resvg, which needs no library of the host and gives the same bytes everywhere.
+`artwork/tree/` lies as on the machine. A name between @ is filled in, in paths as in texts: colours of
+palette.toml, facts of product.toml. A path with @mode@ or @Mode@ is written twice, dark and light; every
+other one is dark. PNGs are drawn from the SVGs by resvg, which needs no library of the host and gives the
+same bytes everywhere.
 """
 
 from __future__ import annotations
@@ -28,27 +30,46 @@ LOOK_AND_FEEL = "usr/share/plasma/look-and-feel/org.veilor.@mode@.desktop/conten
 PICTURES = (
     ("symbol.svg", f"{PLYMOUTH}/symbol.png", 384),
     ("wordmark.svg", f"{PLYMOUTH}/wordmark.png", 744),
-    *((f"plymouth/{name}.svg", f"{PLYMOUTH}/{name}.png", width) for name, width in (("entry", 960), ("bullet", 48), ("bar", 8))),
-    *(("symbol.svg", f"{ICONS}/{size}x{size}/apps/veilor-os.png", size) for size in (16, 22, 32, 48, 64, 128, 256)),
+    *(
+        (f"plymouth/{name}.svg", f"{PLYMOUTH}/{name}.png", width)
+        for name, width in (("entry", 960), ("bullet", 48), ("bar", 8))
+    ),
+    *(
+        ("symbol.svg", f"{ICONS}/{size}x{size}/apps/veilor-os.png", size)
+        for size in (16, 22, 32, 48, 64, 128, 256)
+    ),
 )
 DRAWINGS = (  # SVGs that the machine takes as they are, once their colours are filled in
     ("symbol.svg", f"{ICONS}/scalable/apps/veilor-os.svg"),
-    ("symbol.svg", f"{SDDM}/symbol.svg"), ("wordmark.svg", f"{SDDM}/wordmark.svg"),
-    ("symbol.svg", f"{LOOK_AND_FEEL}/splash/images/symbol.svg"), ("wordmark.svg", f"{LOOK_AND_FEEL}/splash/images/wordmark.svg"),
+    ("symbol.svg", f"{SDDM}/symbol.svg"),
+    ("wordmark.svg", f"{SDDM}/wordmark.svg"),
+    ("symbol.svg", f"{LOOK_AND_FEEL}/splash/images/symbol.svg"),
+    ("wordmark.svg", f"{LOOK_AND_FEEL}/splash/images/wordmark.svg"),
 )
 
 
 def write_look(tree: Path, source_root: Path, product: Product) -> None:
-    """Write every file of the look into the staged tree TREE. Raises BuildError when artwork/ is not whole, or when a
-    file is there already: then overlay/ and artwork/ both have it."""
+    """Write every file of the look into the staged tree TREE. Raises BuildError when artwork/ is not whole,
+    or when a file is there already: then overlay/ and artwork/ both have it."""
     artwork = source_root / "artwork"
     palette = load_palette(artwork / "palette.toml")
-    facts = {"product.id": product.id, "product.name": product.name, "product.version": product.version,
-             "product.pretty-name": product.pretty_name, **{f"url.{name}": url for name, url in product.urls.items()}}
+    facts = {
+        "product.id": product.id,
+        "product.name": product.name,
+        "product.version": product.version,
+        "product.pretty-name": product.pretty_name,
+        **{f"url.{name}": url for name, url in product.urls.items()},
+    }
 
     def both(path: str) -> Iterator[tuple[str, dict[str, str]]]:
         for mode in MODES if "@mode@" in path.lower() else MODES[:1]:
-            words = {**facts, **palette[mode], "mode": mode, "Mode": mode.capitalize(), "icon-theme": ICON_THEMES[mode]}
+            words = {
+                **facts,
+                **palette[mode],
+                "mode": mode,
+                "Mode": mode.capitalize(),
+                "icon-theme": ICON_THEMES[mode],
+            }
             yield fill_in(path, words, path), words
 
     for source in sorted(path for path in (artwork / "tree").rglob("*") if path.is_file()):
@@ -71,7 +92,9 @@ def read(path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise BuildError(f"{path} cannot be read ({error}); stage from a whole clone of the repository") from None
+        raise BuildError(
+            f"{path} cannot be read ({error}); stage from a whole clone of the repository"
+        ) from None
 
 
 def put(path: Path, content: bytes, name: str) -> None:
@@ -83,7 +106,9 @@ def put(path: Path, content: bytes, name: str) -> None:
 
 @lru_cache(maxsize=64)
 def rasterise(svg: str, width: int) -> bytes:
-    """The drawing SVG as a PNG, WIDTH pixels wide. The drawings hold no text, so no font of the host gets in."""
+    """The drawing SVG as a PNG, WIDTH pixels wide. The drawings hold no text, so
+    no font of the host gets in.
+    """
     try:
         return bytes(resvg_py.svg_to_bytes(svg_string=svg, width=width, skip_system_fonts=True))
     except ValueError as error:

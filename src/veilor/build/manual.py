@@ -1,7 +1,7 @@
 """Man pages and shell completions of the programs on the machine, made from their own command lines.
 
-The staged programs are asked in a process of their own what options they have: nothing here imports the device's code,
-and what is described is what is shipped. Same programs, same bytes.
+The staged programs are asked in a process of their own what options they have: nothing here imports the
+device's code, and what is described is what is shipped. Same programs, same bytes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from veilor.build.errors import BuildError
 APP = "usr/lib/veilor/app"
 LAUNCHERS = "usr/bin"
 SECTION = 8
-PLACES = {"bash": "usr/share/bash-completion/completions/{}", "zsh": "usr/share/zsh/site-functions/_{}",
-          "fish": "usr/share/fish/vendor_completions.d/{}.fish"}
+PLACES = {
+    "bash": "usr/share/bash-completion/completions/{}",
+    "zsh": "usr/share/zsh/site-functions/_{}",
+    "fish": "usr/share/fish/vendor_completions.d/{}.fish",
+}
 # Runs with the staged tree's app folder and program names as arguments; prints what `describe` returns.
 ASK = r"""
 import argparse, importlib, json, sys
@@ -32,7 +35,7 @@ for name in sys.argv[2:]:
         {"flags": list(action.option_strings) or [action.dest], "help": action.help or "", "takes": action.nargs != 0,
          "choices": list(action.choices or [])} for action in made._actions if action.help != argparse.SUPPRESS]}
 json.dump(found, sys.stdout)
-"""
+"""  # noqa: E501
 FILES = (
     ("/usr/lib/veilor/product.toml", "which image and channel this machine follows"),
     ("/etc/veilor/veilor.toml", "the owner's settings; need not be there"),
@@ -48,15 +51,25 @@ def describe(tree: Path) -> dict[str, dict]:
     names = sorted(path.name for path in (tree / LAUNCHERS).glob("veilor-*"))
     if not names:
         return {}
-    done = subprocess.run([sys.executable, "-I", "-B", "-c", ASK, str(tree / APP), *names], capture_output=True, text=True, timeout=60,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-I", "-B", "-c", ASK, str(tree / APP), *names],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     if done.returncode:
-        raise BuildError(f"the staged programs do not describe themselves: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
+        raise BuildError(
+            "the staged programs do not describe themselves: "
+            f"{(done.stderr.strip().splitlines() or ['no word'])[-1]}"
+        )
     return json.loads(done.stdout)
 
 
 def write(tree: Path, version: str) -> None:
-    """Write man pages and completions for the programs in TREE, a release of VERSION, into it. Raises BuildError."""
+    """Write man pages and completions for the programs in TREE, a release of VERSION, into it. Raises
+    BuildError.
+    """
     programs = describe(tree)
     makers = {"bash": bash, "zsh": zsh, "fish": fish}
     for name, said in programs.items():
@@ -70,23 +83,43 @@ def write(tree: Path, version: str) -> None:
 
 def roff(text: str) -> str:
     """TEXT so that roff takes it as it is: man(7)."""
-    plain = text.replace("\\", r"\e").replace("-", r"\-").replace("'", r"\(aq").replace("`", r"\(ga").replace("…", "...")
+    plain = (
+        text.replace("\\", r"\e")
+        .replace("-", r"\-")
+        .replace("'", r"\(aq")
+        .replace("`", r"\(ga")
+        .replace("…", "...")
+    )
     return "\n".join(rf"\&{line}" if line.startswith(".") else line for line in plain.splitlines())
 
 
 def man(name: str, said: dict, others: list[str], version: str) -> str:
     """The man page of the program NAME."""
     first = said["about"].split(". ")[0].rstrip(".;")
-    lines = [f'.TH {name.upper()} {SECTION} "" "veilor-os {version}" "veilor-os"', ".SH NAME",
-             roff(f"{name} - {first[:1].lower()}{first[1:]}"), ".SH SYNOPSIS", rf".B {roff(name)}",
-             r"[\fIOPTION\fR]..." if said["options"] else "", ".SH DESCRIPTION", roff(said["about"]),
-             ".SH OPTIONS"]
+    lines = [
+        f'.TH {name.upper()} {SECTION} "" "veilor-os {version}" "veilor-os"',
+        ".SH NAME",
+        roff(f"{name} - {first[:1].lower()}{first[1:]}"),
+        ".SH SYNOPSIS",
+        rf".B {roff(name)}",
+        r"[\fIOPTION\fR]..." if said["options"] else "",
+        ".SH DESCRIPTION",
+        roff(said["about"]),
+        ".SH OPTIONS",
+    ]
     for option in said["options"]:
-        value = " " + "|".join(option["choices"]) if option["choices"] else " VALUE" if option["takes"] else ""
+        value = (
+            " " + "|".join(option["choices"]) if option["choices"] else " VALUE" if option["takes"] else ""
+        )
         lines += [".TP", r"\fB" + roff(", ".join(option["flags"]) + value) + r"\fR", roff(option["help"])]
     for block in filter(None, said["more"].strip().split("\n\n")):
         title, _, body = block.partition("\n")
-        lines += [".SH EXIT STATUS" if title.startswith("exit codes") else ".SH WHAT IS LOOKED AT FIRST", ".nf", roff(body), ".fi"]
+        lines += [
+            ".SH EXIT STATUS" if title.startswith("exit codes") else ".SH WHAT IS LOOKED AT FIRST",
+            ".nf",
+            roff(body),
+            ".fi",
+        ]
     lines.append(".SH FILES")
     for path, what in FILES:
         lines += [".TP", rf"\fI{roff(path)}\fR", roff(what)]
@@ -98,19 +131,28 @@ def bash(name: str, options: list[dict]) -> str:
     """Completion of NAME for bash."""
     words = " ".join(flag for option in options for flag in option["flags"] if flag.startswith("-"))
     function = "_" + name.replace("-", "_")
-    return (f"# bash completion of {name}\n{function}() {{\n"
-            f"    mapfile -t COMPREPLY < <(compgen -W '{words}' -- \"${{COMP_WORDS[COMP_CWORD]}}\")\n}}\ncomplete -F {function} {name}\n")
+    return (
+        f"# bash completion of {name}\n{function}() {{\n"
+        f"    mapfile -t COMPREPLY < <(compgen -W '{words}' -- "
+        f'"${{COMP_WORDS[COMP_CWORD]}}")\n}}\ncomplete -F {function} {name}\n'
+    )
 
 
 def quoted(text: str) -> str:
-    """TEXT between single quotes for zsh and fish, with nothing in it that ends them or means something inside zsh's specs."""
+    """TEXT between single quotes for zsh and fish, with nothing in it that ends them or means something
+    inside zsh's specs.
+    """
     return text.replace("\\", "").replace("'", "’").replace("[", "(").replace("]", ")")
 
 
 def zsh(name: str, options: list[dict]) -> str:
     """Completion of NAME for zsh."""
-    specs = [f"  '({' '.join(option['flags'])}){flag}[{quoted(option['help'])}]'" for option in options for flag in option["flags"]
-             if flag.startswith("-")]
+    specs = [
+        f"  '({' '.join(option['flags'])}){flag}[{quoted(option['help'])}]'"
+        for option in options
+        for flag in option["flags"]
+        if flag.startswith("-")
+    ]
     return f"#compdef {name}\n_arguments \\\n" + " \\\n".join(specs) + "\n"
 
 

@@ -23,7 +23,9 @@ def load_palette(path: Path) -> dict:
         data = tomllib.loads(path.read_text())
         wrong = [name for mode in MODES for name, value in data[mode].items() if not COLOUR.fullmatch(value)]
         wrong += sorted(set(data["dark"]) ^ set(data["light"]))
-        wrong += [name for pair in data["pair"] for name in [*pair["text"], *pair["on"]] if name not in data["dark"]]
+        wrong += [
+            name for pair in data["pair"] for name in [*pair["text"], *pair["on"]] if name not in data["dark"]
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BuildError(f"{path} cannot be used ({error}); it needs [dark], [light] and [[pair]]") from None
     if wrong:
@@ -33,13 +35,15 @@ def load_palette(path: Path) -> dict:
 
 def rgb(colour: str) -> tuple[int, int, int]:
     """Red, green and blue of "#rrggbb", each 0 to 255."""
-    return tuple(int(colour[i:i + 2], 16) for i in (1, 3, 5))
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
 def luminance(colour: str) -> float:
     """Relative luminance, 0 to 1, as WCAG 2.2 defines it for sRGB."""
     parts = [part / 255 for part in rgb(colour)]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
@@ -51,14 +55,20 @@ def contrast(one: str, other: str) -> float:
 
 def too_faint(palette: Mapping) -> list[str]:
     """Every pair of the palette that has less contrast than it says it needs, as one line each."""
-    return [f"{mode}: {text} on {ground} has {found:.2f}, {pair['ratio']} is needed"
-            for mode in MODES for pair in palette["pair"] for text in pair["text"] for ground in pair["on"]
-            if (found := contrast(palette[mode][text], palette[mode][ground])) < pair["ratio"]]
+    return [
+        f"{mode}: {text} on {ground} has {found:.2f}, {pair['ratio']} is needed"
+        for mode in MODES
+        for pair in palette["pair"]
+        for text in pair["text"]
+        for ground in pair["on"]
+        if (found := contrast(palette[mode][text], palette[mode][ground])) < pair["ratio"]
+    ]
 
 
 def fill_in(text: str, words: Mapping[str, str], where: str) -> str:
-    """TEXT with each @name@ replaced by its word: @accent@ is #54c7b5, @accent:rgb@ 84,199,181 and @accent:float@
-    0.329, 0.780, 0.710. Raises BuildError, naming the file WHERE, on a name that WORDS lacks."""
+    """TEXT with each @name@ replaced by its word: @accent@ is #54c7b5, @accent:rgb@ 84,199,181 and
+    @accent:float@ 0.329, 0.780, 0.710. Raises BuildError, naming the file WHERE, on a name that WORDS
+    lacks."""
 
     def word(found: re.Match[str]) -> str:
         name, form = found.groups()
@@ -67,6 +77,8 @@ def fill_in(text: str, words: Mapping[str, str], where: str) -> str:
         if not form:
             return words[name]
         parts = rgb(words[name])
-        return ",".join(map(str, parts)) if form == ":rgb" else ", ".join(f"{part / 255:.3f}" for part in parts)
+        return (
+            ",".join(map(str, parts)) if form == ":rgb" else ", ".join(f"{part / 255:.3f}" for part in parts)
+        )
 
     return NAME.sub(word, text)

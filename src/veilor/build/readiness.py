@@ -1,4 +1,6 @@
-"""What has to be real before anything is published: keys that somebody holds, and a base that was verified."""
+"""What has to be real before anything is published: keys that somebody holds,
+and a base that was verified.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,14 @@ PIN = "bluebuild/base.toml"
 NOT_PINNED = "not pinned yet"
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # SHA-256 of the public keys (DER) that this repository began with. Their private halves were never kept.
-PLACEHOLDERS = frozenset({
-    "b05410252eeb0d0f05bbd59794e7f85f817f6bd67d3d614cfb68fdcc40c176b9",
-    "2f1c8d8ad8aa9888d68f92e6df7be4abd586617e064c33d5703d9a9dbd1fb74b",
-    "b7d68c9ac20a52bf5583bf8695171e5deeed82be38b85068eb7b9aefcafe6ec5",
-    "3f07d3825a193ce8349fa721fb84163add44b461ad17e16ed73fd61ae204c624",
-})
+PLACEHOLDERS = frozenset(
+    {
+        "b05410252eeb0d0f05bbd59794e7f85f817f6bd67d3d614cfb68fdcc40c176b9",
+        "2f1c8d8ad8aa9888d68f92e6df7be4abd586617e064c33d5703d9a9dbd1fb74b",
+        "b7d68c9ac20a52bf5583bf8695171e5deeed82be38b85068eb7b9aefcafe6ec5",
+        "3f07d3825a193ce8349fa721fb84163add44b461ad17e16ed73fd61ae204c624",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,9 @@ def read_pin(root: Path) -> Pin:
 
 def fingerprint(key: bytes) -> str:
     """SHA-256 of the public KEY (PEM) in its DER form. Raises ValueError when it is none."""
-    return hashlib.sha256(load_pem_public_key(key).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    return hashlib.sha256(
+        load_pem_public_key(key).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    ).hexdigest()
 
 
 def placeholder_keys(folder: Path, product: Product) -> list[str]:
@@ -72,5 +78,8 @@ def refuse_placeholders(root: Path, folder: Path | None = None) -> None:
     """Raise BuildError while FOLDER (default: the committed keys) holds a key that nobody can sign with."""
     found = placeholder_keys(folder or root / KEYS, load(root / "product.toml"))
     if found:
-        raise BuildError(f"{', '.join(found)} in {folder or KEYS}: placeholders, whose private halves nobody has, so no machine could be "
-                         "updated; nothing was done. Make keys first: docs/RELEASING.md")
+        raise BuildError(
+            f"{', '.join(found)} in {folder or KEYS}: placeholders, whose private halves nobody has, so no "
+            "machine could be "
+            "updated; nothing was done. Make keys first: docs/RELEASING.md"
+        )

@@ -15,26 +15,47 @@ from veilor.core import statement as core
 from veilor.core.product import load
 
 
-def fetch_statement(source_root: Path, *, run: Callable, keys_dir: Path | None = None, ca: Path | None = None,
-                    registries_conf: Path | None = None, work: Path | None = None) -> core.Statement:
+def fetch_statement(
+    source_root: Path,
+    *,
+    run: Callable,
+    keys_dir: Path | None = None,
+    ca: Path | None = None,
+    registries_conf: Path | None = None,
+    work: Path | None = None,
+) -> core.Statement:
     """The statement that machines see now, fetched under the shipped policy.
 
-    Raises BuildError when there is none, or machines would not take it: then a person has to say what is announced.
+    Raises BuildError when there is none, or machines would not take it: then a person has to say what is
+    announced.
     """
     product = load(source_root / "product.toml")
     with tempfile.TemporaryDirectory(prefix="veilor-renew-", dir=work) as scratch:
         folder = Path(scratch).absolute()
-        done = copy_as_machine(source_root, [f"docker://{product.channel_ref}", f"dir:{folder / 'out'}"], folder, run=run,
-                               keys_dir=keys_dir, ca=ca, registries_conf=registries_conf, timeout=TIMEOUT)
+        done = copy_as_machine(
+            source_root,
+            [f"docker://{product.channel_ref}", f"dir:{folder / 'out'}"],
+            folder,
+            run=run,
+            keys_dir=keys_dir,
+            ca=ca,
+            registries_conf=registries_conf,
+            timeout=TIMEOUT,
+        )
         if done.returncode:
             said = " ".join(done.stderr.decode(errors="replace").split())[-300:]
-            raise BuildError(f"{product.channel_ref} cannot be fetched as a machine would, so none was issued; announce by hand: {said}")
+            raise BuildError(
+                f"{product.channel_ref} cannot be fetched as a machine would, so none was issued; announce "
+                f"by hand: {said}"
+            )
         try:
             (layer,) = json.loads((folder / "out/manifest.json").read_text())["layers"]
             said = core.parse((folder / "out" / layer["digest"].removeprefix("sha256:")).read_bytes())
             core.check_target(said, product.image_repo, product.tag)
         except (OSError, ValueError, KeyError) as error:
-            raise BuildError(f"the present statement is none that machines take ({error}); announce by hand") from None
+            raise BuildError(
+                f"the present statement is none that machines take ({error}); announce by hand"
+            ) from None
         return said
 
 
@@ -42,6 +63,14 @@ def renew(product, present: core.Statement, issued: int, days: int) -> dict:
     """PRESENT anew: one sequence higher, issued at ISSUED (seconds since 1970), good for DAYS. Its rollout
     goes on as it began, and what was withdrawn stays so."""
     start = int(present.rollout_start.timestamp())
-    return make_statement(product, digest=present.digest, version=present.version, sequence=present.sequence + 1, issued=issued,
-                          expires=issued + days * 86400, rollout_start=start, rollout_hours=present.rollout_hours,
-                          withdrawn=list(present.withdrawn))
+    return make_statement(
+        product,
+        digest=present.digest,
+        version=present.version,
+        sequence=present.sequence + 1,
+        issued=issued,
+        expires=issued + days * 86400,
+        rollout_start=start,
+        rollout_hours=present.rollout_hours,
+        withdrawn=list(present.withdrawn),
+    )

@@ -1,8 +1,8 @@
 """Signing by cosign, in the one form that the machine's container stack can see.
 
-containers/image reads a signature from the tag `sha256-<hex>.sig` beside the image, in the format of cosign 2.
-cosign 3 writes another one by default; its old format has to be asked for. No transparency log: the machine's policy
-trusts keys alone, and the lab has no network.
+containers/image reads a signature from the tag `sha256-<hex>.sig` beside the image, in the format of cosign
+2. cosign 3 writes another one by default; its old format has to be asked for. No transparency log: the
+machine's policy trusts keys alone, and the lab has no network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ PATHS = ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE")
 
 
 def registry_setting(ca: Path | None) -> tuple[dict[str, str], list[Path]]:
-    """Environment and binds for a program that talks to a registry; CA replaces the system's trusted authorities."""
+    """Environment and binds for a program that talks to a registry; CA replaces the system's trusted
+    authorities.
+    """
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     env.setdefault("COSIGN_PASSWORD", "")  # unset, cosign would ask for it on a terminal that isn't there
     if ca is not None:
@@ -39,60 +41,91 @@ def registry_setting(ca: Path | None) -> tuple[dict[str, str], list[Path]]:
 
 
 def generate_keys(folder: Path, run: Callable) -> tuple[Path, Path]:
-    """Make a key pair in FOLDER: `cosign.key` (for its owner alone, locked by $COSIGN_PASSWORD, empty by default) and
-    `cosign.pub`. Returns both paths; a pair that is there already stays. Raises BuildError when one half is missing."""
+    """Make a key pair in FOLDER: `cosign.key` (for its owner alone, locked by $COSIGN_PASSWORD, empty by
+    default) and `cosign.pub`. Returns both paths; a pair that is there already stays. Raises BuildError when
+    one half is missing."""
     folder = folder.absolute()
     key, public = folder / "cosign.key", folder / "cosign.pub"
     if key.exists() != public.exists():
-        raise BuildError(f"{folder} holds half a key pair; move it away, or complete it with `cosign public-key`")
+        raise BuildError(
+            f"{folder} holds half a key pair; move it away, or complete it with `cosign public-key`"
+        )
     if not key.exists():
         folder.mkdir(parents=True, exist_ok=True)
         env, binds = registry_setting(None)
-        run(["cosign", "generate-key-pair", f"--output-key-prefix={folder}/cosign"], binds=[folder, *binds], env=env,
-            timeout=TIMEOUT)
+        run(
+            ["cosign", "generate-key-pair", f"--output-key-prefix={folder}/cosign"],
+            binds=[folder, *binds],
+            env=env,
+            timeout=TIMEOUT,
+        )
         key.chmod(0o600)
     return key, public
 
 
 def sign_image(ref: str, key: Path, *, identity: str, run: Callable, ca: Path | None = None) -> bool:
-    """Sign REF (REGISTRY/REPOSITORY@sha256:…) with the private KEY as IDENTITY, the repository's public name without a
-    tag. Returns False when that key had signed it before: then nothing is written.
+    """Sign REF (REGISTRY/REPOSITORY@sha256:…) with the private KEY as IDENTITY, the repository's public name
+    without a tag. Returns False when that key had signed it before: then nothing is written.
 
-    Raises BuildError on a reference without a digest, since a tag may have moved between push and signing, and
-    when the signature is not found afterwards where machines look for it.
+    Raises BuildError on a reference without a digest, since a tag may have moved between push and signing,
+    and when the signature is not found afterwards where machines look for it.
     """
     if not BY_DIGEST.fullmatch(ref):
-        raise BuildError(f"{ref} names no digest, and only REPOSITORY@sha256:… is signed; a tag may move meanwhile")
+        raise BuildError(
+            f"{ref} names no digest, and only REPOSITORY@sha256:… is signed; a tag may move meanwhile"
+        )
     key = key.absolute()
     if not key.is_file():
-        raise BuildError(f"the private key {key} is not there, so nothing was signed; name another with --key")
+        raise BuildError(
+            f"the private key {key} is not there, so nothing was signed; name another with --key"
+        )
     env, binds = registry_setting(ca)
     call = {"binds": [key.parent, *binds], "env": env, "timeout": TIMEOUT}
     public = run(["cosign", "public-key", "--key", str(key)], **call).stdout
     if is_signed(ref, public, identity, run, call):
         return False
-    argv = ["cosign", "sign", "--yes", "--key", str(key), "--tlog-upload=false", f"--sign-container-identity={identity}"]
+    argv = [
+        "cosign",
+        "sign",
+        "--yes",
+        "--key",
+        str(key),
+        "--tlog-upload=false",
+        f"--sign-container-identity={identity}",
+    ]
     run([*argv, *old_format(run, call), ref], **call)
     if not is_signed(ref, public, identity, run, call):
-        raise BuildError(f"cosign says it signed {ref}, but machines will not find that; use a cosign of 2.x or 3.x")
+        raise BuildError(
+            f"cosign says it signed {ref}, but machines will not find that; use a cosign of 2.x or 3.x"
+        )
     return True
 
 
 def old_format(run: Callable, call: dict, verb: str = "sign") -> list[str]:
-    """The flags by which this cosign's VERB writes as cosign 2 does. Asked of its help: distributions' builds call
-    themselves "devel", so the version says nothing."""
+    """The flags by which this cosign's VERB writes as cosign 2 does. Asked of its help: distributions' builds
+    call themselves "devel", so the version says nothing."""
     known = run(["cosign", verb, "--help"], **call)
     text = known.stdout + known.stderr
-    return [f"{flag}=false" for flag in ("--new-bundle-format", "--use-signing-config") if flag.encode() in text]
+    return [
+        f"{flag}=false" for flag in ("--new-bundle-format", "--use-signing-config") if flag.encode() in text
+    ]
 
 
 def is_signed(ref: str, public: bytes, identity: str, run: Callable, call: dict) -> bool:
-    """Whether REF carries, under its `.sig` tag, a signature by the PUBLIC key (PEM) for IDENTITY and this digest."""
+    """Whether REF carries, under its `.sig` tag, a signature by the PUBLIC key (PEM) for IDENTITY and this
+    digest.
+    """
     repository, digest = ref.split("@")
     with tempfile.TemporaryDirectory(prefix="veilor-signature-") as scratch:
         folder = Path(scratch, "signature")
-        argv = ["skopeo", "--insecure-policy", "copy", "--quiet",
-                f"docker://{repository}:{digest.replace(':', '-')}.sig", f"dir:{folder}"]
+        argv = [
+            "skopeo",
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            f"docker://{repository}:{digest.replace(':', '-')}.sig",
+            f"dir:{folder}",
+        ]
         if run(argv, **(call | {"binds": [*call["binds"], Path(scratch)]}), check=False).returncode:
             return False  # no signature yet; a registry out of reach is told by the cosign that comes next
         return any(
@@ -102,11 +135,16 @@ def is_signed(ref: str, public: bytes, identity: str, run: Callable, call: dict)
 
 
 def _vouches(layer: dict, payload: bytes, public: bytes, identity: str, digest: str) -> bool:
-    """Whether one signature (its LAYER's descriptor and PAYLOAD) says IDENTITY and DIGEST and is by PUBLIC."""
+    """Whether one signature (its LAYER's descriptor and PAYLOAD) says IDENTITY
+    and DIGEST and is by PUBLIC.
+    """
     signature = layer.get("annotations", {}).get("dev.cosignproject.cosign/signature", "")
     try:
         load_pem_public_key(public).verify(base64.b64decode(signature), payload, ECDSA(SHA256()))
         said = json.loads(payload)["critical"]
-        return said["identity"]["docker-reference"] == identity and said["image"]["docker-manifest-digest"] == digest
+        return (
+            said["identity"]["docker-reference"] == identity
+            and said["image"]["docker-manifest-digest"] == digest
+        )
     except (InvalidSignature, ValueError, KeyError):
         return False

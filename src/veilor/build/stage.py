@@ -1,7 +1,9 @@
-"""The staged tree: every file of ours as it lies on the machine. BlueBuild stamps it on the base, and so does the lab.
+"""The staged tree: every file of ours as it lies on the machine. BlueBuild stamps it on the base, and so does
+the lab.
 
-Same source, keys and SOURCE_DATE_EPOCH give the same tree to the byte, mode and time, in any folder and under any
-umask. So modes are the two that git keeps (0644 and 0755); a program that needs a stricter one says so in tmpfiles.d.
+Same source, keys and SOURCE_DATE_EPOCH give the same tree to the byte, mode and time, in any folder and under
+any umask. So modes are the two that git keeps (0644 and 0755); a program that needs a stricter one says so in
+tmpfiles.d.
 """
 
 from __future__ import annotations
@@ -29,17 +31,25 @@ PRODUCT = "usr/lib/veilor/product.toml"
 FLOOR = "usr/lib/veilor/channel-floor.json"
 TREE = "usr/lib/veilor/tree-digest"
 SUMS = policy.SUMS.lstrip("/")
-GENERATED = (TREE, SUMS, "etc/containers/policy.json", "etc/containers/registries.d/veilor.yaml", "usr/lib/os-release", FLOOR,
-             claims.PATH.lstrip("/"))
+GENERATED = (
+    TREE,
+    SUMS,
+    "etc/containers/policy.json",
+    "etc/containers/registries.d/veilor.yaml",
+    "usr/lib/os-release",
+    FLOOR,
+    claims.PATH.lstrip("/"),
+)
 LEFT_OUT = {"__pycache__", ".gitkeep"}
 
 
 def stage(source_root: Path, dest: Path, keys_dir: Path | None = None, floor: int = 0) -> Path:
     """Write the staged tree to DEST, in place of an older one there, and return its path.
 
-    KEYS_DIR holds the four public keys under the product's names (default: the committed ones). FLOOR is the lowest
-    statement sequence a new machine accepts. Raises BuildError, and leaves DEST as it was, when DEST holds anything
-    but a staged tree, when a key is missing or unfit, or when the overlay has a file that is generated.
+    KEYS_DIR holds the four public keys under the product's names (default: the committed ones). FLOOR is the
+    lowest statement sequence a new machine accepts. Raises BuildError, and leaves DEST as it was, when DEST
+    holds anything but a staged tree, when a key is missing or unfit, or when the overlay has a file that is
+    generated.
     """
     source_root, dest = source_root.absolute(), dest.absolute()
     check_dest(dest, source_root)
@@ -71,18 +81,26 @@ def stage(source_root: Path, dest: Path, keys_dir: Path | None = None, floor: in
 
 
 def check_dest(dest: Path, source_root: Path) -> None:
-    """Raise BuildError unless DEST is absent, an empty folder or a staged tree, and outside of what is staged."""
+    """Raise BuildError unless DEST is absent, an empty folder or a staged tree, and outside of what is
+    staged.
+    """
     if any(dest.is_relative_to(source_root / part) for part in ("overlay", "src")):
-        raise BuildError(f"{dest} lies inside the sources, and staging there would stage itself; name another folder")
+        raise BuildError(
+            f"{dest} lies inside the sources, and staging there would stage itself; name another folder"
+        )
     if dest.is_symlink() or (dest.exists() and not dest.is_dir()):
         raise BuildError(f"{dest} is not a folder, so nothing was staged; name another, or remove it")
     if not dest.exists():
         return
     found = {path.name for path in dest.iterdir()}
-    # Just these two at the top: a machine's own root has the product's files as well and must never be taken for one.
+    # Just these two at the top: a machine's own root has the product's files as well and must never be taken
+    # for one.
     ours = found == {"etc", "usr"} and (dest / PRODUCT).is_file() and (dest / FLOOR).is_file()
     if found and not (ours and not os.path.ismount(dest)):
-        raise BuildError(f"{dest} holds something that is not a staged tree; name an empty or new folder, nothing was changed")
+        raise BuildError(
+            f"{dest} holds something that is not a staged tree; name an empty or new folder, nothing was "
+            "changed"
+        )
 
 
 def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor: int) -> None:
@@ -97,10 +115,18 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
     shutil.copyfile(package / "__init__.py", tree / APP / "__init__.py")
     shutil.copyfile(source_root / "product.toml", tree / PRODUCT)
     copy_keys(keys_dir, tree / KEYS, [*product.image_keys, *product.channel_keys])
-    for name, text in zip(GENERATED[1:], (
-        sums(tree, product), policy.render(product), policy.render_registries(product), os_release(product),
-        json.dumps({"schema": 1, "sequence": floor}) + "\n", threats.shipped(threats.load(source_root)),
-    ), strict=True):
+    for name, text in zip(
+        GENERATED[1:],
+        (
+            sums(tree, product),
+            policy.render(product),
+            policy.render_registries(product),
+            os_release(product),
+            json.dumps({"schema": 1, "sequence": floor}) + "\n",
+            threats.shipped(threats.load(source_root)),
+        ),
+        strict=True,
+    ):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text)
     manual.write(tree, product.version)
@@ -111,16 +137,24 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
 def sums(tree: Path, product: Product) -> str:
     """The hashes of TREE's public keys, a line each as sha256sum writes them."""
     paths = [path for some in policy.scopes(product).values() for path in some]
-    return "".join(f"{hashlib.sha256((tree / path.lstrip('/')).read_bytes()).hexdigest()}  {path}\n" for path in paths)
+    return "".join(
+        f"{hashlib.sha256((tree / path.lstrip('/')).read_bytes()).hexdigest()}  {path}\n" for path in paths
+    )
 
 
 def tree_digest(tree: Path) -> str:
-    """What the staged TREE is: sha256:… over every path, run bit and content. Public keys, their hashes and the sequence floor
-    are left out: a rehearsal has its own of them, and is to name the tree that it was made with."""
+    """What the staged TREE is: sha256:… over every path, run bit and content. Public keys, their hashes and
+    the sequence floor are left out: a rehearsal has its own of them, and is to name the tree that it was made
+    with."""
     total = hashlib.sha256()
     for path in sorted(tree.rglob("*")):
         name = str(path.relative_to(tree))
-        if name in (TREE, SUMS, FLOOR) or name.startswith(KEYS + "/") or path.is_dir() and not path.is_symlink():
+        if (
+            name in (TREE, SUMS, FLOOR)
+            or name.startswith(KEYS + "/")
+            or path.is_dir()
+            and not path.is_symlink()
+        ):
             continue
         content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
         kind = "link" if path.is_symlink() else "program" if path.stat().st_mode & 0o100 else "file"
@@ -129,8 +163,8 @@ def tree_digest(tree: Path) -> str:
 
 
 def copy_tree(source: Path, dest: Path) -> None:
-    """Copy the folder SOURCE into DEST, symbolic links as they are. Raises BuildError on anything else than files,
-    folders and links."""
+    """Copy the folder SOURCE into DEST, symbolic links as they are. Raises BuildError on anything else than
+    files, folders and links."""
     if not source.is_dir():
         raise BuildError(f"{source} is missing; stage from a whole clone of the repository")
     for path, relative in walk(source):
@@ -145,7 +179,9 @@ def copy_tree(source: Path, dest: Path) -> None:
             shutil.copyfile(path, target)
             target.chmod(path.stat().st_mode)
         else:
-            raise BuildError(f"{path} is neither file, folder nor link, and an image cannot carry it; remove it")
+            raise BuildError(
+                f"{path} is neither file, folder nor link, and an image cannot carry it; remove it"
+            )
 
 
 def walk(source: Path) -> Iterator[tuple[Path, Path]]:
@@ -157,8 +193,8 @@ def walk(source: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def copy_keys(source: Path, dest: Path, names: list[str]) -> None:
-    """Copy the public keys NAMES from SOURCE to DEST. Raises BuildError on one that is missing, is no public key, or
-    stands twice: a second slot with the same key is no spare."""
+    """Copy the public keys NAMES from SOURCE to DEST. Raises BuildError on one that is missing, is no public
+    key, or stands twice: a second slot with the same key is no spare."""
     dest.mkdir(parents=True, exist_ok=True)
     seen: dict[bytes, str] = {}
     for name in names:
@@ -169,7 +205,9 @@ def copy_keys(source: Path, dest: Path, names: list[str]) -> None:
         try:
             load_pem_public_key(data)
         except ValueError:
-            raise BuildError(f"{source / name} is not a public key in PEM form; put the .pub half there") from None
+            raise BuildError(
+                f"{source / name} is not a public key in PEM form; put the .pub half there"
+            ) from None
         if data in seen:
             raise BuildError(f"{seen[data]} and {name} are the same key; each slot needs a key of its own")
         seen[data] = name

@@ -17,8 +17,10 @@ def run(args: Namespace, source_root: Path) -> int:
     if args.record:
         for one in threat_results.record(source_root, model, args.record):
             gone = one.get("fails", {})
-            print(f"{one.get('verdict', 'NOT_RUN'):9} {one['claim']} ({one['layer']}, {one['run']})"
-                  + (f", seen to fail by {gone['by']}: {gone['verdict']}" if gone else ""))
+            print(
+                f"{one.get('verdict', 'NOT_RUN'):9} {one['claim']} ({one['layer']}, {one['run']})"
+                + (f", seen to fail by {gone['by']}: {gone['verdict']}" if gone else "")
+            )
         print(f"{threat_results.RESULTS}: written; `make docs` puts it into {threat_page.PAGE}")
         return 0
     if args.matrix:
@@ -33,15 +35,23 @@ def run(args: Namespace, source_root: Path) -> int:
         return 0
     with threat_proof.subject(source_root, args.tree) as subject:
         if args.mutate and args.tree:
-            raise BuildError("a built image's files are looked at, not spoilt; leave out --tree to prove the checks")
+            raise BuildError(
+                "a built image's files are looked at, not spoilt; leave out --tree to prove the checks"
+            )
         if args.mutate:
             tried, blind = threat_proof.mutate(model, subject)
             print("".join(f"BLIND  {one}: no check notices\n" for one in blind), end="")
-            print(f"{len(tried)} controls were taken away or weakened, {len(tried) - len(blind)} of them noticed")
+            print(
+                f"{len(tried)} controls were taken away or weakened, {len(tried) - len(blind)} of them "
+                "noticed"
+            )
             return FAILED if blind else 0
         found = threat_proof.complaints(model, subject, built=bool(args.tree))
     for name, wrong in found.items():
         print(f"{'FAIL' if wrong else 'PASS':8} {name}" + (f": {wrong}" if wrong else ""))
     left = [check.id for one in model.claims for check in one.image if check.built and not args.tree]
-    print("".join(f"NOT_RUN  {name}: it needs the files of a built image, --tree DIR\n" for name in left), end="")
+    print(
+        "".join(f"NOT_RUN  {name}: it needs the files of a built image, --tree DIR\n" for name in left),
+        end="",
+    )
     return FAILED if any(found.values()) else 0

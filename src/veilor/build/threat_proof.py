@@ -28,9 +28,13 @@ def staged(source_root: Path) -> Iterator[Subject]:
 
 
 def subject(source_root: Path, tree: Path | None = None):
-    """What the image checks look at: the files in TREE, of a built image, or else the tree staged from SOURCE_ROOT."""
+    """What the image checks look at: the files in TREE, of a built image, or else the tree staged from
+    SOURCE_ROOT.
+    """
     if tree and not (tree / "usr/lib/veilor/product.toml").is_file():
-        raise BuildError(f"{tree} holds no veilor-os; name the root of a built image's files, or leave --tree out")
+        raise BuildError(
+            f"{tree} holds no veilor-os; name the root of a built image's files, or leave --tree out"
+        )
     return nullcontext(Subject(tree.absolute(), source_root)) if tree else staged(source_root)
 
 
@@ -39,14 +43,19 @@ class Copy:
 
     def __init__(self, honest: Subject, scratch: Path) -> None:
         for part, name in ((honest.tree, "tree"), (honest.sources, "sources")):
-            shutil.copytree(part, scratch / name, symlinks=True, ignore=shutil.ignore_patterns("device", "core"))
+            shutil.copytree(
+                part, scratch / name, symlinks=True, ignore=shutil.ignore_patterns("device", "core")
+            )
         self.subject, self.root = Subject(scratch / "tree", scratch / "sources"), scratch
         self.honest = self.contents()
 
     def contents(self) -> dict[Path, tuple[str | bytes, int]]:
         """Each file's bytes or link's target, and its mode."""
         files = [path for path in self.root.rglob("*") if path.is_symlink() or path.is_file()]
-        return {path: (os.readlink(path) if path.is_symlink() else path.read_bytes(), path.lstat().st_mode) for path in files}
+        return {
+            path: (os.readlink(path) if path.is_symlink() else path.read_bytes(), path.lstat().st_mode)
+            for path in files
+        }
 
     def mend(self) -> None:
         """Undo what a mutation did."""
@@ -71,17 +80,25 @@ def complaint(subject: Subject, check: ImageCheck) -> str | None:
 
 def complaints(model: Model, subject: Subject, built: bool = False) -> dict[str, str | None]:
     """Each image check's complaint, or None; without BUILT those that need a built image are left out."""
-    return {check.id: complaint(subject, check) for claim in model.claims for check in claim.image if built or not check.built}
+    return {
+        check.id: complaint(subject, check)
+        for claim in model.claims
+        for check in claim.image
+        if built or not check.built
+    }
 
 
 def mutate(model: Model, subject: Subject) -> tuple[list[str], list[str]]:
-    """(what was tried, what no check noticed): every mutation of every check on the staged tree, and every control removed.
+    """(what was tried, what no check noticed): every mutation of every check on the staged tree, and every
+    control removed.
 
     Raises BuildError when a check complains about the honest tree: then nothing could be proved.
     """
     wrong = [f"{name}: {what}" for name, what in complaints(model, subject).items() if what]
     if wrong:
-        raise BuildError(f"the staged tree does not keep its claims ({wrong[0]}); mend that before proving the checks")
+        raise BuildError(
+            f"the staged tree does not keep its claims ({wrong[0]}); mend that before proving the checks"
+        )
     tried, blind = [], []
 
     with tempfile.TemporaryDirectory(prefix="veilor-mutation-") as scratch:
@@ -100,7 +117,10 @@ def attempts(model: Model) -> Iterator[tuple[str, Callable[[Subject], None], lis
     for claim in model.claims:
         checks = [check for check in claim.image if not check.built]
         for check in checks:
-            yield from ((f"{check.id}: {what}", change, [check]) for what, change in KINDS[check.kind][1](**check.arguments))
+            yield from (
+                (f"{check.id}: {what}", change, [check])
+                for what, change in KINDS[check.kind][1](**check.arguments)
+            )
         for control in claim.controls:
             path = staged_path(control)
             if path and claim.state in ("enforced", "opt-in"):

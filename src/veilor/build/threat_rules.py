@@ -13,19 +13,35 @@ from veilor.build.threat_checks import KINDS, Mutation, audit_rules, lines_of
 from veilor.build.threats import Model
 
 
-def problems(source_root: Path, model: Model, sabotages: Mapping[str, str] | None = None, today: date | None = None) -> list[str]:
-    """What is wrong with MODEL in the repository at SOURCE_ROOT, a sentence each; none when it keeps its rules.
+def problems(
+    source_root: Path, model: Model, sabotages: Mapping[str, str] | None = None, today: date | None = None
+) -> list[str]:
+    """What is wrong with MODEL in the repository at SOURCE_ROOT, a sentence each; none when it keeps its
+    rules.
 
-    SABOTAGES: the rehearsal's, by name; without it their names are not looked up. A date after TODAY is refused.
+    SABOTAGES: the rehearsal's, by name; without it their names are not looked up. A date after TODAY is
+    refused.
     """
-    found = [*names(model), *controls(source_root, model), *layers(model), *trials(source_root, model, sabotages),
-             *unclaimed(source_root, model), *kinds(model)]
-    found += [f"{claim.id}: its date {claim.date} has not come yet" for claim in model.claims if today and claim.date > today]
+    found = [
+        *names(model),
+        *controls(source_root, model),
+        *layers(model),
+        *trials(source_root, model, sabotages),
+        *unclaimed(source_root, model),
+        *kinds(model),
+    ]
+    found += [
+        f"{claim.id}: its date {claim.date} has not come yet"
+        for claim in model.claims
+        if today and claim.date > today
+    ]
     return found
 
 
 def names(model: Model) -> Iterator[str]:
-    """Ids are each another, begin with their adversary's, and that is the file's name; nine adversaries are in scope and nine out."""
+    """Ids are each another, begin with their adversary's, and that is the file's name; nine adversaries are
+    in scope and nine out.
+    """
     checks = [check.id for claim in model.claims for check in (*claim.image, *claim.boot)]
     ids = [claim.id for claim in model.claims]
     for one in sorted({one for one in ids if ids.count(one) > 1}):
@@ -33,7 +49,9 @@ def names(model: Model) -> Iterator[str]:
     for claim in model.claims:
         for layer in (claim.image, claim.boot):
             twice = {check.id for check in layer if [other.id for other in layer].count(check.id) > 1}
-            yield from (f"{one}: two checks of one layer have this id; give one a name" for one in sorted(twice))
+            yield from (
+                f"{one}: two checks of one layer have this id; give one a name" for one in sorted(twice)
+            )
         if claim.id.split(".")[0] != claim.adversary:
             yield f"{claim.id}: it stands with {claim.adversary}, and its id says another adversary"
     if not checks:
@@ -48,7 +66,9 @@ def names(model: Model) -> Iterator[str]:
 
 
 def controls(source_root: Path, model: Model) -> Iterator[str]:
-    """Every control is there: a path (with the word behind #), or a named setting of the base, each of which is used."""
+    """Every control is there: a path (with the word behind #), or a named setting of the base, each of which
+    is used.
+    """
     used = set()
     for claim in model.claims:
         for control in claim.controls:
@@ -77,7 +97,9 @@ def layers(model: Model) -> Iterator[str]:
 
 
 def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None) -> Iterator[str]:
-    """Phases that are named exist, and so do the sabotages; every phase of attacks, outside and strangers belongs to a claim."""
+    """Phases that are named exist, and so do the sabotages; every phase of attacks, outside and strangers
+    belongs to a claim.
+    """
     known, used = threat_results.phases(source_root), {threat_results.DOCTOR}
     for claim in model.claims:
         for trial in (*claim.attack, *claim.usability):
@@ -93,25 +115,47 @@ def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None)
 
 
 def claimed_settings(model: Model) -> set[str]:
-    """What some claim's image check looks at: `#KEY` of sysctl, `#ARGUMENT` of the kernel, `PATH#LINE` of a file, and
-    `PATH#WORD ` where it looks at every line that begins with a word."""
+    """What some claim's image check looks at: `#KEY` of sysctl, `#ARGUMENT` of the kernel, `PATH#LINE` of a
+    file, and `PATH#WORD ` where it looks at every line that begins with a word."""
     found = set()
     for check in (check for claim in model.claims for check in claim.image):
         given, path = check.arguments, check.arguments.get("path")
-        found |= {f"#{given[name]}" for kind, name in (("sysctl", "key"), ("karg", "argument")) if check.kind == kind and name in given}
+        found |= {
+            f"#{given[name]}"
+            for kind, name in (("sysctl", "key"), ("karg", "argument"))
+            if check.kind == kind and name in given
+        }
         found |= {f"{path}#{word} " for word in given.get("words", ()) if check.kind == "every"}
-        seen = given.get("has", ()) if check.kind == "lines" else audit_rules(given["watch"]) if check.kind == "audit" else ()
+        seen = (
+            given.get("has", ())
+            if check.kind == "lines"
+            else audit_rules(given["watch"])
+            if check.kind == "audit"
+            else ()
+        )
         found |= {f"{path}#{line}" for line in seen}
     return found
 
 
-# Files of which every line is a setting: a new one says something that nobody promised, or weakens what somebody did.
-LINES = ("*/modprobe.d/*", "*/etc/chrony.conf", "*/firewalld/firewalld.conf", "*/sshd_config.d/*", "*/veilor/usbguard/*",
-         "*/audit/rules.d/*", "*/greenboot/greenboot.conf", "*/system-preset/*", "*/systemd/system/*.d/*")
+# Files of which every line is a setting: a new one says something that nobody promised, or weakens what
+# somebody did.
+LINES = (
+    "*/modprobe.d/*",
+    "*/etc/chrony.conf",
+    "*/firewalld/firewalld.conf",
+    "*/sshd_config.d/*",
+    "*/veilor/usbguard/*",
+    "*/audit/rules.d/*",
+    "*/greenboot/greenboot.conf",
+    "*/system-preset/*",
+    "*/systemd/system/*.d/*",
+)
 
 
 def settings_of(file: Path) -> list[str]:
-    """The single settings in a file of the kinds that hold many: each needs a claim, or a reason, of its own."""
+    """The single settings in a file of the kinds that hold many: each needs a
+    claim, or a reason, of its own.
+    """
     if file.parent.name == "sysctl.d":
         return [line.split("=")[0].strip() for line in lines_of(file.read_text())]
     if file.parent.name == "kargs.d":
@@ -121,7 +165,9 @@ def settings_of(file: Path) -> list[str]:
 
 
 def unclaimed(source_root: Path, model: Model) -> Iterator[str]:
-    """Files and settings of overlay/ that no claim names and no reason excuses, and excuses for what is not there."""
+    """Files and settings of overlay/ that no claim names and no reason excuses, and excuses for what is not
+    there.
+    """
     named = {control.split("#")[0] for claim in model.claims for control in claim.controls}
     claimed, needed = claimed_settings(model), set()
     for file in sorted((source_root / "overlay").rglob("*")):
@@ -144,7 +190,9 @@ def unclaimed(source_root: Path, model: Model) -> Iterator[str]:
 
 
 def kinds(model: Model) -> Iterator[str]:
-    """Image checks are of kinds that exist, with the arguments these take and at least one mutation; every kind is used."""
+    """Image checks are of kinds that exist, with the arguments these take and at least one mutation; every
+    kind is used.
+    """
     used = {check.kind for claim in model.claims for check in claim.image}
     yield from (f"no image check is of the kind {kind}" for kind in sorted(set(KINDS) - used))
     for claim in model.claims:

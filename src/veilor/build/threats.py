@@ -1,4 +1,6 @@
-"""The threat model's source: threats/*.toml, read into claims with their checks. Shapes: threats/schema.json."""
+"""The threat model's source: threats/*.toml, read into claims with their
+checks. Shapes: threats/schema.json.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ ALONE = ("excused", "base", "compared")  # files of the folder that are no adver
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """A look at the staged tree (or, where `built`, only at a built image): a kind of build/threat_checks.py and what it takes."""
+    """A look at the staged tree (or, where `built`, only at a built image): a kind of build/threat_checks.py
+    and what it takes.
+    """
 
     id: str
     kind: str
@@ -32,8 +36,8 @@ class ImageCheck:
 class Trial:
     """A phase of a scenario in which somebody tries (attack) or uses what was promised (usability).
 
-    `counterpart` says how the trial is seen to fail: `sabotage NAME` of the rehearsal, `phase` when the phase itself takes the
-    control away and looks again, or `none` with the reason.
+    `counterpart` says how the trial is seen to fail: `sabotage NAME` of the rehearsal, `phase` when the phase
+    itself takes the control away and looks again, or `none` with the reason.
     """
 
     run: str
@@ -42,7 +46,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim. `controls`: paths in the repository (path#word: a word in it), or `base:NAME` of threats/base.toml."""
+    """One claim. `controls`: paths in the repository (path#word: a word in it), or `base:NAME` of
+    threats/base.toml.
+    """
 
     id: str
     adversary: str
@@ -66,7 +72,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Adversary:
-    """Who is meant, what they can do, and what is claimed. `tool` and `because`: the better tool for one out of scope."""
+    """Who is meant, what they can do, and what is claimed. `tool` and `because`: the better tool for one out
+    of scope.
+    """
 
     id: str
     file: str
@@ -81,7 +89,9 @@ class Adversary:
 
 @dataclass(frozen=True)
 class Model:
-    """All of threats/. `base`: the base's named settings; `excused`: overlay files that are no control; `compared`: raw data."""
+    """All of threats/. `base`: the base's named settings; `excused`: overlay files that are no control;
+    `compared`: raw data.
+    """
 
     adversaries: tuple[Adversary, ...]
     costs: tuple[dict, ...] = ()
@@ -99,11 +109,15 @@ def read(path: Path) -> dict:
     try:
         return tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise BuildError(f"{path} cannot be used ({error}); mend it, nothing was made from the threat model") from None
+        raise BuildError(
+            f"{path} cannot be used ({error}); mend it, nothing was made from the threat model"
+        ) from None
 
 
 def load(source_root: Path) -> Model:
-    """The threat model of the repository at SOURCE_ROOT. Raises BuildError that names the file and what is wrong in it."""
+    """The threat model of the repository at SOURCE_ROOT. Raises BuildError that names the file and what is
+    wrong in it.
+    """
     folder = source_root / FOLDER
     files = sorted(path for path in folder.glob("*.toml") if path.stem not in ALONE)
     if not files:
@@ -120,8 +134,13 @@ def load(source_root: Path) -> Model:
         adversaries.append(adversary(data, path.name))
     base = {row["name"]: row for row in read(folder / "base.toml").get("setting", [])}
     excused = {row["path"]: row["because"] for row in read(folder / "excused.toml").get("excused", [])}
-    return Model(tuple(sorted(adversaries, key=lambda one: (one.scope != "in", one.order))), tuple(costs), base, excused,
-                 read(folder / "compared.toml"))
+    return Model(
+        tuple(sorted(adversaries, key=lambda one: (one.scope != "in", one.order))),
+        tuple(costs),
+        base,
+        excused,
+        read(folder / "compared.toml"),
+    )
 
 
 def plain(data):
@@ -136,35 +155,97 @@ def plain(data):
 def adversary(data: dict, file: str) -> Adversary:
     """The adversary in the valid DATA of FILE."""
     found = tuple(claim(row, data["id"]) for row in data.get("claim", []))
-    return Adversary(data["id"], file, data["order"], data["scope"], data["title"], data["story"], data.get("tool", ""),
-                     data.get("because", ""), found)
+    return Adversary(
+        data["id"],
+        file,
+        data["order"],
+        data["scope"],
+        data["title"],
+        data["story"],
+        data.get("tool", ""),
+        data.get("because", ""),
+        found,
+    )
 
 
 def claim(row: dict, adversary_id: str) -> Claim:
     """A claim with the checks it states, and those that its short lists (sysctl, karg, masked) stand for."""
     name = row["id"]
-    image = [ImageCheck(f"{name}/{one.get('name', one['kind'])}", one["kind"], one.get("with", {}), one.get("built", False))
-             for one in row.get("image", [])]
-    boot = [claims.Check(f"{name}/{one.get('name', one['kind'])}", one["kind"], one.get("with", {}), one["mend"],
-                         one.get("capability", ""), one.get("when", ""), one.get("otherwise", "")) for one in row.get("boot", [])]
+    image = [
+        ImageCheck(
+            f"{name}/{one.get('name', one['kind'])}",
+            one["kind"],
+            one.get("with", {}),
+            one.get("built", False),
+        )
+        for one in row.get("image", [])
+    ]
+    boot = [
+        claims.Check(
+            f"{name}/{one.get('name', one['kind'])}",
+            one["kind"],
+            one.get("with", {}),
+            one["mend"],
+            one.get("capability", ""),
+            one.get("when", ""),
+            one.get("otherwise", ""),
+        )
+        for one in row.get("boot", [])
+    ]
     for text in row.get("sysctl", []):
         key, want = text.split(" = ", 1)
         image.append(ImageCheck(f"{name}/{key}", "sysctl", {"key": key, "want": want}))
-        boot.append(claims.Check(f"{name}/{key}", "sysctl", {"key": key, "want": want},
-                                 f"look for a file in /etc/sysctl.d that sets {key}, remove the line and restart"))
+        boot.append(
+            claims.Check(
+                f"{name}/{key}",
+                "sysctl",
+                {"key": key, "want": want},
+                f"look for a file in /etc/sysctl.d that sets {key}, remove the line and restart",
+            )
+        )
     for text in row.get("karg", []):
         image.append(ImageCheck(f"{name}/{text}", "karg", {"argument": text}))
-        boot.append(claims.Check(f"{name}/{text}", "karg", {"argument": text},
-                                 f"`rpm-ostree kargs --append-if-missing={text}`, or remove what overrides it, and restart"))
+        boot.append(
+            claims.Check(
+                f"{name}/{text}",
+                "karg",
+                {"argument": text},
+                f"`rpm-ostree kargs --append-if-missing={text}`, or remove what overrides it, and restart",
+            )
+        )
     for unit in row.get("masked", []):
         image.append(ImageCheck(f"{name}/{unit}", "masked", {"path": f"etc/systemd/system/{unit}"}))
-        boot.append(claims.Check(f"{name}/{unit}", "unit", {"name": unit, "load": ["masked"], "active": "inactive"},
-                                 f"`sudo systemctl mask --now {unit}`"))
-    trials = {layer: tuple(Trial(one["run"], one["counterpart"]) for one in row.get(layer, [])) for layer in ("attack", "usability")}
-    return Claim(name, adversary_id, row["asset"], row["says"], row["state"], tuple(row.get("controls", [])), row["date"],
-                 row.get("bypass", ""), row.get("cost", ""), row.get("how", ""), tuple(image), tuple(boot), **trials)
+        boot.append(
+            claims.Check(
+                f"{name}/{unit}",
+                "unit",
+                {"name": unit, "load": ["masked"], "active": "inactive"},
+                f"`sudo systemctl mask --now {unit}`",
+            )
+        )
+    trials = {
+        layer: tuple(Trial(one["run"], one["counterpart"]) for one in row.get(layer, []))
+        for layer in ("attack", "usability")
+    }
+    return Claim(
+        name,
+        adversary_id,
+        row["asset"],
+        row["says"],
+        row["state"],
+        tuple(row.get("controls", [])),
+        row["date"],
+        row.get("bypass", ""),
+        row.get("cost", ""),
+        row.get("how", ""),
+        tuple(image),
+        tuple(boot),
+        **trials,
+    )
 
 
 def shipped(model: Model) -> str:
     """The text of /usr/lib/veilor/claims.json: what the machine's veilor-doctor knows of MODEL."""
-    return claims.render(claims.Claim(one.id, one.adversary, one.says, one.state, one.boot) for one in model.claims)
+    return claims.render(
+        claims.Claim(one.id, one.adversary, one.says, one.state, one.boot) for one in model.claims
+    )

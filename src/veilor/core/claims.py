@@ -1,4 +1,6 @@
-"""The threat model's claims as the machine carries them (/usr/lib/veilor/claims.json), and what a look at one can come to."""
+"""The threat model's claims as the machine carries them (/usr/lib/veilor/claims.json), and what a look at one
+can come to.
+"""
 
 import enum
 import json
@@ -6,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 PATH = "/usr/lib/veilor/claims.json"
-PREDICATE = "https://github.com/veilor/veilor-os/claims/v1"  # what an in-toto statement about claims is called; no page
+# what an in-toto statement about claims is called; no page
+PREDICATE = "https://github.com/veilor/veilor-os/claims/v1"
 STATES = ("enforced", "opt-in", "residual", "out-of-scope")
 
 
@@ -21,7 +24,9 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to look at: its kind of look, what that takes, and what mends it. `capability`: see threats/schema.json."""
+    """One thing to look at: its kind of look, what that takes, and what mends it. `capability`: see
+    threats/schema.json.
+    """
 
     id: str
     kind: str
@@ -34,7 +39,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence of the threat model with the checks that a running machine can make; none where it shows nothing of it."""
+    """One sentence of the threat model with the checks that a running machine can make; none where it shows
+    nothing of it.
+    """
 
     id: str
     adversary: str
@@ -51,8 +58,16 @@ def worst(found: Iterable[Status]) -> Status | None:
 
 def render(claims: Iterable[Claim]) -> str:
     """The file's text for CLAIMS (schema 1)."""
-    rows = [{"id": claim.id, "adversary": claim.adversary, "says": claim.says, "state": claim.state,
-             "checks": [vars(check) for check in claim.checks]} for claim in claims]
+    rows = [
+        {
+            "id": claim.id,
+            "adversary": claim.adversary,
+            "says": claim.says,
+            "state": claim.state,
+            "checks": [vars(check) for check in claim.checks],
+        }
+        for claim in claims
+    ]
     return json.dumps({"schema": 1, "claims": rows}, indent=1, sort_keys=True) + "\n"
 
 
@@ -62,7 +77,15 @@ def parse(text: str) -> tuple[Claim, ...]:
         data = json.loads(text)
         if data["schema"] != 1:
             raise ValueError(f"its schema is {data['schema']!r}, not 1")
-        return tuple(Claim(row["id"], row["adversary"], row["says"], row["state"], tuple(Check(**check) for check in row["checks"]))
-                     for row in data["claims"])
+        return tuple(
+            Claim(
+                row["id"],
+                row["adversary"],
+                row["says"],
+                row["state"],
+                tuple(Check(**check) for check in row["checks"]),
+            )
+            for row in data["claims"]
+        )
     except (LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"it has not the shape of claims: {error}") from None

@@ -12,8 +12,9 @@ POLICY = "containerPolicy"
 class Entry:
     """One deployment. `reference` and `digest` are None for one that is not made from a container image.
 
-    `signature` is containerPolicy, insecure, ostreeRemote, or None: never verified. `locked`: downloaded, but kept from
-    booting. `timestamp`: RFC 3339 as written. `deployment`: checksum and serial, which no two deployments share.
+    `signature` is containerPolicy, insecure, ostreeRemote, or None: never verified. `locked`: downloaded, but
+    kept from booting. `timestamp`: RFC 3339 as written. `deployment`: checksum and serial, which no two
+    deployments share.
     """
 
     reference: str | None
@@ -84,10 +85,16 @@ def _entry(data: object, where: str) -> Entry | None:
     if digest is not None and not is_digest(digest):
         raise ValueError(f"{where}: {digest[:80]!r} is not a digest")
     return Entry(
-        reference=_typed(name, "image", str, where), transport=_typed(name, "transport", str, where), signature=signature,
-        digest=digest, version=version and "".join(filter(str.isprintable, version)), timestamp=_typed(image, "timestamp", str, where),
-        pinned=bool(_typed(data, "pinned", bool, where)), locked=bool(_typed(data, "downloadOnly", bool, where)),
-        incompatible=bool(_typed(data, "incompatible", bool, where)), checksum=_typed(ostree, "checksum", str, where),
+        reference=_typed(name, "image", str, where),
+        transport=_typed(name, "transport", str, where),
+        signature=signature,
+        digest=digest,
+        version=version and "".join(filter(str.isprintable, version)),
+        timestamp=_typed(image, "timestamp", str, where),
+        pinned=bool(_typed(data, "pinned", bool, where)),
+        locked=bool(_typed(data, "downloadOnly", bool, where)),
+        incompatible=bool(_typed(data, "incompatible", bool, where)),
+        checksum=_typed(ostree, "checksum", str, where),
         serial=_typed(ostree, "deploySerial", int, where) or 0,
     )
 
@@ -98,7 +105,11 @@ def parse(text: str) -> Host:
         data = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if not isinstance(data, dict) or data.get("kind") != "BootcHost" or not isinstance(data.get("status"), dict):
+    if (
+        not isinstance(data, dict)
+        or data.get("kind") != "BootcHost"
+        or not isinstance(data.get("status"), dict)
+    ):
         raise ValueError("not a status document of bootc")
     status = data["status"]
     others = _typed(status, "otherDeployments", list, "status") or []
@@ -112,8 +123,9 @@ def parse(text: str) -> Host:
 def place(host: Host, reference: str) -> str:
     """Where a machine stands towards REFERENCE, the image it should follow:
 
-    package (no deployments at all), layered (packages put on top, or no container image), foreign (follows another image),
-    others-staged (something else waits for the next boot), unverified (as the installer or somebody wrote it), ours.
+    package (no deployments at all), layered (packages put on top, or no container image), foreign (follows
+    another image), others-staged (something else waits for the next boot), unverified (as the installer or
+    somebody wrote it), ours.
     """
     booted, staged = host.booted, host.staged
     if booted is None:

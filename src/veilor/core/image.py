@@ -4,7 +4,9 @@ import re
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _WORD = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_REFERENCE = re.compile(rf"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{{1,5}})?(?:/{_WORD})+:[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}}")
+_REFERENCE = re.compile(
+    rf"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{{1,5}})?(?:/{_WORD})+:[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}}"
+)
 
 
 def is_digest(text: object) -> bool:

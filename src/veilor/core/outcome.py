@@ -22,8 +22,10 @@ MEANINGS = {
     Code.DONE: "done, or nothing to do",
     Code.FAILED: "it failed; the line on standard error says what and what boots next",
     Code.USAGE: "the command line is wrong, or a confirmation was not given",
-    Code.LATER: "not now: no network, no answer, or another program holds the lock; trying again later is right",
-    Code.REFUSED: "refused: something that must be trusted could not be verified, or is older than what was seen",
+    Code.LATER: "not now: no network, no answer, or another program holds the lock; trying again later is "
+    "right",
+    Code.REFUSED: "refused: something that must be trusted could not be verified, or is older than what was "
+    "seen",
     Code.UNFIT: "this machine is not of the kind that the program works on; nothing was changed",
     Code.ROOT: "it needs root",
     Code.UNSEEN: "nothing was seen to be wrong, but not everything could be seen",
@@ -37,13 +39,16 @@ def exit_codes(*codes: Code) -> str:
 
 
 def plain(text: str) -> str:
-    """TEXT for a line: some of its words come from a registry or another program, and none may move a terminal's cursor."""
+    """TEXT for a line: some of its words come from a registry or another program, and none may move a
+    terminal's cursor.
+    """
     return "".join(char if char.isprintable() else " " for char in text)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened, what it means, what to do next: sentences without a full stop, the last two may be empty.
+    """What happened, what it means, what to do next: sentences without a full stop, the last two may be
+    empty.
 
     `facts` is extra data for --json; `warnings` are sentences shown before the rest.
     """
@@ -63,5 +68,12 @@ class Outcome:
 
     def as_dict(self) -> dict:
         """For --json (schema 1): `facts` beside the fixed fields, which win over facts of the same name."""
-        return {**self.facts, "schema": 1, "code": int(self.code), "what": self.what, "means": self.means, "next": self.next,
-                "warnings": list(self.warnings)}
+        return {
+            **self.facts,
+            "schema": 1,
+            "code": int(self.code),
+            "what": self.what,
+            "means": self.means,
+            "next": self.next,
+            "warnings": list(self.warnings),
+        }

@@ -4,7 +4,8 @@ import json
 
 from veilor.core.product import KEYS_DIR, Product
 
-SUMS = "/usr/lib/veilor/keys.sha256"  # of the keys that the image was made with, as sha256sum writes and reads them
+# of the keys that the image was made with, as sha256sum writes and reads them
+SUMS = "/usr/lib/veilor/keys.sha256"
 
 
 def scopes(product: Product) -> dict[str, list[str]]:
@@ -16,7 +17,9 @@ def scopes(product: Product) -> dict[str, list[str]]:
 
 
 def requirement(keys: list[str]) -> list[dict]:
-    """What an image of one of our repositories has to fulfil: a signature by one of KEYS for this very repository."""
+    """What an image of one of our repositories has to fulfil: a signature by one of KEYS for this very
+    repository.
+    """
     return [{"type": "sigstoreSigned", "keyPaths": keys, "signedIdentity": {"type": "matchRepository"}}]
 
 
@@ -28,14 +31,16 @@ def render(product: Product) -> str:
 
 def render_registries(product: Product) -> str:
     """registries.d(5): the signatures lie beside the images. Without it the images look unsigned."""
-    return "docker:\n" + "".join(f"  {repo}:\n    use-sigstore-attachments: true\n" for repo in scopes(product))
+    return "docker:\n" + "".join(
+        f"  {repo}:\n    use-sigstore-attachments: true\n" for repo in scopes(product)
+    )
 
 
 def problems(text: str, product: Product) -> list[str]:
     """What is wrong with the policy in TEXT: no sentence when it is intact.
 
-    Other repositories may be added by the machine's owner. What may not be: another default, a weaker rule for ours,
-    or a scope within ours (`repo:tag`), which would win over the rule for the repository.
+    Other repositories may be added by the machine's owner. What may not be: another default, a weaker rule
+    for ours, or a scope within ours (`repo:tag`), which would win over the rule for the repository.
     """
     try:
         policy = json.loads(text)
@@ -51,5 +56,9 @@ def problems(text: str, product: Product) -> list[str]:
         if docker.get(scope) != requirement(keys):
             found.append(f"the container policy no longer asks for our signature on {scope}")
         inside = (f"{scope}:", f"{scope}@")
-        found += [f"the container policy has a rule of its own for {other}" for other in docker if other.startswith(inside)]
+        found += [
+            f"the container policy has a rule of its own for {other}"
+            for other in docker
+            if other.startswith(inside)
+        ]
     return found

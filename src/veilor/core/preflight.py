@@ -1,4 +1,6 @@
-"""What is looked at before an update is fetched, and what each finding does: the one table for program, help and docs."""
+"""What is looked at before an update is fetched, and what each finding does: the one table for program, help
+and docs.
+"""
 
 import enum
 from dataclasses import dataclass
@@ -17,8 +19,9 @@ class Does(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Row:
-    """One row: when it is `seen`, what it `does`, whether `--now` goes on all the same, the exit code when it stops the
-    program, and the sentences for a person with {places} for details (none where another module words them)."""
+    """One row: when it is `seen`, what it `does`, whether `--now` goes on all the same, the exit code when it
+    stops the program, and the sentences for a person with {places} for details (none where another module
+    words them)."""
 
     seen: str
     does: Does
@@ -31,33 +34,108 @@ class Row:
 
 NOW = "`{program} --now` does it all the same"
 TABLE = {
-    "unfit": Row("the system is not made from an image, has layered packages, follows another image, or somebody else has staged one",
-                 Does.REFUSE, False, Code.UNFIT),
+    "unfit": Row(
+        "the system is not made from an image, has layered packages, follows another image, or somebody "
+        "else has staged one",
+        Does.REFUSE,
+        False,
+        Code.UNFIT,
+    ),
     "lock": Row("another program is changing the installed versions", Does.DEFER, False, Code.LATER),
-    "trust": Row("the container policy, the signature lookup or a key is not as shipped", Does.REFUSE, False, Code.REFUSED),
-    "offline": Row("no network is connected", Does.DEFER, True, Code.LATER,
-                   "This machine is not connected to a network", "nothing was changed", "connect it, then try again"),
-    "silent": Row("the registry does not answer, a login page is in between, or the clock is wrong", Does.DEFER, False, Code.LATER),
-    "statement": Row("the channel statement is not signed by our key, malformed, for another tag, or older than one seen",
-                     Does.REFUSE, False, Code.REFUSED),
+    "trust": Row(
+        "the container policy, the signature lookup or a key is not as shipped",
+        Does.REFUSE,
+        False,
+        Code.REFUSED,
+    ),
+    "offline": Row(
+        "no network is connected",
+        Does.DEFER,
+        True,
+        Code.LATER,
+        "This machine is not connected to a network",
+        "nothing was changed",
+        "connect it, then try again",
+    ),
+    "silent": Row(
+        "the registry does not answer, a login page is in between, or the clock is wrong",
+        Does.DEFER,
+        False,
+        Code.LATER,
+    ),
+    "statement": Row(
+        "the channel statement is not signed by our key, malformed, for another tag, or older than one seen",
+        Does.REFUSE,
+        False,
+        Code.REFUSED,
+    ),
     "stale": Row("the channel statement has run out", Does.GO_ON, False, Code.DONE),
-    "clock": Row("the clock is behind a time that is known to have passed", Does.GO_ON, False, Code.DONE,
-                 "the clock says {clock}, but {known} has passed already: set it, or certificates and dates cannot be judged"),
-    "held": Row("this very version was rolled back from, by hand or by the health check", Does.DEFER, False, Code.DONE),
+    "clock": Row(
+        "the clock is behind a time that is known to have passed",
+        Does.GO_ON,
+        False,
+        Code.DONE,
+        "the clock says {clock}, but {known} has passed already: set it, or certificates and dates cannot "
+        "be judged",
+    ),
+    "held": Row(
+        "this very version was rolled back from, by hand or by the health check", Does.DEFER, False, Code.DONE
+    ),
     "queued": Row("a rollback waits for the restart", Does.DEFER, False, Code.DONE),
-    "turn": Row("the release is rolled out step by step, and this machine's turn is later", Does.DEFER, True, Code.LATER,
-                "{title} is announced, and this machine's turn is on {when}", "it comes by itself then", NOW),
-    "metered": Row("NetworkManager says that the connection is metered", Does.ASK, True, Code.LATER,
-                   "The network connection is metered", "an update can be some gigabytes", NOW),
-    "battery": Row("no mains power and the battery below {BATTERY} %", Does.ASK, True, Code.LATER,
-                   "The battery is at {percent} % and is not being charged", "the update would use much of it", NOW),
-    "space": Row("less than {SPACE} GiB free for the system", Does.ASK, True, Code.LATER,
-                 "Only {free} are free for the system", "a large update may not fit; it would be given up, and nothing would change",
-                 NOW + ", or make room first"),
-    "full": Row("less than {FULL} MiB free for the system", Does.REFUSE, False, Code.FAILED,
-                "Only {free} are free for the system", "no update fits, so nothing was fetched", "make room on the disk, then try again"),
-    "boot": Row("less than {BOOT} MiB free on /boot", Does.ASK, True, Code.LATER,
-                "Only {free} are free on /boot", "an older version may have to go so that the new one's kernel fits", NOW),
+    "turn": Row(
+        "the release is rolled out step by step, and this machine's turn is later",
+        Does.DEFER,
+        True,
+        Code.LATER,
+        "{title} is announced, and this machine's turn is on {when}",
+        "it comes by itself then",
+        NOW,
+    ),
+    "metered": Row(
+        "NetworkManager says that the connection is metered",
+        Does.ASK,
+        True,
+        Code.LATER,
+        "The network connection is metered",
+        "an update can be some gigabytes",
+        NOW,
+    ),
+    "battery": Row(
+        "no mains power and the battery below {BATTERY} %",
+        Does.ASK,
+        True,
+        Code.LATER,
+        "The battery is at {percent} % and is not being charged",
+        "the update would use much of it",
+        NOW,
+    ),
+    "space": Row(
+        "less than {SPACE} GiB free for the system",
+        Does.ASK,
+        True,
+        Code.LATER,
+        "Only {free} are free for the system",
+        "a large update may not fit; it would be given up, and nothing would change",
+        NOW + ", or make room first",
+    ),
+    "full": Row(
+        "less than {FULL} MiB free for the system",
+        Does.REFUSE,
+        False,
+        Code.FAILED,
+        "Only {free} are free for the system",
+        "no update fits, so nothing was fetched",
+        "make room on the disk, then try again",
+    ),
+    "boot": Row(
+        "less than {BOOT} MiB free on /boot",
+        Does.ASK,
+        True,
+        Code.LATER,
+        "Only {free} are free on /boot",
+        "an older version may have to go so that the new one's kernel fits",
+        NOW,
+    ),
 }
 BATTERY, SPACE, FULL, BOOT = 25, 3, 512, 200  # per cent, GiB, MiB, MiB
 LIMITS = {"BATTERY": BATTERY, "SPACE": SPACE, "FULL": FULL, "BOOT": BOOT}
@@ -81,8 +159,12 @@ def found(name: str, **details: object) -> Finding:
     return Finding(name, row, *(text.format(**details) for text in (row.what, row.means, row.next)), details)
 
 
-def judge(findings: list[Finding], now: bool, can_ask: bool) -> tuple[Finding | None, list[Finding], list[str]]:
-    """What FINDINGS come to: the one that stops the program (the gravest), those to ask about, and warnings."""
+def judge(
+    findings: list[Finding], now: bool, can_ask: bool
+) -> tuple[Finding | None, list[Finding], list[str]]:
+    """What FINDINGS come to: the one that stops the program (the gravest),
+    those to ask about, and warnings.
+    """
     rank = [Does.REFUSE, Does.DEFER, Does.ASK]
     stops, asks, warnings = [], [], []
     for finding in findings:
@@ -99,6 +181,13 @@ def judge(findings: list[Finding], now: bool, can_ask: bool) -> tuple[Finding | 
 
 def rows() -> list[tuple[str, str, str, str, str]]:
     """TABLE for people: name, when it is seen, what it does, whether --now goes on, exit code."""
-    return [(name, row.seen.format(**LIMITS), row.does.value + (" (where nobody can be asked: defer)" if row.does is Does.ASK else ""),
-             "goes on" if row.now else "no" if row.does is not Does.GO_ON else "-", str(int(row.code)))
-            for name, row in TABLE.items()]
+    return [
+        (
+            name,
+            row.seen.format(**LIMITS),
+            row.does.value + (" (where nobody can be asked: defer)" if row.does is Does.ASK else ""),
+            "goes on" if row.now else "no" if row.does is not Does.GO_ON else "-",
+            str(int(row.code)),
+        )
+        for name, row in TABLE.items()
+    ]

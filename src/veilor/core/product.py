@@ -49,7 +49,9 @@ class Product:
 
 
 def parse(text: str) -> Product:
-    """The product that the TOML in TEXT describes. Raises ValueError that names the field that is missing or wrong."""
+    """The product that the TOML in TEXT describes. Raises ValueError that names the field that is missing or
+    wrong.
+    """
     data = tomllib.loads(text)
 
     def section(name: str) -> dict:
@@ -65,20 +67,28 @@ def parse(text: str) -> Product:
 
     def keys(name: str) -> tuple[str, ...]:
         value = section("keys").get(name)
-        if not isinstance(value, list) or not value or not all(isinstance(key, str) and _KEY_NAME.fullmatch(key) for key in value):
+        if (
+            not isinstance(value, list)
+            or not value
+            or not all(isinstance(key, str) and _KEY_NAME.fullmatch(key) for key in value)
+        ):
             raise ValueError(f"[keys] {name} must be a list of file names that end in .pub")
         return tuple(value)
 
     product = Product(
         **{name: field("product", name) for name in ("id", "name", "version", "pretty_name", "stateroot")},
         **{name: field("image", name) for name in ("registry", "repository", "channel", "tag")},
-        base_image=field("base", "image"), base_tag=field("base", "tag"),
+        base_image=field("base", "image"),
+        base_tag=field("base", "tag"),
         urls={name: field("urls", name) for name in ("home", "support", "bugs", "docs")},
-        image_keys=keys("image"), channel_keys=keys("channel"),
+        image_keys=keys("image"),
+        channel_keys=keys("channel"),
     )
     for reference in (product.image_ref, product.channel_ref):
         if not image.is_reference(reference):
-            raise ValueError(f"{reference[:100]!r} is not an image reference with registry, repository and tag")
+            raise ValueError(
+                f"{reference[:100]!r} is not an image reference with registry, repository and tag"
+            )
     return product
 
 
@@ -91,9 +101,19 @@ def load(path: str | os.PathLike) -> Product:
 def os_release(product: Product) -> str:
     """os-release(5). ID_LIKE and PLATFORM_ID tell programs that know Fedora that this is one."""
     fields = {
-        "NAME": product.name, "VERSION": product.version, "ID": product.id, "ID_LIKE": "fedora", "VERSION_ID": product.version,
-        "PLATFORM_ID": f"platform:f{product.version}", "PRETTY_NAME": product.pretty_name, "IMAGE_ID": product.name,
-        "LOGO": product.name, "DEFAULT_HOSTNAME": product.id, "HOME_URL": product.urls["home"],
-        "DOCUMENTATION_URL": product.urls["docs"], "SUPPORT_URL": product.urls["support"], "BUG_REPORT_URL": product.urls["bugs"],
+        "NAME": product.name,
+        "VERSION": product.version,
+        "ID": product.id,
+        "ID_LIKE": "fedora",
+        "VERSION_ID": product.version,
+        "PLATFORM_ID": f"platform:f{product.version}",
+        "PRETTY_NAME": product.pretty_name,
+        "IMAGE_ID": product.name,
+        "LOGO": product.name,
+        "DEFAULT_HOSTNAME": product.id,
+        "HOME_URL": product.urls["home"],
+        "DOCUMENTATION_URL": product.urls["docs"],
+        "SUPPORT_URL": product.urls["support"],
+        "BUG_REPORT_URL": product.urls["bugs"],
     }
     return "".join(f'{key}="{value}"\n' for key, value in fields.items())

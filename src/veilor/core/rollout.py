@@ -1,7 +1,9 @@
-"""When a machine takes its turn: its place in the statement's rollout window, and how often it looks for news.
+"""When a machine takes its turn: its place in the statement's rollout window, and how often it looks for
+news.
 
-Nobody keeps a list of machines. Each finds its own place from its id and the version, so that the same machine is early
-with one version and late with another, and a bad release meets only those whose turn came before it was withdrawn.
+Nobody keeps a list of machines. Each finds its own place from its id and the version, so that the same
+machine is early with one version and late with another, and a bad release meets only those whose turn came
+before it was withdrawn.
 """
 
 import hashlib
@@ -16,7 +18,9 @@ LOOK_EVERY = timedelta(hours=20)
 LOOK_AGAIN = timedelta(hours=1)  # after a look that failed
 SECOND = timedelta(hours=8)  # over which those who slept through their turn are spread
 LATECOMERS = timedelta(days=1)  # after the window, in which this still matters
-AT_ONCE = timedelta(minutes=25)  # a machine that is awake acts within this time of its turn: the timer's step and a little
+AT_ONCE = timedelta(
+    minutes=25
+)  # a machine that is awake acts within this time of its turn: the timer's step and a little
 
 
 def place(machine_id: str, version: str, setting: str = "normal") -> float:
@@ -28,14 +32,19 @@ def place(machine_id: str, version: str, setting: str = "normal") -> float:
 
 def turn(statement: Statement, machine_id: str, setting: str = "normal") -> datetime:
     """When the machine may take what STATEMENT announces."""
-    return statement.rollout_start + timedelta(hours=statement.rollout_hours * place(machine_id, statement.version, setting))
+    return statement.rollout_start + timedelta(
+        hours=statement.rollout_hours * place(machine_id, statement.version, setting)
+    )
 
 
-def second_turn(statement: Statement, machine_id: str, setting: str, clock: datetime, known: datetime | None) -> datetime | None:
-    """The second turn of a machine that nobody uses by hand now and that slept through its first, while it is to come; else None.
+def second_turn(
+    statement: Statement, machine_id: str, setting: str, clock: datetime, known: datetime | None
+) -> datetime | None:
+    """The second turn of a machine that nobody uses by hand now and that slept through its first, while it is
+    to come; else None.
 
-    Without it all who slept would come at once in the morning: benchmarks/rollout.py. KNOWN: the turn noted before, which is
-    the second when it is later than the first; there is no third.
+    Without it all who slept would come at once in the morning: benchmarks/rollout.py. KNOWN: the turn noted
+    before, which is the second when it is later than the first; there is no third.
     """
     due = turn(statement, machine_id, setting)
     if known and due < known <= clock + SECOND:
@@ -49,8 +58,8 @@ def second_turn(statement: Statement, machine_id: str, setting: str, clock: date
 def waits(statement: Statement, machine_id: str, setting: str, clock: datetime) -> datetime | None:
     """The machine's turn when that is still to come, else None.
 
-    What was issued cannot lie in the future: a CLOCK a little behind it is taken for that moment, and one that is far
-    behind cannot tell when its turn is, so it doesn't wait (it might for ever).
+    What was issued cannot lie in the future: a CLOCK a little behind it is taken for that moment, and one
+    that is far behind cannot tell when its turn is, so it doesn't wait (it might for ever).
     """
     if clock < statement.issued - CLOCK_SLACK:
         return None
@@ -59,7 +68,9 @@ def waits(statement: Statement, machine_id: str, setting: str, clock: datetime) 
 
 
 def look_due(looked: datetime | None, failed: bool, due: datetime | None, clock: datetime) -> bool:
-    """Whether a machine that LOOKED (and FAILED), and knows a turn that is DUE then, should look for news at CLOCK."""
+    """Whether a machine that LOOKED (and FAILED), and knows a turn that is DUE then, should look for news at
+    CLOCK.
+    """
     if looked is None or looked > clock:  # never, or the clock was set back
         return True
     if due is not None and looked < due <= clock:

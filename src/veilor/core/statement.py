@@ -1,6 +1,8 @@
-"""The channel statement: which digest the product's tag means now. Parsing and judging; fetching is the device's.
+"""The channel statement: which digest the product's tag means now. Parsing and judging; fetching is the
+device's.
 
-Nothing here knows whether a statement is genuine. That is settled before, by fetching it under the container policy.
+Nothing here knows whether a statement is genuine. That is settled before, by fetching it under the container
+policy.
 """
 
 import json
@@ -64,7 +66,9 @@ def _time(data: dict, key: str) -> datetime:
 
 
 def parse(raw: bytes) -> Statement:
-    """The statement in RAW; fields that are not known are passed over. Raises ValueError with what is wrong."""
+    """The statement in RAW; fields that are not known are passed over. Raises
+    ValueError with what is wrong.
+    """
     if len(raw) > LIMIT:
         raise ValueError("it is too long")
     try:
@@ -84,12 +88,24 @@ def parse(raw: bytes) -> Statement:
     if not isinstance(hours, int | float) or isinstance(hours, bool) or not 0 <= hours <= 24 * 365:
         raise ValueError("rollout hours is missing or not a number of hours")
     withdrawn = data.get("withdrawn", [])
-    if not isinstance(withdrawn, list) or len(withdrawn) > 64 or not all(map(is_digest, withdrawn)) or data["digest"] in withdrawn:
+    if (
+        not isinstance(withdrawn, list)
+        or len(withdrawn) > 64
+        or not all(map(is_digest, withdrawn))
+        or data["digest"] in withdrawn
+    ):
         raise ValueError("withdrawn is not a list of other digests")
     found = Statement(
-        repository=_text(data, "repository"), tag=_text(data, "tag"), digest=data["digest"], version=_text(data, "version", 80),
-        sequence=sequence, issued=_time(data, "issued"), expires=_time(data, "expires"),
-        rollout_start=_time(rollout, "start"), rollout_hours=float(hours), withdrawn=tuple(withdrawn),
+        repository=_text(data, "repository"),
+        tag=_text(data, "tag"),
+        digest=data["digest"],
+        version=_text(data, "version", 80),
+        sequence=sequence,
+        issued=_time(data, "issued"),
+        expires=_time(data, "expires"),
+        rollout_start=_time(rollout, "start"),
+        rollout_hours=float(hours),
+        withdrawn=tuple(withdrawn),
     )
     if found.expires <= found.issued:
         raise ValueError("it expires before it is issued")
@@ -99,18 +115,28 @@ def parse(raw: bytes) -> Statement:
 def check_target(statement: Statement, repository: str, tag: str) -> None:
     """Raise Refused unless STATEMENT is about TAG of REPOSITORY: the same key may sign for other tags."""
     if (statement.repository, statement.tag) != (repository, tag):
-        raise Refused(f"the channel statement is for {statement.repository}:{statement.tag}, not for {repository}:{tag}")
+        raise Refused(
+            f"the channel statement is for {statement.repository}:{statement.tag}, not for {repository}:{tag}"
+        )
 
 
 def check_sequence(statement: Statement, seen: int | None, seen_digest: str | None, floor: int) -> None:
-    """Raise Refused when STATEMENT is older than the newest one SEEN or than FLOOR, or says something else under a
-    number that was seen with SEEN_DIGEST."""
+    """Raise Refused when STATEMENT is older than the newest one SEEN or than FLOOR, or says something else
+    under a number that was seen with SEEN_DIGEST."""
     if statement.sequence < floor:
-        raise Refused(f"the channel statement has number {statement.sequence}, older than {floor}, which this system came with")
+        raise Refused(
+            f"the channel statement has number {statement.sequence}, older than {floor}, which this system "
+            "came with"
+        )
     if seen is not None and statement.sequence < seen:
-        raise Refused(f"the channel statement has number {statement.sequence}, older than {seen}, which this machine has seen before")
+        raise Refused(
+            f"the channel statement has number {statement.sequence}, older than {seen}, which this machine "
+            "has seen before"
+        )
     if seen is not None and statement.sequence == seen and seen_digest not in (None, statement.digest):
-        raise Refused(f"the channel statement has number {seen} like one seen before, but announces another image")
+        raise Refused(
+            f"the channel statement has number {seen} like one seen before, but announces another image"
+        )
 
 
 def expired(statement: Statement, now: datetime) -> timedelta | None:
@@ -120,8 +146,16 @@ def expired(statement: Statement, now: datetime) -> timedelta | None:
 
 # From how many days after its end a statement's age means what, for the person.
 STALE = (
-    (30, "it has most likely been without security updates since then, so look from another device whether there is a newer version"),
-    (7, "it may be missing security updates, so see whether its network blocks the registry and whether its clock is right"),
+    (
+        30,
+        "it has most likely been without security updates since then, so look from another device whether "
+        "there is a newer version",
+    ),
+    (
+        7,
+        "it may be missing security updates, so see whether its network blocks the registry and whether its "
+        "clock is right",
+    ),
     (0, "it may be kept from hearing of updates, or its clock is wrong"),
 )
 LASTING = timedelta(days=STALE[1][0])  # from this age on a person is told also when nobody asked

@@ -1,8 +1,9 @@
 """How somebody who is not root uses the programs: by units that run them as root, guarded by polkit.
 
-Who sits at the machine may look and update without a password, since neither can install anything but what is signed and
-announced; a rollback asks for an administrator. There is no pkexec here, and no program of ours is setuid. The rules
-are in /usr/share/polkit-1/rules.d/11-veilor-ask.rules; each unit leaves its program's answer in a file for everybody.
+Who sits at the machine may look and update without a password, since neither can install anything but what is
+signed and announced; a rollback asks for an administrator. There is no pkexec here, and no program of ours is
+setuid. The rules are in /usr/share/polkit-1/rules.d/11-veilor-ask.rules; each unit leaves its program's
+answer in a file for everybody.
 """
 
 import json
@@ -30,14 +31,20 @@ def unit_for(program: str, args) -> str | None:
 
 
 def ask(program: str, args) -> Outcome:
-    """Have the unit for PROGRAM with ARGS do it, and give its outcome. Raises DeviceError: ROOT when that is not possible."""
+    """Have the unit for PROGRAM with ARGS do it, and give its outcome. Raises DeviceError: ROOT when that is
+    not possible.
+    """
     name = unit_for(program, args)
     if name is None:
         raise DeviceError("Only root can do this", "nothing was changed", "start it with sudo", Code.ROOT)
     done = run(["systemctl", "start", f"veilor-ask-{name}.service"], timeout=PATIENCE)
     if done.code:
-        raise DeviceError(f"Only root can do this, and it could not be asked for ({done.reason})", "nothing was changed",
-                          "do it at the machine itself, or start it with sudo", Code.ROOT)
+        raise DeviceError(
+            f"Only root can do this, and it could not be asked for ({done.reason})",
+            "nothing was changed",
+            "do it at the machine itself, or start it with sudo",
+            Code.ROOT,
+        )
     try:
         data = json.loads(at(ANSWERS.format(name)).read_bytes())
         code, texts = Code(data.pop("code")), [data.pop(key) for key in ("what", "means", "next")]
@@ -45,7 +52,9 @@ def ask(program: str, args) -> Outcome:
         if not texts[0]:
             raise ValueError("it says nothing")
     except (OSError, ValueError, RecursionError, LookupError, AttributeError, TypeError):
-        raise DeviceError("It was done as root, but left no answer", "what boots next is as `veilor-status` says", "") from None
+        raise DeviceError(
+            "It was done as root, but left no answer", "what boots next is as `veilor-status` says", ""
+        ) from None
     return Outcome(code, *map(str, texts), facts=data, warnings=warnings)
 
 

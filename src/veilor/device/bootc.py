@@ -1,8 +1,9 @@
 """All of bootc that the product uses, in one place; and the three things that only ostree itself can do.
 
-Forms (held by a test): status --format=json --format-version=1 · switch --progress-fd N --enforce-container-sigpolicy REF ·
-upgrade --download-only --progress-fd N · upgrade --from-downloaded · rollback. What they print is shown to people, never
-decided by: decisions are made on what status says afterwards.
+Forms (held by a test): status --format=json --format-version=1 · switch --progress-fd N
+--enforce-container-sigpolicy REF · upgrade --download-only --progress-fd N · upgrade --from-downloaded ·
+rollback. What they print is shown to people, never decided by: decisions are made on what status says
+afterwards.
 """
 
 import os
@@ -18,31 +19,53 @@ STATUS = ["bootc", "status", "--format=json", "--format-version=1"]
 STATUS_TIMEOUT = 120.0  # seconds: bootc waits for whoever holds the sysroot's lock
 PULL_TIMEOUT = 6 * 3600.0  # a whole image over a slow line
 CHANGE_TIMEOUT = 900.0
-BUSY = "another program is installing or removing a system version and holds the lock; wait until it has ended, then try again"
+BUSY = (
+    "another program is installing or removing a system version and holds the lock; wait until it has "
+    "ended, then try again"
+)
 
 
 def status() -> Host:
     """The deployments as they are now. Raises DeviceError: ROOT, LATER when it is blocked, FAILED."""
     if os.geteuid() != 0:
-        raise DeviceError("Only root can ask what is installed", "bootc answers nobody else", "start it with sudo", Code.ROOT)
+        raise DeviceError(
+            "Only root can ask what is installed",
+            "bootc answers nobody else",
+            "start it with sudo",
+            Code.ROOT,
+        )
     try:
         done = run(STATUS, timeout=STATUS_TIMEOUT)
     except DeviceError as error:
         if error.outcome.code is Code.LATER:
-            raise DeviceError(f"`bootc status` did not answer within {STATUS_TIMEOUT:.0f} s", "", BUSY, Code.LATER) from None
+            raise DeviceError(
+                f"`bootc status` did not answer within {STATUS_TIMEOUT:.0f} s", "", BUSY, Code.LATER
+            ) from None
         raise
     if done.code:
-        raise DeviceError(f"`bootc status` failed ({done.reason})", "nothing can be said about this system, and nothing was changed")
+        raise DeviceError(
+            f"`bootc status` failed ({done.reason})",
+            "nothing can be said about this system, and nothing was changed",
+        )
     try:
         return host.parse(done.out)
     except ValueError as error:
-        raise DeviceError(f"`bootc status` answered what cannot be understood ({error})", "nothing was changed",
-                          "this release and its bootc do not fit together; please report it") from None
+        raise DeviceError(
+            f"`bootc status` answered what cannot be understood ({error})",
+            "nothing was changed",
+            "this release and its bootc do not fit together; please report it",
+        ) from None
 
 
 def switch(reference: str, progress: str = "auto") -> None:
-    """Follow REFERENCE from now on and stage it, verified by the container policy. Ready for the next boot at once."""
-    _work(["bootc", "switch", "--progress-fd", PIPE, "--enforce-container-sigpolicy", reference], reference, progress)
+    """Follow REFERENCE from now on and stage it, verified by the container policy. Ready for the next boot at
+    once.
+    """
+    _work(
+        ["bootc", "switch", "--progress-fd", PIPE, "--enforce-container-sigpolicy", reference],
+        reference,
+        progress,
+    )
 
 
 def download(progress: str = "auto") -> None:
@@ -60,8 +83,10 @@ def _work(argv: list[str], what: str, progress: str) -> None:
         return
     code = kind(done.err)
     means, then = {
-        Code.REFUSED: ("the container policy does not accept it, and nothing was installed", "this is not a matter of trying again; if it "
-                       "lasts, compare the keys on the product's web site"),
+        Code.REFUSED: (
+            "the container policy does not accept it, and nothing was installed",
+            "this is not a matter of trying again; if it lasts, compare the keys on the product's web site",
+        ),
         Code.LATER: ("the registry did not answer as it should", "it is tried again later"),
     }.get(code, ("nothing changes at the next restart", "see `journalctl -b` for more"))
     raise DeviceError(f"Fetching {what} failed ({done.reason})", means, then, code)
@@ -80,23 +105,33 @@ def rollback() -> None:
 def _change(argv: list[str]) -> None:
     done = run(argv, timeout=CHANGE_TIMEOUT)
     if done.code:
-        raise DeviceError(f"`{' '.join(argv)}` failed ({done.reason})", "what boots next is as `veilor-status` says", "try again")
+        raise DeviceError(
+            f"`{' '.join(argv)}` failed ({done.reason})",
+            "what boots next is as `veilor-status` says",
+            "try again",
+        )
 
 
 def drop_staged(staged: Entry) -> Host:
     """Make sure that STAGED never boots: take it off the list of deployments. The status after that.
 
-    bootc has no verb for this (a rollback drops it as well, but changes the boot order), so it is `ostree admin undeploy 0`,
-    where ostree always lists what is staged, run only when 0 really is STAGED. Raises DeviceError when it is still there.
+    bootc has no verb for this (a rollback drops it as well, but changes the boot order), so it is `ostree
+    admin undeploy 0`, where ostree always lists what is staged, run only when 0 really is STAGED. Raises
+    DeviceError when it is still there.
     """
     listed = _deployments()
     if listed and listed[0] == staged.deployment and at("/run/ostree/staged-deployment").exists():
         run(["ostree", "admin", "undeploy", "0"], timeout=CHANGE_TIMEOUT)
     after = status()
     if after.staged and after.staged.deployment == staged.deployment:
-        raise DeviceError(f"{staged.title} must not boot, but could not be taken away",
-                          "it stays locked and is gone after a restart" if after.staged.locked else "a restart would boot it",
-                          "do not restart; run `ostree admin undeploy 0` as root", Code.REFUSED)
+        raise DeviceError(
+            f"{staged.title} must not boot, but could not be taken away",
+            "it stays locked and is gone after a restart"
+            if after.staged.locked
+            else "a restart would boot it",
+            "do not restart; run `ostree admin undeploy 0` as root",
+            Code.REFUSED,
+        )
     return after
 
 
@@ -123,4 +158,7 @@ def _ostree(*verb: str) -> None:
 def _deployments() -> list[tuple[str, int]]:
     """Checksum and serial of each deployment in ostree's order, which is the INDEX that its commands take."""
     done = run(["ostree", "admin", "status"], timeout=STATUS_TIMEOUT)
-    return [(checksum, int(serial)) for checksum, serial in re.findall(r"^[* ] \S+ ([0-9a-f]{64})\.([0-9]+)", done.out, re.M)]
+    return [
+        (checksum, int(serial))
+        for checksum, serial in re.findall(r"^[* ] \S+ ([0-9a-f]{64})\.([0-9]+)", done.out, re.M)
+    ]

@@ -1,4 +1,6 @@
-"""Fetches the channel statement under the machine's container policy and judges it against what was seen before."""
+"""Fetches the channel statement under the machine's container policy and judges it against what was seen
+before.
+"""
 
 import hashlib
 import json
@@ -24,8 +26,12 @@ REGISTRIES = "/etc/containers/registries.d"
 TIMEOUT = 60.0  # seconds for a few kilobytes
 LONG_ABSENCE = timedelta(days=180)
 T = TypeVar("T")
-ROTATED = ("this machine has heard no news for so long that both keys it knows may have been replaced; it keeps what it runs",
-           "read on the product's web site which keys are in use; when both are new, back up and install from a current medium")
+ROTATED = (
+    "this machine has heard no news for so long that both keys it knows may have been replaced; it keeps "
+    "what it runs",
+    "read on the product's web site which keys are in use; when both are new, back up and install from a "
+    "current medium",
+)
 
 
 def product() -> Product:
@@ -33,12 +39,17 @@ def product() -> Product:
     try:
         return load(at(PRODUCT))
     except (OSError, ValueError) as error:
-        raise DeviceError(f"{PRODUCT} cannot be used ({error})", "this system does not know which image it follows",
-                          "restart into the previous version, or reinstall") from None
+        raise DeviceError(
+            f"{PRODUCT} cannot be used ({error})",
+            "this system does not know which image it follows",
+            "restart into the previous version, or reinstall",
+        ) from None
 
 
 def trust_problems(facts: Product) -> list[str]:
-    """What keeps this machine from verifying images: policy, signature lookup, keys. No sentence when all is intact."""
+    """What keeps this machine from verifying images: policy, signature lookup, keys. No sentence when all is
+    intact.
+    """
     try:
         found = policy.problems(at(POLICY).read_text(), facts)
     except (OSError, ValueError):
@@ -63,8 +74,12 @@ def require_trust(facts: Product) -> None:
     """Raise DeviceError (REFUSED) when this machine could not verify what it fetches."""
     found = trust_problems(facts)
     if found:
-        raise DeviceError(f"Nothing is fetched: {'; '.join(found)}", "what comes from the registry could not be verified",
-                          f"put the shipped file back: cp -a /usr{POLICY} {POLICY} (same for registries.d)", Code.REFUSED)
+        raise DeviceError(
+            f"Nothing is fetched: {'; '.join(found)}",
+            "what comes from the registry could not be verified",
+            f"put the shipped file back: cp -a /usr{POLICY} {POLICY} (same for registries.d)",
+            Code.REFUSED,
+        )
 
 
 def floor() -> int:
@@ -75,24 +90,35 @@ def floor() -> int:
             raise ValueError("sequence is not a number")
         return number
     except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
-        raise DeviceError(f"{FLOOR} cannot be used ({error})", "an old statement could not be told from a new one",
-                          "restart into the previous version", Code.REFUSED) from None
+        raise DeviceError(
+            f"{FLOOR} cannot be used ({error})",
+            "an old statement could not be told from a new one",
+            "restart into the previous version",
+            Code.REFUSED,
+        ) from None
 
 
 def announced(facts: Product) -> tuple[Statement, tuple[str, ...]]:
-    """The statement of the product's channel, verified and not older than any seen, with warnings; recorded as seen.
+    """The statement of the product's channel, verified and not older than any seen, with warnings; recorded
+    as seen.
 
     Raises DeviceError: LATER when nobody answers, REFUSED when the statement must not be followed.
     """
     require_trust(facts)
     lowest = floor()
-    said = fetch(facts.channel_ref, lambda folder: statement.parse(read_layer(folder)), "the channel statement")
+    said = fetch(
+        facts.channel_ref, lambda folder: statement.parse(read_layer(folder)), "the channel statement"
+    )
     try:
         statement.check_target(said, facts.image_repo, facts.tag)
         statement.check_sequence(said, *state.seen(), lowest)
     except statement.Refused as error:
-        raise DeviceError(f"Refused: {error}", "somebody may be trying to lead this machine back to an old version; nothing was changed",
-                          "it is looked at again later", Code.REFUSED) from None
+        raise DeviceError(
+            f"Refused: {error}",
+            "somebody may be trying to lead this machine back to an old version; nothing was changed",
+            "it is looked at again later",
+            Code.REFUSED,
+        ) from None
     state.remember(said)
     late = statement.expired(said, datetime.now(UTC))
     return said, ((statement.stale_words(late),) if late else ())
@@ -105,9 +131,11 @@ def stale() -> timedelta | None:
 
 
 def fetch(reference: str, read: Callable[[str], T], what: str) -> T:
-    """What READ makes of the folder with the artefact behind REFERENCE; the container policy decides whether it is genuine.
+    """What READ makes of the folder with the artefact behind REFERENCE; the container policy decides whether
+    it is genuine.
 
-    WHAT it is, for sentences. READ raises OSError or ValueError when it can't be understood. Raises DeviceError.
+    WHAT it is, for sentences. READ raises OSError or ValueError when it can't be understood. Raises
+    DeviceError.
     """
     scratch = at(state.RUN) if os.geteuid() == 0 else at("/tmp")
     scratch.mkdir(parents=True, exist_ok=True)
@@ -118,21 +146,41 @@ def fetch(reference: str, read: Callable[[str], T], what: str) -> T:
         done = run([*argv, f"docker://{reference}", f"dir:{folder}"], timeout=TIMEOUT)
         if done.code and kind(done.err) is Code.REFUSED:
             late = stale()
-            means, then = ROTATED if late and late > LONG_ABSENCE else ("nothing was changed", "it is looked at again later")
-            raise DeviceError(f"Refused: {what} could not be verified ({done.reason})", means, then, Code.REFUSED)
+            means, then = (
+                ROTATED
+                if late and late > LONG_ABSENCE
+                else ("nothing was changed", "it is looked at again later")
+            )
+            raise DeviceError(
+                f"Refused: {what} could not be verified ({done.reason})", means, then, Code.REFUSED
+            )
         if "manifest unknown" in done.err:
-            raise DeviceError(f"The registry does not have {what}", "nothing was changed", "it is looked for again later", Code.LATER,
-                              {"network": "answers"})
+            raise DeviceError(
+                f"The registry does not have {what}",
+                "nothing was changed",
+                "it is looked for again later",
+                Code.LATER,
+                {"network": "answers"},
+            )
         if done.code:
             between = network.probe(reference.split("/")[0])
             why, then = network.EXPLAINED[between]
-            raise DeviceError(f"The update channel does not answer ({done.reason})", f"{why}; nothing was changed", then, Code.LATER,
-                              {"network": between})
+            raise DeviceError(
+                f"The update channel does not answer ({done.reason})",
+                f"{why}; nothing was changed",
+                then,
+                Code.LATER,
+                {"network": between},
+            )
         try:
             return read(folder)
         except (OSError, ValueError) as error:
-            raise DeviceError(f"Refused: {what} cannot be understood ({error})", "nothing was changed",
-                              "it is looked at again later", Code.REFUSED) from None
+            raise DeviceError(
+                f"Refused: {what} cannot be understood ({error})",
+                "nothing was changed",
+                "it is looked at again later",
+                Code.REFUSED,
+            ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,4 +1,5 @@
-"""What the machine's owner may set, in /etc/veilor/veilor.toml. No file is shipped there: an update never meets a changed one.
+"""What the machine's owner may set, in /etc/veilor/veilor.toml. No file is shipped there: an update never
+meets a changed one.
 
 [update]
 rollout = "early" | "normal" | "late"    which part of a release's rollout window this machine is in

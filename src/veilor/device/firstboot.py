@@ -1,7 +1,8 @@
-"""veilor-firstboot-rebase: moves a machine from what the installer wrote to the signed image, and then never runs again.
+"""veilor-firstboot-rebase: moves a machine from what the installer wrote to the signed image, and then never
+runs again.
 
-What it does next depends only on what bootc says now and on what has just happened: the table below. It remembers
-nothing, so it can be killed at any step and goes on.
+What it does next depends only on what bootc says now and on what has just happened: the table below. It
+remembers nothing, so it can be killed at any step and goes on.
 """
 
 import contextlib
@@ -18,39 +19,73 @@ from veilor.device.run import DeviceError, at, run
 PROGRAM = "veilor-firstboot-rebase"
 UNIT = f"{PROGRAM}.service"
 STAMP = "/var/lib/veilor/firstboot-done"
-DELAYS = (3, 5, 10, 20, 30, 30, 30, 30, 30)  # seconds between attempts; after the last one systemd starts us anew
+DELAYS = (
+    3,
+    5,
+    10,
+    20,
+    30,
+    30,
+    30,
+    30,
+    30,
+)  # seconds between attempts; after the last one systemd starts us anew
 STEPS = 40
 UNTIL_THEN = "until then it runs what the installer wrote, unverified"
 
 EVENTS = ("start", "silent", "refused", "held", "announced", "staged", "failed")
-TABLE = {state: dict(zip(EVENTS, actions, strict=True)) for state, actions in {
-    # whatever happens, a machine that it is not for is left alone
-    **dict.fromkeys(update.UNFIT, ("explain",) * len(EVENTS)),
-    # state               start    silent  refused  held     announced  staged           failed
-    "unverified":       ("fetch", "wait", "stop", "leave", "stage", "stop", "stop"),
-    "booted-other":     ("fetch", "wait", "stop", "leave", "stage", "stop", "stop"),
-    "booted-announced": ("fetch", "wait", "stop", "finish", "finish", "finish", "stop"),
-    "staged-other":     ("fetch", "wait", "stop", "leave", "drop", "drop_and_stop", "drop_and_stop"),
-    "staged-locked":    ("fetch", "wait", "stop", "leave", "let_go", "let_go", "stop"),
-    "staged-announced": ("fetch", "wait", "stop", "leave", "let_go", "finish", "stop"),
-}.items()}
+TABLE = {
+    state: dict(zip(EVENTS, actions, strict=True))
+    for state, actions in {
+        # whatever happens, a machine that it is not for is left alone
+        **dict.fromkeys(update.UNFIT, ("explain",) * len(EVENTS)),
+        # state               start    silent  refused  held     announced  staged           failed
+        "unverified": ("fetch", "wait", "stop", "leave", "stage", "stop", "stop"),
+        "booted-other": ("fetch", "wait", "stop", "leave", "stage", "stop", "stop"),
+        "booted-announced": ("fetch", "wait", "stop", "finish", "finish", "finish", "stop"),
+        "staged-other": ("fetch", "wait", "stop", "leave", "drop", "drop_and_stop", "drop_and_stop"),
+        "staged-locked": ("fetch", "wait", "stop", "leave", "let_go", "let_go", "stop"),
+        "staged-announced": ("fetch", "wait", "stop", "leave", "let_go", "finish", "stop"),
+    }.items()
+}
 
 
 def look(host: Host | None, reference: str, said: Statement | None) -> str:
-    """The state, a row of TABLE, of a machine with the status HOST (None: no ostree at all) when SAID is announced."""
+    """The state, a row of TABLE, of a machine with the status HOST (None: no ostree at all) when SAID is
+    announced.
+    """
     where = place(host, reference) if host else "package"
     if where not in ("ours", "unverified"):
         return where
     wanted = said.digest if said else None
     if host.staged:
-        return "staged-other" if host.staged.digest != wanted else "staged-locked" if host.staged.locked else "staged-announced"
-    return where if where == "unverified" else "booted-announced" if host.booted.digest == wanted else "booted-other"
+        return (
+            "staged-other"
+            if host.staged.digest != wanted
+            else "staged-locked"
+            if host.staged.locked
+            else "staged-announced"
+        )
+    return (
+        where
+        if where == "unverified"
+        else "booted-announced"
+        if host.booted.digest == wanted
+        else "booted-other"
+    )
 
 
 class Walk:
     """One walk through the table. Each action returns the next event, or an Outcome that ends it."""
 
-    def __init__(self, facts: Product, lock: contextlib.ExitStack, now: bool = False, ask: bool = False, progress: str = "none") -> None:
+    def __init__(
+        self,
+        facts: Product,
+        lock: contextlib.ExitStack,
+        now: bool = False,
+        ask: bool = False,
+        progress: str = "none",
+    ) -> None:
         self.facts, self.lock, self.now, self.ask, self.progress = facts, lock, now, ask, progress
         self.host, self.state = None, ""
         self.said: Statement | None = None
@@ -68,7 +103,9 @@ class Walk:
             if isinstance(done, Outcome):
                 return done
             event = done
-        raise DeviceError("The first boot comes to no end", f"it stopped at {self.state}", "see `veilor-status`")
+        raise DeviceError(
+            "The first boot comes to no end", f"it stopped at {self.state}", "see `veilor-status`"
+        )
 
     def explain(self) -> Outcome:
         outcome = update.unfit(self.state, self.host or Host(None, None, None, (), False), self.facts)
@@ -79,7 +116,9 @@ class Walk:
         try:
             if not network.connected():  # said at once, while the boot screen is still there
                 why, then = network.EXPLAINED["offline"]
-                raise DeviceError("The update channel cannot be asked", why, then, Code.LATER, {"network": "offline"})
+                raise DeviceError(
+                    "The update channel cannot be asked", why, then, Code.LATER, {"network": "offline"}
+                )
             self.said, self.warnings = channel.announced(self.facts)
         except DeviceError as error:
             self.error = error
@@ -92,7 +131,10 @@ class Walk:
 
     def wait(self) -> str:
         why, then = network.EXPLAINED[self.error.outcome.facts.get("network", "unknown")]
-        tell.announce("firstboot", Outcome(Code.LATER, f"Waiting to be moved to the signed image: {why}", UNTIL_THEN, then))
+        tell.announce(
+            "firstboot",
+            Outcome(Code.LATER, f"Waiting to be moved to the signed image: {why}", UNTIL_THEN, then),
+        )
         if not self.delays:
             raise self.error
         self.lock.close()  # a person who cannot wait may go ahead
@@ -103,19 +145,29 @@ class Walk:
     def stop(self) -> Outcome:
         if self.error:
             raise self.error
-        raise DeviceError("bootc has ended well, but what it should have staged is not there", "nothing was changed", "it is tried again")
+        raise DeviceError(
+            "bootc has ended well, but what it should have staged is not there",
+            "nothing was changed",
+            "it is tried again",
+        )
 
     def leave(self) -> Outcome:
         entry = state.held_back()[self.said.digest]
         # LATER: what runs is unverified, so the unit goes on looking for something newer.
-        outcome = Outcome(Code.LATER, f"{self.said.title} is not installed by itself: {entry.get('reason')}", UNTIL_THEN,
-                          "a newer version will be, and is looked for")
+        outcome = Outcome(
+            Code.LATER,
+            f"{self.said.title} is not installed by itself: {entry.get('reason')}",
+            UNTIL_THEN,
+            "a newer version will be, and is looked for",
+        )
         tell.announce("firstboot", outcome)
         return outcome
 
     def stage(self) -> str:
         # Its turn in a rollout is no matter here: what runs is unverified.
-        self.warnings += preflight.require(preflight.before_download(PROGRAM, None, datetime.now(UTC)), self.now, self.ask)
+        self.warnings += preflight.require(
+            preflight.before_download(PROGRAM, None, datetime.now(UTC)), self.now, self.ask
+        )
         self.keep_bootstrap()
         try:
             self.host, more = update.stage(self.host, self.facts, self.said, "first boot", self.progress)
@@ -142,24 +194,39 @@ class Walk:
     def finish(self) -> Outcome:
         """Only ever reached when what is booted or staged is the announced digest, verified: see `look`."""
         if self.host.staged and not health.armed_for(self.host.staged):
-            self.warnings += update.try_to_arm(self.host.booted, health.describe(self.host.staged), "first boot")
-        # The stamp first: without it, and disabled, a power cut that loses what is staged would leave nobody to go on; with it the
-        # updates do.
-        state.write(STAMP, {"schema": 1, "digest": self.said.digest, "version": self.said.version, "when": state.now()})
+            self.warnings += update.try_to_arm(
+                self.host.booted, health.describe(self.host.staged), "first boot"
+            )
+        # The stamp first: without it, and disabled, a power cut that loses what is staged would leave nobody
+        # to go on; with it the updates do.
+        state.write(
+            STAMP,
+            {"schema": 1, "digest": self.said.digest, "version": self.said.version, "when": state.now()},
+        )
         done = run(["systemctl", "disable", UNIT], timeout=60)
         if done.code:
-            self.warnings += (f"`systemctl disable {UNIT}` failed ({done.reason}); it does not start again all the same",)
+            self.warnings += (
+                f"`systemctl disable {UNIT}` failed ({done.reason}); it does not start again all the same",
+            )
         if self.host.staged is None:
             tell.notify("firstboot", None)
-            return Outcome(Code.DONE, f"{self.said.title} runs, verified by the container policy", warnings=self.warnings)
-        outcome = Outcome(Code.DONE, f"{self.said.title} was verified and is ready",
-                          "until the restart this machine runs what the installer wrote, unverified", update.RESTART,
-                          warnings=self.warnings)
+            return Outcome(
+                Code.DONE, f"{self.said.title} runs, verified by the container policy", warnings=self.warnings
+            )
+        outcome = Outcome(
+            Code.DONE,
+            f"{self.said.title} was verified and is ready",
+            "until the restart this machine runs what the installer wrote, unverified",
+            update.RESTART,
+            warnings=self.warnings,
+        )
         tell.announce("firstboot", outcome)
         return outcome
 
     def keep_bootstrap(self) -> None:
-        """Pin what the installer wrote, so that there is a way back until two updates have proved themselves."""
+        """Pin what the installer wrote, so that there is a way back until two
+        updates have proved themselves.
+        """
         booted = self.host.booted
         if booted.follows(self.facts.image_ref) or booted.pinned:
             return  # pinned: by an earlier run of this, or by somebody whose pin is none of ours to take away
@@ -185,14 +252,22 @@ def report() -> Outcome:
     """How far it is, without root, a lock or a network."""
     stamp, held = state.read(STAMP), state.held_back()
     if stamp:
-        return Outcome(Code.DONE, f"Done on {stamp.get('when')}: moved to veilor-os {stamp.get('version')}", facts={"done": True, **stamp})
+        return Outcome(
+            Code.DONE,
+            f"Done on {stamp.get('when')}: moved to veilor-os {stamp.get('version')}",
+            facts={"done": True, **stamp},
+        )
     unit = run(["systemctl", "is-active", UNIT], timeout=30).out.strip()
     last = state.part(state.part(state.read(tell.NOTICE), "notices"), "firstboot").get("line")
     failed = "; ".join(str(entry.get("reason")) for entry in held.values())
     means = last if isinstance(last, str) else failed or f"the unit is {unit or 'unknown'}"
-    return Outcome(Code.DONE, "Not done yet: what runs is as the installer wrote it, unverified", means,
-                   "" if unit in ("active", "activating") else f"`{PROGRAM} --retry` begins anew",
-                   {"done": False, "unit": unit or None, "last": last if isinstance(last, str) else None})
+    return Outcome(
+        Code.DONE,
+        "Not done yet: what runs is as the installer wrote it, unverified",
+        means,
+        "" if unit in ("active", "activating") else f"`{PROGRAM} --retry` begins anew",
+        {"done": False, "unit": unit or None, "last": last if isinstance(last, str) else None},
+    )
 
 
 def retry() -> Outcome:
@@ -200,7 +275,11 @@ def retry() -> Outcome:
     facts, host = channel.product(), bootc.status()
     newest = host.staged or host.booted
     if newest and newest.follows(facts.image_ref) and state.read(STAMP):
-        return Outcome(Code.DONE, f"Nothing to begin anew: {newest.title} was verified by the container policy", facts={"state": "done"})
+        return Outcome(
+            Code.DONE,
+            f"Nothing to begin anew: {newest.title} was verified by the container policy",
+            facts={"state": "done"},
+        )
     with state.alone(60):
         at(STAMP).unlink(missing_ok=True)
         for digest in state.held_back():
@@ -208,8 +287,18 @@ def retry() -> Outcome:
     for verb in ("enable", "reset-failed", "start"):
         done = run(["systemctl", "--no-block", verb, UNIT], timeout=60)
         if done.code and verb != "reset-failed":  # that one fails where nothing has failed
-            raise DeviceError(f"`systemctl {verb} {UNIT}` failed ({done.reason})", "nothing has begun anew", f"try `{PROGRAM} --now`")
-    return Outcome(Code.DONE, "It begins anew in the background", "", f"`{PROGRAM} --status` says how far it is", {"state": "started"})
+            raise DeviceError(
+                f"`systemctl {verb} {UNIT}` failed ({done.reason})",
+                "nothing has begun anew",
+                f"try `{PROGRAM} --now`",
+            )
+    return Outcome(
+        Code.DONE,
+        "It begins anew in the background",
+        "",
+        f"`{PROGRAM} --status` says how far it is",
+        {"state": "started"},
+    )
 
 
 def rebase(args) -> Outcome:
@@ -222,7 +311,9 @@ def rebase(args) -> Outcome:
     try:
         with contextlib.ExitStack() as lock:
             lock.enter_context(state.alone(60))
-            return Walk(facts, lock, args.now, ask, "json" if args.json else "auto" if args.now else "none").go()
+            return Walk(
+                facts, lock, args.now, ask, "json" if args.json else "auto" if args.now else "none"
+            ).go()
     except DeviceError as error:
         if error.outcome.code in (Code.REFUSED, Code.FAILED) or "finding" in error.outcome.facts:
             tell.announce("firstboot", error.outcome)
@@ -234,10 +325,20 @@ def make_parser():
     about = "Moves a freshly installed machine to the signed image; started by its unit at the first boots."
     parser = tell.parser(PROGRAM, about, Code.REFUSED, Code.UNFIT)
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--status", action="store_true", help="only say whether it is done, and what it waits for")
-    only.add_argument("--retry", action="store_true", help="forget what failed here, and let the unit begin anew in the background")
-    only.add_argument("--now", action="store_true", help="do it here and now: no waiting for a network, and also on a metered connection, "
-                      "a low battery or little free space")
+    only.add_argument(
+        "--status", action="store_true", help="only say whether it is done, and what it waits for"
+    )
+    only.add_argument(
+        "--retry",
+        action="store_true",
+        help="forget what failed here, and let the unit begin anew in the background",
+    )
+    only.add_argument(
+        "--now",
+        action="store_true",
+        help="do it here and now: no waiting for a network, and also on a metered connection, "
+        "a low battery or little free space",
+    )
     return parser
 
 

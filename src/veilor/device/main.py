@@ -5,9 +5,17 @@ import sys
 
 from veilor.core.outcome import Code
 
-PROGRAMS = {"firstboot-rebase": "firstboot", "update": "update", "rollback": "rollback", "status": "status",
-            "usbguard-enroll": "usbguard", "doctor": "doctor.program", "health": "health", "notices": "notices",
-            "usb-blocked": "blocked"}
+PROGRAMS = {
+    "firstboot-rebase": "firstboot",
+    "update": "update",
+    "rollback": "rollback",
+    "status": "status",
+    "usbguard-enroll": "usbguard",
+    "doctor": "doctor.program",
+    "health": "health",
+    "notices": "notices",
+    "usb-blocked": "blocked",
+}
 
 
 def main(argv: list[str]) -> int:

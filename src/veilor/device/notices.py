@@ -1,8 +1,9 @@
 """Shows what the person should know as desktop notifications. Runs in the person's session, without root.
 
-One that changed takes the place of the one before, and one that is no longer true is closed: nobody reads two that disagree.
-When the desktop's part that shows them was restarted, what still holds is shown once more, at the next change of anything.
-Facts: the Desktop Notifications Specification, org.freedesktop.Notifications: Notify, CloseNotification.
+One that changed takes the place of the one before, and one that is no longer true is closed: nobody reads two
+that disagree. When the desktop's part that shows them was restarted, what still holds is shown once more, at
+the next change of anything. Facts: the Desktop Notifications Specification, org.freedesktop.Notifications:
+Notify, CloseNotification.
 """
 
 import contextlib
@@ -18,12 +19,26 @@ from veilor.device.run import DeviceError, Done, run
 CALL = ["busctl", "--user", "--timeout=20", "--json=short", "call"]
 DESKTOP = "org.freedesktop.Notifications"
 SERVICE = [*CALL, DESKTOP, "/org/freedesktop/Notifications", DESKTOP]
-OWNER = [*CALL, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "GetNameOwner", "s", DESKTOP]
+OWNER = [
+    *CALL,
+    "org.freedesktop.DBus",
+    "/org/freedesktop/DBus",
+    "org.freedesktop.DBus",
+    "GetNameOwner",
+    "s",
+    DESKTOP,
+]
 ROUNDS = 20  # whoever writes notices without an end is left alone
 STAYS = "0"  # until it is closed
-TITLES = {"update": "System update", "rollback": "System version", "health": "The system went back by itself",
-          "firstboot": "Setting up", "channel": "No news of updates", "usb": "USB devices",
-          "usb-blocked": "Blocked by USBGuard"}
+TITLES = {
+    "update": "System update",
+    "rollback": "System version",
+    "health": "The system went back by itself",
+    "firstboot": "Setting up",
+    "channel": "No news of updates",
+    "usb": "USB devices",
+    "usb-blocked": "Blocked by USBGuard",
+}
 
 
 def shown_file() -> Path:
@@ -32,7 +47,9 @@ def shown_file() -> Path:
 
 
 def remember(server: str, shown: dict[str, dict]) -> None:
-    """Keep what was SHOWN by SERVER, {topic: {"line", "number"}}. Where that is not possible it is shown once more."""
+    """Keep what was SHOWN by SERVER, {topic: {"line", "number"}}. Where that is not possible it is shown once
+    more.
+    """
     with contextlib.suppress(OSError):
         shown_file().write_text(json.dumps({"server": server, "notices": shown}))
 
@@ -44,7 +61,9 @@ def remembered() -> tuple[str, dict[str, dict]]:
         kept = kept if isinstance(kept, dict) else {}
     except (OSError, ValueError, RecursionError):
         kept = {}
-    return str(kept.get("server")), {topic: one for topic, one in state.part(kept, "notices").items() if isinstance(one, dict)}
+    return str(kept.get("server")), {
+        topic: one for topic, one in state.part(kept, "notices").items() if isinstance(one, dict)
+    }
 
 
 def answer(done: Done) -> object:
@@ -61,10 +80,23 @@ def number(value: object) -> int:
 
 
 def argv(topic: str, notice: dict, replaces: int) -> list[str]:
-    """The call that shows NOTICE about TOPIC in the place of number REPLACES. Its text is no markup, though a notification's may be."""
+    """The call that shows NOTICE about TOPIC in the place of number REPLACES. Its text is no markup, though a
+    notification's may be.
+    """
     icon = "system-software-update" if notice.get("code") == int(Code.DONE) else "dialog-warning"
-    return [*SERVICE, "Notify", "susssasa{sv}i", "veilor-os", str(replaces), icon, TITLES.get(topic, "veilor-os"),
-            html.escape(plain(notice["line"])), "0", "0", STAYS]
+    return [
+        *SERVICE,
+        "Notify",
+        "susssasa{sv}i",
+        "veilor-os",
+        str(replaces),
+        icon,
+        TITLES.get(topic, "veilor-os"),
+        html.escape(plain(notice["line"])),
+        "0",
+        "0",
+        STAYS,
+    ]
 
 
 def owner() -> str:
@@ -78,9 +110,14 @@ def forget_numbers(shown: dict[str, dict]) -> dict[str, dict]:
 
 
 def show_changes() -> int:
-    """Show what is new or has changed, and close what is no longer true; how many those were. Raises DeviceError."""
-    notices = {topic: notice for topic, notice in state.part(state.read(tell.NOTICE), "notices").items()
-               if isinstance(notice, dict) and isinstance(notice.get("line"), str)}
+    """Show what is new or has changed, and close what is no longer true; how many those were. Raises
+    DeviceError.
+    """
+    notices = {
+        topic: notice
+        for topic, notice in state.part(state.read(tell.NOTICE), "notices").items()
+        if isinstance(notice, dict) and isinstance(notice.get("line"), str)
+    }
     server, shown = remembered()
     if not notices and not shown:
         return 0
@@ -96,11 +133,15 @@ def show_changes() -> int:
     for topic in gone:
         known = number(shown.pop(topic).get("number"))
         if known:
-            run([*SERVICE, "CloseNotification", "u", str(known)], timeout=60)  # fails where the person has closed it
+            run(
+                [*SERVICE, "CloseNotification", "u", str(known)], timeout=60
+            )  # fails where the person has closed it
     for topic in new:
         done = run(argv(topic, notices[topic], number(shown.get(topic, {}).get("number"))), timeout=60)
         if done.code:
-            raise DeviceError(f"The desktop does not show notices ({done.reason})", "", f"read {tell.MOTD}", Code.LATER)
+            raise DeviceError(
+                f"The desktop does not show notices ({done.reason})", "", f"read {tell.MOTD}", Code.LATER
+            )
         after = owner()
         if after != now:  # at the start of a session it comes only when it is called
             now, shown = after, forget_numbers(shown)
@@ -111,9 +152,11 @@ def show_changes() -> int:
 
 
 def show(args) -> Outcome:
-    """Show every notice that the session has not shown yet. Raises DeviceError when there is no desktop to show them on.
+    """Show every notice that the session has not shown yet. Raises DeviceError when there is no desktop to
+    show them on.
 
-    It is looked again until nothing has changed: systemd's path unit does not see what is written while this runs.
+    It is looked again until nothing has changed: systemd's path unit does not see what is written while this
+    runs.
     """
     changes = 0
     for _ in range(ROUNDS):
@@ -126,4 +169,6 @@ def show(args) -> Outcome:
 
 def main(argv: list[str]) -> int:
     """The program `notices`, started by the session's unit."""
-    return tell.conclude(tell.parser("notices", "Shows what the person should know on the desktop.", as_json=False), argv, show)
+    return tell.conclude(
+        tell.parser("notices", "Shows what the person should know on the desktop.", as_json=False), argv, show
+    )

@@ -79,15 +79,23 @@ def clock(now: datetime, known: datetime | None) -> list[Finding]:
     return [found("clock", clock=f"{now:%Y-%m-%d %H:%M}", known=f"{known:%Y-%m-%d}")]
 
 
-def before_download(program: str, said: Statement | None, now: datetime, alone: bool = False) -> list[Finding]:
-    """What to find before an image is fetched by PROGRAM; with SAID, the machine's turn belongs to it. ALONE: nobody asked."""
+def before_download(
+    program: str, said: Statement | None, now: datetime, alone: bool = False
+) -> list[Finding]:
+    """What to find before an image is fetched by PROGRAM; with SAID, the machine's turn belongs to it. ALONE:
+    nobody asked.
+    """
     findings, names = [], {"program": program}
     due = said and waits(said, machine_id(), config.rollout(), now)
     if said and not due and alone:
         noted = state.moment(state.part(state.read(state.STATE), "look").get("turn"))
         due = second_turn(said, machine_id(), config.rollout(), now, noted)
     if due:
-        findings.append(found("turn", title=said.title, when=f"{due:%Y-%m-%d %H:%M} UTC", turn=state.written(due), **names))
+        findings.append(
+            found(
+                "turn", title=said.title, when=f"{due:%Y-%m-%d %H:%M} UTC", turn=state.written(due), **names
+            )
+        )
     if network.metered():
         findings.append(found("metered", **names))
     percent = low_battery()
@@ -108,7 +116,9 @@ def can_ask(args) -> bool:
 
 
 def require(findings: list[Finding], now: bool, ask: bool) -> tuple[str, ...]:
-    """Go on, with warnings, or raise DeviceError as FINDINGS demand; with ASK a person is asked, and may say no."""
+    """Go on, with warnings, or raise DeviceError as FINDINGS demand; with ASK a person is asked, and may say
+    no.
+    """
     stop, asks, warnings = judge(findings, now, ask)
     if stop:
         facts = {"finding": stop.name} | ({"turn": stop.details["turn"]} if "turn" in stop.details else {})
@@ -122,5 +132,12 @@ def require(findings: list[Finding], now: bool, ask: bool) -> tuple[str, ...]:
 
 def as_facts(findings: list[Finding]) -> list[dict]:
     """FINDINGS for --json."""
-    return [{"finding": one.name, "does": one.row.does.value, "what": one.what, "now_goes_on": one.row.now or one.row.does is Does.GO_ON}
-            for one in findings]
+    return [
+        {
+            "finding": one.name,
+            "does": one.row.does.value,
+            "what": one.what,
+            "now_goes_on": one.row.now or one.row.does is Does.GO_ON,
+        }
+        for one in findings
+    ]

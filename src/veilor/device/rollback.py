@@ -8,14 +8,22 @@ from veilor.core.outcome import Code, Outcome
 from veilor.device import ask, bootc, channel, health, state, tell
 from veilor.device.run import DeviceError
 
-MEANS = ("/etc goes back to that version's own copy, without changes made since; /home and the rest of /var stay as they are, and both "
-         "versions stay on the disk")
+MEANS = (
+    "/etc goes back to that version's own copy, without changes made since; /home and the rest of /var stay "
+    "as they are, and both "
+    "versions stay on the disk"
+)
 
 
 def plan(host: Host) -> tuple[Entry, list[Entry]]:
     """What the next restart will boot after a rollback, and what is rolled back from. Raises DeviceError."""
     if host.booted is None:
-        raise DeviceError("This system is not one that is replaced as a whole", "there is no version before it", "", Code.UNFIT)
+        raise DeviceError(
+            "This system is not one that is replaced as a whole",
+            "there is no version before it",
+            "",
+            Code.UNFIT,
+        )
     if host.rollback is None or host.rollback.reference is None:
         raise DeviceError("There is no version before this one", "nothing was changed", "", Code.UNFIT)
     to, default = (host.booted, host.rollback) if host.rollback_queued else (host.rollback, host.booted)
@@ -29,7 +37,11 @@ def roll_back(args) -> Outcome:
     host = bootc.status()
     to, away = plan(host)
     verified = to.follows(channel.product().image_ref)
-    said = [f"The next restart boots {to.title} ({short(to.digest)}){'' if verified else ', which was never verified'}", MEANS]
+    said = [
+        f"The next restart boots {to.title} "
+        f"({short(to.digest)}){'' if verified else ', which was never verified'}",
+        MEANS,
+    ]
     if host.staged:
         said.append(f"The update that is ready ({host.staged.title}) is taken away")
     held = state.held_back().get(to.digest)
@@ -37,13 +49,17 @@ def roll_back(args) -> Outcome:
         said.append(f"Beware: {held.get('reason')}")
     if not args.yes:
         if args.json or not sys.stdin.isatty():
-            return Outcome(Code.USAGE, "Nothing was changed: this has to be confirmed", ". ".join(said), "add --yes")
+            return Outcome(
+                Code.USAGE, "Nothing was changed: this has to be confirmed", ". ".join(said), "add --yes"
+            )
         print(". ".join(said) + ".")
         if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
             return Outcome(Code.USAGE, "Nothing was changed")
     with state.alone():
         if bootc.status() != host:
-            raise DeviceError("The system has changed in the meantime", "nothing was done", "try again", Code.LATER)
+            raise DeviceError(
+                "The system has changed in the meantime", "nothing was done", "try again", Code.LATER
+            )
         # First, so that no timer stages again what the person is leaving.
         for entry in away:
             if entry.digest:
@@ -55,16 +71,28 @@ def roll_back(args) -> Outcome:
             raise DeviceError("bootc did not change what boots next", "see `veilor-status`", "try again")
         health.disarm()
     tell.notify("update", None)
-    outcome = Outcome(Code.DONE, ". ".join(said), next="restart when you like; `veilor-rollback` again leads forward", facts={
-        "state": "rolled back", "next_boot": to.digest, "version": to.title, "verified": verified,
-        "from": [entry.digest for entry in away]})
+    outcome = Outcome(
+        Code.DONE,
+        ". ".join(said),
+        next="restart when you like; `veilor-rollback` again leads forward",
+        facts={
+            "state": "rolled back",
+            "next_boot": to.digest,
+            "version": to.title,
+            "verified": verified,
+            "from": [entry.digest for entry in away],
+        },
+    )
     tell.notify("rollback", outcome if after.rollback_queued else None)
     return outcome
 
 
 def make_parser():
     """The command line of veilor-rollback."""
-    about = f"Boots the version before this one at the next restart; once more, and it is this one again. {MEANS}."
+    about = (
+        "Boots the version before this one at the next restart; once more, and it is this one again. "
+        f"{MEANS}."
+    )
     parser = tell.parser("veilor-rollback", about, Code.REFUSED, Code.UNFIT)
     parser.add_argument("--yes", action="store_true", help="don't ask; needed with --json")
     return parser

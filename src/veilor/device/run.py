@@ -21,7 +21,9 @@ PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
 class DeviceError(Exception):
     """An expected failure that ends the program: its outcome is what the person reads."""
 
-    def __init__(self, what: str, means: str = "", next: str = "", code: Code = Code.FAILED, facts: dict | None = None) -> None:
+    def __init__(
+        self, what: str, means: str = "", next: str = "", code: Code = Code.FAILED, facts: dict | None = None
+    ) -> None:
         super().__init__(what)
         self.outcome = Outcome(code, what, means, next, facts or {})
 
@@ -38,7 +40,9 @@ class Done:
     def reason(self) -> str:
         """The last line it said, for a sentence."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
-        return (lines[-1].removeprefix("error: ") if lines else f"it ended with {self.code} and said nothing")[-500:]
+        return (
+            lines[-1].removeprefix("error: ") if lines else f"it ended with {self.code} and said nothing"
+        )[-500:]
 
 
 def at(path: str) -> Path:
@@ -47,8 +51,12 @@ def at(path: str) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """What every program is started with. HOME is no home: a policy.json in root's own would win over the system's."""
-    session = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS") if os.geteuid() else ()  # a person's: where their desktop listens
+    """What every program is started with. HOME is no home: a policy.json in root's own would win over the
+    system's.
+    """
+    session = (
+        ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS") if os.geteuid() else ()
+    )  # a person's: where their desktop listens
     kept = {name: os.environ[name] for name in (*PROXIES, *session) if name in os.environ}
     return {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": str(at("/run/veilor")), **kept}
 
@@ -56,21 +64,34 @@ def environment() -> dict[str, str]:
 def run(argv: list[str], *, timeout: float, progress: Callable[[bytes], None] | None = None) -> Done:
     """Run ARGV to its end, at most TIMEOUT seconds, nothing on its standard input.
 
-    PROGRESS gets each line that arrives on the pipe whose number replaces PIPE in ARGV. Raises DeviceError when the
-    program is missing (UNFIT) or was ended for taking too long (LATER). Whatever happens, no child is left behind.
+    PROGRESS gets each line that arrives on the pipe whose number replaces PIPE in ARGV. Raises DeviceError
+    when the program is missing (UNFIT) or was ended for taking too long (LATER). Whatever happens, no child
+    is left behind.
     """
     reader = writer = None
     if progress:
         reader, writer = os.pipe()
         argv = [str(writer) if arg == PIPE else arg for arg in argv]
     try:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
-                                 cwd="/", start_new_session=True, pass_fds=() if writer is None else (writer,))
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            cwd="/",
+            start_new_session=True,
+            pass_fds=() if writer is None else (writer,),
+        )
     except OSError as error:
         if reader is not None:
             os.close(reader)
-        raise DeviceError(f"{argv[0]} cannot be started ({error.strerror})", "this system lacks a part that veilor-os needs",
-                          "", Code.UNFIT) from None
+        raise DeviceError(
+            f"{argv[0]} cannot be started ({error.strerror})",
+            "this system lacks a part that veilor-os needs",
+            "",
+            Code.UNFIT,
+        ) from None
     finally:
         if writer is not None:
             os.close(writer)
@@ -129,12 +150,30 @@ def _end(child: subprocess.Popen) -> None:
 
 
 _UNTRUSTED = ("signature", "rejected by policy", "insecureacceptanything", "not accepted", "policy.json")
-_SILENT = ("dial tcp", "no such host", "connection", "timeout", "timed out", "deadline exceeded", "unreachable", "tls", "x509", "eof",
-           "too many requests", "toomanyrequests", "service unavailable", "manifest unknown", "name resolution", "resolv", "status code: 5")
+_SILENT = (
+    "dial tcp",
+    "no such host",
+    "connection",
+    "timeout",
+    "timed out",
+    "deadline exceeded",
+    "unreachable",
+    "tls",
+    "x509",
+    "eof",
+    "too many requests",
+    "toomanyrequests",
+    "service unavailable",
+    "manifest unknown",
+    "name resolution",
+    "resolv",
+    "status code: 5",
+)
 
 
 def kind(text: str) -> Code:
-    """Which exit code fits what skopeo or bootc said: REFUSED (verification), LATER (network, registry) or FAILED.
+    """Which exit code fits what skopeo or bootc said: REFUSED (verification), LATER (network, registry) or
+    FAILED.
 
     Only for words and exit codes: whatever it says, the program has failed and nothing is trusted.
     """

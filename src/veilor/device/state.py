@@ -1,14 +1,16 @@
 """What the machine remembers, as two JSON files under /var/lib/veilor that outlive updates and rollbacks.
 
 state.json   {"schema": 1, "channel": {"sequence", "digest", "version", "expires", "when"}, "held_back": {DIGEST:
-             {"version", "cause", "reason", "when"}}, "look": {"when", "failed", "turn", "finding", "since"}}: the newest statement seen;
-             images not to be staged by themselves until a newer one is announced (cause: "rolled back" or "health"); the timer's
-             last look, with what has kept the update from being fetched, and since when.
+             {"version", "cause", "reason", "when"}}, "look": {"when", "failed", "turn", "finding", "since"}}:
+             the newest statement seen; images not to be staged by themselves until a newer one is announced
+             (cause: "rolled back" or "health"); the timer's last look, with what has kept the update from
+             being fetched, and since when.
 health.json  see health.py.
 
-Every write is atomic and on the disk before it returns. Fields that are not known are kept: a newer release may have
-written them, and may read them again. A file that cannot be read is put aside as NAME.damaged, and memory starts anew.
-"""
+Every write is atomic and on the disk before it returns. Fields that are not known are kept: a newer release
+may have written them, and may read them again. A file that cannot be read is put aside as NAME.damaged, and
+memory starts anew.
+"""  # noqa: E501
 
 import contextlib
 import fcntl
@@ -58,7 +60,10 @@ def read(path: str) -> dict:
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
-        print(f"veilor: {file} cannot be read ({error}); it is put aside as {file.name}.damaged", file=sys.stderr)
+        print(
+            f"veilor: {file} cannot be read ({error}); it is put aside as {file.name}.damaged",
+            file=sys.stderr,
+        )
         with contextlib.suppress(OSError):
             file.replace(file.with_name(file.name + ".damaged"))
         return {}
@@ -78,7 +83,9 @@ def many(data: dict, key: str) -> list:
 
 @contextlib.contextmanager
 def edit(path: str) -> Iterator[dict]:
-    """The record at PATH to change: written when the block ends well. Two programs never edit at the same time."""
+    """The record at PATH to change: written when the block ends well. Two programs never edit at the same
+    time.
+    """
     with _held("state.lock", wait=30):
         data = read(path)
         before = json.dumps(data, sort_keys=True)
@@ -112,8 +119,11 @@ def replace(path: str, data: bytes, mode: int) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             scratch.unlink()
-        raise DeviceError(f"{file} cannot be written ({error.strerror})", "it is as it was before",
-                          "make room on the disk, then try again") from None
+        raise DeviceError(
+            f"{file} cannot be written ({error.strerror})",
+            "it is as it was before",
+            "make room on the disk, then try again",
+        ) from None
 
 
 @contextlib.contextmanager
@@ -123,7 +133,9 @@ def _held(name: str, wait: float) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = file.open("a")
     except OSError as error:
-        raise DeviceError(f"{file} cannot be opened ({error.strerror})", "this program has to run as root", "", Code.ROOT) from None
+        raise DeviceError(
+            f"{file} cannot be opened ({error.strerror})", "this program has to run as root", "", Code.ROOT
+        ) from None
     with lock:
         deadline = time.monotonic() + wait
         while True:
@@ -132,14 +144,20 @@ def _held(name: str, wait: float) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise DeviceError("Another veilor program is at work", "two at once would disturb each other",
-                                      "wait until it has ended, then try again", Code.LATER) from None
+                    raise DeviceError(
+                        "Another veilor program is at work",
+                        "two at once would disturb each other",
+                        "wait until it has ended, then try again",
+                        Code.LATER,
+                    ) from None
                 time.sleep(0.2)
         yield
 
 
 def alone(wait: float = 5):
-    """Hold the lock of all programs that change deployments. Raises DeviceError (LATER) after WAIT seconds."""
+    """Hold the lock of all programs that change deployments. Raises
+    DeviceError (LATER) after WAIT seconds.
+    """
     return _held("lock", wait)
 
 
@@ -152,13 +170,20 @@ def seen() -> tuple[int | None, str | None]:
 
 
 def remember(statement: Statement) -> None:
-    """Record a verified STATEMENT as seen. A newer one that announces something else ends what was held back."""
+    """Record a verified STATEMENT as seen. A newer one that announces something
+    else ends what was held back.
+    """
     with edit(STATE) as data:
         channel, number = part(data, "channel"), seen()[0]
         if number is not None and statement.sequence <= number:
             return
-        channel |= {"sequence": statement.sequence, "digest": statement.digest, "version": statement.version,
-                    "expires": written(statement.expires), "when": now()}
+        channel |= {
+            "sequence": statement.sequence,
+            "digest": statement.digest,
+            "version": statement.version,
+            "expires": written(statement.expires),
+            "when": now(),
+        }
         held = part(data, "held_back")
         for digest in [digest for digest in held if digest != statement.digest]:
             del held[digest]
@@ -172,7 +197,12 @@ def known_until() -> datetime | None:
 def hold_back(digest: str, version: str, cause: str, reason: str) -> None:
     """Do not stage DIGEST by itself until something newer is announced. REASON: a sentence for the person."""
     with edit(STATE) as data:
-        part(data, "held_back")[digest] = {"version": version, "cause": cause, "reason": reason, "when": now()}
+        part(data, "held_back")[digest] = {
+            "version": version,
+            "cause": cause,
+            "reason": reason,
+            "when": now(),
+        }
 
 
 def release(digest: str) -> None:
@@ -183,4 +213,6 @@ def release(digest: str) -> None:
 
 def held_back() -> dict[str, dict]:
     """What is held back, by digest."""
-    return {digest: entry for digest, entry in part(read(STATE), "held_back").items() if isinstance(entry, dict)}
+    return {
+        digest: entry for digest, entry in part(read(STATE), "held_back").items() if isinstance(entry, dict)
+    }

@@ -1,4 +1,6 @@
-"""How a person learns of things: the end of a program, progress, the login message, the console, the boot screen."""
+"""How a person learns of things: the end of a program, progress, the login message, the console, the boot
+screen.
+"""
 
 import argparse
 import contextlib
@@ -17,18 +19,30 @@ NOTICE = "/run/veilor/notice.json"
 MOTD = "/run/motd.d/50-veilor"
 
 
-def parser(program: str, about: str, *codes: Code, as_json: bool = True, more: str = "") -> argparse.ArgumentParser:
-    """A parser with --json (or not), whose help ends with MORE and the exit codes: CODES beside those of every program."""
+def parser(
+    program: str, about: str, *codes: Code, as_json: bool = True, more: str = ""
+) -> argparse.ArgumentParser:
+    """A parser with --json (or not), whose help ends with MORE and the exit codes: CODES beside those of
+    every program.
+    """
     codes = sorted({Code.DONE, Code.FAILED, Code.USAGE, Code.LATER, Code.ROOT, Code.INTERRUPTED, *codes})
-    found = argparse.ArgumentParser(prog=program, description=about, epilog=f"{more}\n{exit_codes(*codes)}" if more else exit_codes(*codes),
-                                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    found = argparse.ArgumentParser(
+        prog=program,
+        description=about,
+        epilog=f"{more}\n{exit_codes(*codes)}" if more else exit_codes(*codes),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     if as_json:
         found.add_argument("--json", action="store_true", help="answer with one JSON object (schema 1)")
     return found
 
 
-def conclude(found: argparse.ArgumentParser, argv: list[str], work: Callable[[argparse.Namespace], Outcome]) -> int:
-    """Run WORK with what ARGV asks for, show its outcome (as one JSON object with --json) and return the exit code."""
+def conclude(
+    found: argparse.ArgumentParser, argv: list[str], work: Callable[[argparse.Namespace], Outcome]
+) -> int:
+    """Run WORK with what ARGV asks for, show its outcome (as one JSON object with --json) and return the exit
+    code.
+    """
     args, program = found.parse_args(argv), found.prog
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -37,44 +51,69 @@ def conclude(found: argparse.ArgumentParser, argv: list[str], work: Callable[[ar
     except DeviceError as error:
         outcome = error.outcome
     except KeyboardInterrupt:
-        outcome = Outcome(Code.INTERRUPTED, "Interrupted", "what boots next is as veilor-status says", "run it again and it goes on")
+        outcome = Outcome(
+            Code.INTERRUPTED,
+            "Interrupted",
+            "what boots next is as veilor-status says",
+            "run it again and it goes on",
+        )
     except Exception as error:  # a fault of ours: one line all the same, with where it was
         place = error.__traceback__
         while place.tb_next:
             place = place.tb_next
         where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}"
-        outcome = Outcome(Code.FAILED, f"A fault in {program} itself ({type(error).__name__} at {where}: {str(error)[:200]})",
-                          "it stopped there, and what boots next is as veilor-status says", "please report this line")
+        outcome = Outcome(
+            Code.FAILED,
+            f"A fault in {program} itself ({type(error).__name__} at {where}: {str(error)[:200]})",
+            "it stopped there, and what boots next is as veilor-status says",
+            "please report this line",
+        )
     with contextlib.suppress(BrokenPipeError):
         show(outcome, program, getattr(args, "json", False))
     return int(outcome.code)
 
 
 def show(outcome: Outcome, program: str, as_json: bool) -> None:
-    """Print OUTCOME: JSON to standard output, else good ends there and bad ones to standard error, in one line."""
+    """Print OUTCOME: JSON to standard output, else good ends there and bad ones to standard error, in one
+    line.
+    """
     if as_json:
         print(json.dumps(outcome.as_dict(), indent=1, sort_keys=True), flush=True)
         return
     for warning in outcome.warnings:
         print(f"{program}: warning: {warning}", file=sys.stderr, flush=True)
     good = outcome.code is Code.DONE
-    print(outcome.line() if good else f"{program}: {outcome.line()}", file=sys.stdout if good else sys.stderr, flush=True)
+    print(
+        outcome.line() if good else f"{program}: {outcome.line()}",
+        file=sys.stdout if good else sys.stderr,
+        flush=True,
+    )
 
 
 def notify(topic: str, outcome: Outcome | None) -> None:
     """Make OUTCOME what the person is told about TOPIC until the machine restarts; None: no more to tell.
 
-    NOTICE is {"schema": 1, "notices": {TOPIC: {"code", "what", "means", "next", "when"}}}; MOTD is shown at login.
-    Best effort: a notice that cannot be written never stops the work.
+    NOTICE is {"schema": 1, "notices": {TOPIC: {"code", "what", "means", "next", "when"}}}; MOTD is shown at
+    login. Best effort: a notice that cannot be written never stops the work.
     """
     with contextlib.suppress(OSError, DeviceError):
         with state.edit(NOTICE) as data:
             notices = state.part(data, "notices")
             notices.pop(topic, None)
             if outcome:
-                notices[topic] = {"code": int(outcome.code), "what": outcome.what, "means": outcome.means, "next": outcome.next,
-                                  "when": state.now(), "line": outcome.line()}
-            lines = [notice["line"] for notice in notices.values() if isinstance(notice, dict) and isinstance(notice.get("line"), str)]
+                notices[topic] = {
+                    "code": int(outcome.code),
+                    "what": outcome.what,
+                    "means": outcome.means,
+                    "next": outcome.next,
+                    "when": state.now(),
+                    "line": outcome.line(),
+                }
+            lines = [
+                notice["line"]
+                for notice in notices.values()
+                if isinstance(notice, dict) and isinstance(notice.get("line"), str)
+            ]
         motd = at(MOTD)
         motd.parent.mkdir(parents=True, exist_ok=True)
         scratch = motd.with_name(f".{motd.name}.{os.getpid()}.tmp")
@@ -83,7 +122,9 @@ def notify(topic: str, outcome: Outcome | None) -> None:
 
 
 def announce(topic: str, outcome: Outcome) -> None:
-    """Tell the person at once: notice, a line on the console, the boot screen if there is one. The same thing just once."""
+    """Tell the person at once: notice, a line on the console, the boot screen if there is one. The same thing
+    just once.
+    """
     known = state.part(state.part(state.read(NOTICE), "notices"), topic)
     if known.get("line") != outcome.line():
         notify(topic, outcome)
@@ -106,8 +147,8 @@ def on_screen(text: str) -> None:
 class Progress:
     """Shows bootc's progress lines on standard error.
 
-    HOW "auto": one bar on a terminal, a plain line each tenth elsewhere; "json": for a front end, an object a line of
-    {"schema": 1, "progress": {"task", "done", "total", "unit", "share"}}; "none".
+    HOW "auto": one bar on a terminal, a plain line each tenth elsewhere; "json": for a front end, an object a
+    line of {"schema": 1, "progress": {"task", "done", "total", "unit", "share"}}; "none".
     """
 
     NAMES = {"pulling": "downloading", "importing": "unpacking", "staging": "installing"}
@@ -117,17 +158,30 @@ class Progress:
         self.last, self.drawn = None, 0.0
 
     def __call__(self, raw: bytes) -> None:
-        """Take one line. What cannot be read is passed over: progress is for the eye, no decision hangs on it."""
+        """Take one line. What cannot be read is passed over: progress is for the eye, no decision hangs on
+        it.
+        """
         try:
             event = json.loads(raw)
-            task, unit = self.NAMES[event["task"]], {"ProgressBytes": "bytes", "ProgressSteps": "steps"}[event["type"]]
+            task, unit = (
+                self.NAMES[event["task"]],
+                {"ProgressBytes": "bytes", "ProgressSteps": "steps"}[event["type"]],
+            )
             done, total = float(event[unit]), float(event[unit + "Total"])
             share = min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
             step = (task, int(share * 10))
-            numbers = {"task": task, "done": int(done), "total": int(total), "unit": unit, "share": round(share, 4)}
+            numbers = {
+                "task": task,
+                "done": int(done),
+                "total": int(total),
+                "unit": unit,
+                "share": round(share, 4),
+            }
         except (ValueError, RecursionError, LookupError, TypeError, OverflowError):
             return
-        if self.how == "none" or (step == self.last if self.how == "auto" else time.monotonic() - self.drawn < 0.1 and share < 1):
+        if self.how == "none" or (
+            step == self.last if self.how == "auto" else time.monotonic() - self.drawn < 0.1 and share < 1
+        ):
             return
         self.last, self.drawn = step, time.monotonic()
         if self.how == "json":

@@ -1,4 +1,6 @@
-"""veilor-update: what the channel announces, fetched locked, compared, then let go for the next restart. Never restarts."""
+"""veilor-update: what the channel announces, fetched locked, compared, then let go for the next restart.
+Never restarts.
+"""
 
 import contextlib
 from dataclasses import replace
@@ -17,35 +19,53 @@ from veilor.device.run import DeviceError, at, run
 PROGRAM = "veilor-update"
 HOLDS = ("space", "full", "boot", "metered", "battery")  # what can keep a machine from its updates for ever
 LONG_HELD = timedelta(days=3)  # then the person is told
-SETTLED = 600.0  # seconds after the start: by then a new version has shown whether it works, and the person has what they came for
+# seconds after the start: by then a new version has shown whether it works, and the person has what they came
+# for
+SETTLED = 600.0
 
 RESTART = "restart when you like"
 UNFIT = {
-    "package": ("This system is not one that is replaced as a whole",
-                "veilor-os cannot take it over without erasing it, so nothing was changed",
-                "back up your files and install veilor-os anew, or, which destroys what is there, `bootc install to-existing-root`"),
-    "layered": ("This system has packages layered on it, or is not made from an image",
-                "a new version would silently drop them, so nothing was changed",
-                "`rpm-ostree reset` removes the layers, then try again"),
-    "foreign": ("This machine follows {booted}, not veilor-os", "somebody has switched it, so nothing was changed",
-                "`bootc switch --enforce-container-sigpolicy {ours}` as root leads back"),
-    "others-staged": ("{staged} is waiting for the next restart, and it is not from veilor-os",
-                      "somebody has put it there, so it was left alone",
-                      "restart into it, or take it away with `ostree admin undeploy 0` as root, then try again"),
+    "package": (
+        "This system is not one that is replaced as a whole",
+        "veilor-os cannot take it over without erasing it, so nothing was changed",
+        "back up your files and install veilor-os anew, or, which destroys what is there, `bootc install "
+        "to-existing-root`",
+    ),
+    "layered": (
+        "This system has packages layered on it, or is not made from an image",
+        "a new version would silently drop them, so nothing was changed",
+        "`rpm-ostree reset` removes the layers, then try again",
+    ),
+    "foreign": (
+        "This machine follows {booted}, not veilor-os",
+        "somebody has switched it, so nothing was changed",
+        "`bootc switch --enforce-container-sigpolicy {ours}` as root leads back",
+    ),
+    "others-staged": (
+        "{staged} is waiting for the next restart, and it is not from veilor-os",
+        "somebody has put it there, so it was left alone",
+        "restart into it, or take it away with `ostree admin undeploy 0` as root, then try again",
+    ),
 }
 
 
 def unfit(where: str, host: Host, facts: Product) -> Outcome:
     """What is said on a machine that stands at WHERE, one of UNFIT."""
-    names = {"booted": host.booted and host.booted.reference, "staged": host.staged and (host.staged.reference or host.staged.title)}
-    return Outcome(Code.UNFIT, *(text.format(**names, ours=facts.image_ref) for text in UNFIT[where]), {"state": where})
+    names = {
+        "booted": host.booted and host.booted.reference,
+        "staged": host.staged and (host.staged.reference or host.staged.title),
+    }
+    return Outcome(
+        Code.UNFIT, *(text.format(**names, ours=facts.image_ref) for text in UNFIT[where]), {"state": where}
+    )
 
 
 def decide(host: Host, said: Statement, reference: str, held: dict) -> str:
     """What is to be done on a machine that is `ours` or `unverified`:
 
-    current, withdrawn (staged, but no longer announced or called withdrawn), held (not until something newer), ready (staged
-    already), unlock (downloaded already), queued (a rollback waits for the restart), stage.
+    current, withdrawn (staged, but no longer announced or called withdrawn), held (not until something
+    newer), ready (staged already), unlock (downloaded already), queued (a rollback waits for the restart),
+    stage.
     """
     booted, staged = host.booted, host.staged
     if staged and staged.digest in said.withdrawn:
@@ -59,11 +79,15 @@ def decide(host: Host, said: Statement, reference: str, held: dict) -> str:
     return "queued" if host.rollback_queued else "stage"
 
 
-def stage(host: Host, facts: Product, said: Statement, by: str, progress: str = "auto") -> tuple[Host, tuple[str, ...]]:
-    """Fetch what SAID announces; the status after that, with it staged and compared, and warnings. Raises DeviceError.
+def stage(
+    host: Host, facts: Product, said: Statement, by: str, progress: str = "auto"
+) -> tuple[Host, tuple[str, ...]]:
+    """Fetch what SAID announces; the status after that, with it staged and compared, and warnings. Raises
+    DeviceError.
 
-    On a machine that already follows the product it is locked. The first move to it cannot be: bootc has no such form of
-    switch, so the counter is armed before, and what differs from the announcement is dropped, whatever ends this.
+    On a machine that already follows the product it is locked. The first move to it cannot be: bootc has no
+    such form of switch, so the counter is armed before, and what differs from the announcement is dropped,
+    whatever ends this.
     """
     if (host.staged or host.booted).follows(facts.image_ref):
         bootc.download(progress)
@@ -83,26 +107,43 @@ def stage(host: Host, facts: Product, said: Statement, by: str, progress: str = 
 
 
 def compare(host: Host, facts: Product, said: Statement) -> Host:
-    """HOST, if what is staged is what SAID announces; else that is dropped, so that it can never boot, and DeviceError."""
+    """HOST, if what is staged is what SAID announces; else that is dropped, so that it can never boot, and
+    DeviceError.
+    """
     staged = host.staged
     if staged is None:
-        raise DeviceError(f"{said.title} is announced, but the registry does not have it yet", "nothing was changed",
-                          "it is tried again later", Code.LATER)
+        raise DeviceError(
+            f"{said.title} is announced, but the registry does not have it yet",
+            "nothing was changed",
+            "it is tried again later",
+            Code.LATER,
+        )
     if staged.digest == said.digest and staged.follows(facts.image_ref):
         return host
     bootc.drop_staged(staged)
     health.disarm()
     if not staged.follows(facts.image_ref):
-        raise DeviceError("Refused: bootc did not record that the image was verified", "it was taken away again, nothing was installed",
-                          "report this: it should not be possible", Code.REFUSED)
+        raise DeviceError(
+            "Refused: bootc did not record that the image was verified",
+            "it was taken away again, nothing was installed",
+            "report this: it should not be possible",
+            Code.REFUSED,
+        )
     got, wanted = f"{staged.title} ({short(staged.digest)})", f"{said.version} ({short(said.digest)})"
-    raise DeviceError(f"Refused: the registry gave {got}, but {wanted} is announced",
-                      "it was taken away again, nothing was installed: either a release is being published right now, or somebody has "
-                      "changed what the name stands for", "it is looked at again later", Code.REFUSED)
+    raise DeviceError(
+        f"Refused: the registry gave {got}, but {wanted} is announced",
+        "it was taken away again, nothing was installed: either a release is being published right now, or "
+        "somebody has "
+        "changed what the name stands for",
+        "it is looked at again later",
+        Code.REFUSED,
+    )
 
 
 def let_go(host: Host, by: str) -> tuple[Host, tuple[str, ...]]:
-    """Let what is staged boot at the next restart, its first boots counted; the status after that, and warnings."""
+    """Let what is staged boot at the next restart, its first boots counted; the status after that, and
+    warnings.
+    """
     staged, warnings = host.staged, ()
     if not health.armed_for(staged):
         warnings = try_to_arm(host.booted, health.describe(staged), by)
@@ -111,12 +152,18 @@ def let_go(host: Host, by: str) -> tuple[Host, tuple[str, ...]]:
     bootc.unlock()
     after = bootc.status()
     if after.staged is None or after.staged.locked or after.staged.deployment != staged.deployment:
-        raise DeviceError("The downloaded version could not be made ready", "the next restart boots what runs now", "try again")
+        raise DeviceError(
+            "The downloaded version could not be made ready",
+            "the next restart boots what runs now",
+            "try again",
+        )
     return after, warnings
 
 
 def try_to_arm(source: Entry, target: dict, by: str) -> tuple[str, ...]:
-    """Arm the boot counter. A machine without one still gets its update, with a warning: staying old is worse."""
+    """Arm the boot counter. A machine without one still gets its update, with a warning: staying old is
+    worse.
+    """
     try:
         health.arm(source, target, by)
         return ()
@@ -152,33 +199,70 @@ def update(args) -> Outcome:
         then = Outcome(Code.DONE, f"{new} is what runs, and nothing newer is announced")
     elif todo == "held":
         entry = held[said.digest]
-        then = Outcome(Code.DONE, f"{new} is announced, but is not installed by itself: {entry.get('reason')}",
-                       next="a newer version will be; `veilor-rollback` leads to it if it is still there")
+        then = Outcome(
+            Code.DONE,
+            f"{new} is announced, but is not installed by itself: {entry.get('reason')}",
+            next="a newer version will be; `veilor-rollback` leads to it if it is still there",
+        )
     elif todo == "queued":
-        then = Outcome(Code.DONE, f"{new} is announced; a return to {host.next.title} waits for the next restart",
-                       "an update now would undo that", "restart first")
+        then = Outcome(
+            Code.DONE,
+            f"{new} is announced; a return to {host.next.title} waits for the next restart",
+            "an update now would undo that",
+            "restart first",
+        )
     elif args.check and todo == "withdrawn":
-        then = Outcome(Code.DONE, "The update that is ready is no longer announced", next="`veilor-update` takes it away")
+        then = Outcome(
+            Code.DONE, "The update that is ready is no longer announced", next="`veilor-update` takes it away"
+        )
     elif args.check and todo == "ready":
         then = Outcome(Code.DONE, f"{new} is ready", next=RESTART)
     elif args.check:
-        then = Outcome(Code.DONE, f"{new} is announced", ". ".join(one.what for one in findings), "`veilor-update` installs it")
+        then = Outcome(
+            Code.DONE,
+            f"{new} is announced",
+            ". ".join(one.what for one in findings),
+            "`veilor-update` installs it",
+        )
     else:
         if todo == "stage":
             warnings += preflight.require(findings, args.now, preflight.can_ask(args))
             host, more = stage(host, facts, said, "update", "json" if args.json else "auto")
             warnings += more
         if args.download_only and host.staged.locked:
-            todo, then = "downloaded", Outcome(Code.DONE, f"{new} is downloaded and locked", "a restart boots what runs now",
-                                               "`veilor-update` makes it ready")
+            todo, then = (
+                "downloaded",
+                Outcome(
+                    Code.DONE,
+                    f"{new} is downloaded and locked",
+                    "a restart boots what runs now",
+                    "`veilor-update` makes it ready",
+                ),
+            )
         else:
             host, more = let_go(host, "update")
             warnings += more
-            todo, then = "ready", Outcome(Code.DONE, f"{new} is ready", "what runs now is kept as the way back", RESTART)
-    return replace(then, warnings=warnings, facts={
-        "state": todo, "booted": host.booted.digest, "staged": host.staged and host.staged.digest, "findings": preflight.as_facts(findings),
-        "announced": {"version": said.version, "digest": said.digest, "sequence": said.sequence, "issued": state.written(said.issued),
-                      "expires": state.written(said.expires)}})
+            todo, then = (
+                "ready",
+                Outcome(Code.DONE, f"{new} is ready", "what runs now is kept as the way back", RESTART),
+            )
+    return replace(
+        then,
+        warnings=warnings,
+        facts={
+            "state": todo,
+            "booted": host.booted.digest,
+            "staged": host.staged and host.staged.digest,
+            "findings": preflight.as_facts(findings),
+            "announced": {
+                "version": said.version,
+                "digest": said.digest,
+                "sequence": said.sequence,
+                "issued": state.written(said.issued),
+                "expires": state.written(said.expires),
+            },
+        },
+    )
 
 
 def too_early() -> str | None:
@@ -191,18 +275,29 @@ def too_early() -> str | None:
         return "The machine has just started"
     look = state.part(state.read(state.STATE), "look")
     looked, due = state.moment(look.get("when")), state.moment(look.get("turn"))
-    return None if look_due(looked, look.get("failed") is True, due, datetime.now(UTC)) else "It was looked for news a short time ago"
+    return (
+        None
+        if look_due(looked, look.get("failed") is True, due, datetime.now(UTC))
+        else "It was looked for news a short time ago"
+    )
 
 
 def note_look(failed: bool, facts: dict) -> bool:
-    """Record that it was looked for news, with FACTS about what kept it; whether that is one of HOLDS and has lasted LONG_HELD."""
+    """Record that it was looked for news, with FACTS about what kept it; whether that is one of HOLDS and has
+    lasted LONG_HELD.
+    """
     turn, finding = facts.get("turn"), facts.get("finding")
     with state.edit(state.STATE) as data:
         before = state.part(data, "look")
         since = state.moment(before.get("since")) if before.get("finding") == finding else None
         since = (since or datetime.now(UTC)) if finding in HOLDS else None
-        data["look"] = {"when": state.now(), "failed": failed, "turn": turn if isinstance(turn, str) else None,
-                        "finding": finding if since else None, "since": state.written(since) if since else None}
+        data["look"] = {
+            "when": state.now(),
+            "failed": failed,
+            "turn": turn if isinstance(turn, str) else None,
+            "finding": finding if since else None,
+            "since": state.written(since) if since else None,
+        }
     return since is not None and datetime.now(UTC) - since >= LONG_HELD
 
 
@@ -238,31 +333,51 @@ def told(args) -> Outcome:
 
 
 def restart(ready: Outcome) -> Outcome:
-    """Restart into what is READY. Only systemd is asked, when no lock is held any more: whoever still holds one at shutdown
-    keeps the new version from being put in place (seen with `bootc upgrade --apply`)."""
+    """Restart into what is READY. Only systemd is asked, when no lock is held any more: whoever still holds
+    one at shutdown keeps the new version from being put in place (seen with `bootc upgrade --apply`)."""
     done = run(["systemctl", "--no-block", "reboot"], timeout=60)
     if done.code:
-        return replace(ready, warnings=(*ready.warnings, f"the machine could not be restarted ({done.reason})"))
+        return replace(
+            ready, warnings=(*ready.warnings, f"the machine could not be restarted ({done.reason})")
+        )
     return replace(ready, next="the machine restarts now", facts={**ready.facts, "restarting": True})
 
 
 def make_parser():
     """The command line of veilor-update."""
-    about = "Installs the announced version of veilor-os for the next restart. The machine is never restarted unless --apply is given."
+    about = (
+        "Installs the announced version of veilor-os for the next restart. The machine is never "
+        "restarted unless --apply is given."
+    )
     parser = tell.parser(PROGRAM, about, Code.REFUSED, Code.UNFIT, more=findings_help())
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--check", action="store_true", help="only say whether there is something newer, and what would hold it up")
-    only.add_argument("--download-only", action="store_true", help="download and compare, but keep it from booting")
-    only.add_argument("--apply", action="store_true", help="restart the machine at once when the new version is ready")
+    only.add_argument(
+        "--check",
+        action="store_true",
+        help="only say whether there is something newer, and what would hold it up",
+    )
+    only.add_argument(
+        "--download-only", action="store_true", help="download and compare, but keep it from booting"
+    )
+    only.add_argument(
+        "--apply", action="store_true", help="restart the machine at once when the new version is ready"
+    )
     parser.add_argument("--now", action="store_true", help="go on where the table below says so")
-    parser.add_argument("--due", action="store_true", help="as the timer does: nothing within 10 minutes of the start or 20 hours of the "
-                        "last look (1 hour if that failed), unless this machine's turn has come")
+    parser.add_argument(
+        "--due",
+        action="store_true",
+        help="as the timer does: nothing within 10 minutes of the start or 20 hours of the "
+        "last look (1 hour if that failed), unless this machine's turn has come",
+    )
     return parser
 
 
 def findings_help() -> str:
     """The table of findings for the help."""
-    lines = [f"  {name:10} {does.split(' (')[0]:8} {now:8} {code:>4}  {seen}\n" for name, seen, does, now, code in rows()]
+    lines = [
+        f"  {name:10} {does.split(' (')[0]:8} {now:8} {code:>4}  {seen}\n"
+        for name, seen, does, now, code in rows()
+    ]
     head = f"  {'finding':10} {'then':8} {'--now':8} {'exit':>4}  found when\n"
     return "what is looked at first (ask: defer, where nobody can be asked):\n" + head + "".join(lines)
 

@@ -1,7 +1,9 @@
-"""The lab's hand inside a guest: a small program behind a virtio-serial port that runs commands and answers in JSON.
+"""The lab's hand inside a guest: a small program behind a virtio-serial port that runs commands and answers
+in JSON.
 
-It comes in through SMBIOS system credentials, so that neither image nor disk holds anything of it. Each request is
-one line {"id", "argv", "stdin", "timeout"}, each answer one line {"id", "code", "out", "err"} with base64 texts.
+It comes in through SMBIOS system credentials, so that neither image nor disk holds anything of it. Each
+request is one line {"id", "argv", "stdin", "timeout"}, each answer one line {"id", "code", "out", "err"} with
+base64 texts.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ while True:
         out, err = (output.seek(0) or output.read() for output in outputs)
         err += said
         answer(id=ask["id"], code=code, out=base64.b64encode(out).decode(), err=base64.b64encode(err).decode())
-"""
+"""  # noqa: E501
 GUEST_UNIT = f"""[Unit]
 Description=veilor lab agent
 DefaultDependencies=no
@@ -60,7 +62,7 @@ ExecStart=/bin/sh -c 'until test -e /dev/virtio-ports/{PORT_NAME}; do sleep 0.2;
 Restart=always
 RestartSec=1
 KillMode=process
-"""
+"""  # noqa: E501
 
 
 class AgentGone(Exception):
@@ -118,7 +120,9 @@ class Agent:
                 return hello
 
     def forget(self) -> None:
-        """Let go of every word that has come by now: it is of an earlier boot than the one that is waited for."""
+        """Let go of every word that has come by now: it is of an earlier boot than the one that is waited
+        for.
+        """
         self._socket.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while self._socket.recv(1 << 20):
@@ -126,7 +130,9 @@ class Agent:
         self._pending = b""
 
     def run(self, argv: list[str], timeout: float = 60, stdin: bytes = b"") -> Reply:
-        """Run ARGV in the guest. Exit 124 means it was ended after TIMEOUT, 127 that it could not be started."""
+        """Run ARGV in the guest. Exit 124 means it was ended after TIMEOUT, 127
+        that it could not be started.
+        """
         self._next += 1
         ask = {"id": self._next, "argv": argv, "timeout": timeout, "stdin": base64.b64encode(stdin).decode()}
         self._socket.settimeout(30)

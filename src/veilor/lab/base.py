@@ -1,6 +1,8 @@
-"""The stand-in base: a Debian 13 as an encapsulated ostree commit in an OCI layout, with the bootc front in it.
+"""The stand-in base: a Debian 13 as an encapsulated ostree commit in an OCI layout, with the bootc front in
+it.
 
-Everything passes through tar streams, so neither root nor a mounted image is needed, and owners stay as they are.
+Everything passes through tar streams, so neither root nor a mounted image is needed, and owners stay as they
+are.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ from pathlib import Path
 from veilor.lab.cache import artefact, hash_tree
 from veilor.lab.tools import SLIM, Tools, bootstrap, host_certificates
 
-EPOCH = 1767225600  # 2026-01-01T00:00:00Z: the time of everything we build, unless SOURCE_DATE_EPOCH says otherwise
+# 2026-01-01T00:00:00Z: the time of everything we build, unless SOURCE_DATE_EPOCH says otherwise
+EPOCH = 1767225600
 PACKAGES = tuple(
-    """systemd-sysv systemd-cryptsetup linux-image-amd64 dracut dracut-live ostree ostree-boot cryptsetup-bin skopeo
-    python3 python3-gi gir1.2-ostree-1.0 udev dbus kmod iproute2 e2fsprogs dosfstools fdisk libpam-systemd zstd
-    ca-certificates grub-common login passwd procps
-    network-manager wpasupplicant hostapd iw firewalld usbguard chrony auditd polkitd openssh-server systemd-oomd
-    systemd-zram-generator sudo""".split()  # from here on: what overlay/ has settings for, as the real base brings it
+    """systemd-sysv systemd-cryptsetup linux-image-amd64 dracut dracut-live ostree ostree-boot
+    cryptsetup-bin skopeo python3 python3-gi gir1.2-ostree-1.0 udev dbus kmod iproute2 e2fsprogs
+    dosfstools fdisk libpam-systemd zstd ca-certificates grub-common login passwd procps network-manager
+    wpasupplicant hostapd iw firewalld usbguard chrony auditd polkitd openssh-server systemd-oomd
+    systemd-zram-generator sudo""".split()
 )
 LINKS = {
     "home": "var/home",
@@ -35,7 +38,9 @@ LINKS = {
     "ostree": "sysroot/ostree",
 }
 FOR_BOOTC = ("podman",)  # what the real bootc calls besides, when it removes old images
-STAND_IN = "org.veilor.stand-in"  # the label by which a report knows what of a base stands in for something else
+STAND_IN = (
+    "org.veilor.stand-in"  # the label by which a report knows what of a base stands in for something else
+)
 NO_DESKTOP, DESKTOP = "no-desktop", "other-desktop"
 PARTS = ("base-system", "kernel", "boot-loader", "no-selinux", NO_DESKTOP, DESKTOP)
 FRONT = "bootc-front"
@@ -50,7 +55,9 @@ def epoch() -> int:
 
 
 def base_rootfs(cache: Path, source: Path, more: tuple[str, ...] = ()) -> Path:
-    """The plain Debian tree with MORE packages as a tar file (about 500 MB; 80 s by mmdebstrap), cached by packages and arrangement."""
+    """The plain Debian tree with MORE packages as a tar file (about 500 MB; 80 s by mmdebstrap), cached by
+    packages and arrangement.
+    """
     arrange = source / "stand-ins/base/arrange.py"
     conf = source / "stand-ins/base/rootfs/usr/lib/ostree/prepare-root.conf"
     packages = (*PACKAGES, *more)
@@ -60,9 +67,13 @@ def base_rootfs(cache: Path, source: Path, more: tuple[str, ...] = ()) -> Path:
 
 
 def rust_programs(cache: Path, tools: Tools, source: Path) -> Path:
-    """A folder with `ostree-ext-cli` and `greenboot`, compiled from the published crates (three to eight minutes)."""
+    """A folder with `ostree-ext-cli` and `greenboot`, compiled from the published crates (three to eight
+    minutes).
+    """
     crate = source / "stand-ins/rust"
-    compiler = tools.versions(("rustc", "cargo", "gcc", "libc6-dev", "libostree-dev", "libssl-dev", "libzstd-dev"))
+    compiler = tools.versions(
+        ("rustc", "cargo", "gcc", "libc6-dev", "libostree-dev", "libssl-dev", "libzstd-dev")
+    )
     inputs = {"crate": hash_tree(crate), "compiler": compiler, "greenboot": "0.0.1"}
 
     def build(dest: Path) -> None:
@@ -77,8 +88,23 @@ def rust_programs(cache: Path, tools: Tools, source: Path) -> Path:
             shutil.copytree(crate, work / "crate")
             manifest = str(work / "crate/Cargo.toml")
             run = {"binds": [work, home], "env": env, "timeout": 2400}
-            tools.run(["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path", manifest], **run)
-            tools.run(["cargo", "install", "--quiet", "--locked", "--version", "0.0.1", "--root", str(work), "greenboot"], **run)
+            tools.run(
+                ["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path", manifest], **run
+            )
+            tools.run(
+                [
+                    "cargo",
+                    "install",
+                    "--quiet",
+                    "--locked",
+                    "--version",
+                    "0.0.1",
+                    "--root",
+                    str(work),
+                    "greenboot",
+                ],
+                **run,
+            )
             dest.mkdir()
             shutil.copy2(work / "target/release/ostree-ext-cli", dest / "ostree-ext-cli")
             shutil.copy2(work / "bin/greenboot", dest / "greenboot")
@@ -91,30 +117,48 @@ def rust_programs(cache: Path, tools: Tools, source: Path) -> Path:
 
 
 def grub_images(cache: Path, tools: Tools) -> Path:
-    """A folder with BOOTX64.EFI, boot.img and core.img that look for /grub2/grub.cfg on the disk's boot partition."""
+    """A folder with BOOTX64.EFI, boot.img and core.img that look for /grub2/grub.cfg on the disk's boot
+    partition.
+    """
     modules = (  # without `linux`: see stand-ins/bootupctl/grub.cfg; relocator and mmap are what it needs
-        "part_gpt part_msdos fat ext2 normal search search_fs_file search_fs_uuid search_label loadenv test echo "
-        "configfile serial terminal regexp sleep reboot halt minicmd all_video font gfxterm true relocator mmap boot video"
+        "part_gpt part_msdos fat ext2 normal search search_fs_file search_fs_uuid search_label loadenv test "
+        "echo "
+        "configfile serial terminal regexp sleep reboot halt minicmd all_video font gfxterm true relocator "
+        "mmap boot video"
     ).split()
-    embedded = "search --no-floppy --file --set=root /grub2/veilor-boot\nset prefix=($root)/grub2\nconfigfile ($root)/grub2/grub.cfg\n"
+    embedded = (
+        "search --no-floppy --file --set=root /grub2/veilor-boot\nset "
+        "prefix=($root)/grub2\nconfigfile ($root)/grub2/grub.cfg\n"
+    )
 
     def build(dest: Path) -> None:
         dest.mkdir()
         (dest / "early.cfg").write_text(embedded)
         make = ["grub-mkimage", "-c", str(dest / "early.cfg")]
         run = {"binds": [dest], "timeout": 120}
-        tools.run([*make, "-O", "x86_64-efi", "-p", "/grub2", "-o", str(dest / "BOOTX64.EFI"), *modules], **run)
-        tools.run([*make, "-O", "i386-pc", "-p", "/grub2", "-o", str(dest / "core.img"), "biosdisk", *modules], **run)
+        tools.run(
+            [*make, "-O", "x86_64-efi", "-p", "/grub2", "-o", str(dest / "BOOTX64.EFI"), *modules], **run
+        )
+        tools.run(
+            [*make, "-O", "i386-pc", "-p", "/grub2", "-o", str(dest / "core.img"), "biosdisk", *modules],
+            **run,
+        )
         tools.run(["cp", "/usr/lib/grub/i386-pc/boot.img", str(dest / "boot.img")], **run)
         for platform in ("x86_64-efi", "i386-pc"):
-            tools.run(["cp", f"/usr/lib/grub/{platform}/linux.mod", str(dest / f"{platform}.linux.mod")], **run)
+            tools.run(
+                ["cp", f"/usr/lib/grub/{platform}/linux.mod", str(dest / f"{platform}.linux.mod")], **run
+            )
 
     grub = tools.versions(("grub-efi-amd64-bin", "grub-pc-bin", "grub-common"))
     return artefact(cache, "grub", {"modules": " ".join(modules), "early": embedded, "grub": grub}, build)
 
 
-def extras(source: Path, programs: Path, grub: Path, bootc: Path | None = None) -> Iterator[tuple[str, Path | str, int]]:
-    """What the stand-in base adds to Debian: (path, file or link target, mode). BOOTC: the real one in the place of the front."""
+def extras(
+    source: Path, programs: Path, grub: Path, bootc: Path | None = None
+) -> Iterator[tuple[str, Path | str, int]]:
+    """What the stand-in base adds to Debian: (path, file or link target, mode). BOOTC: the real one in the
+    place of the front.
+    """
     stand_ins = source / "stand-ins"
     rootfs = stand_ins / "base/rootfs"
     for path in sorted(rootfs.rglob("*")):
@@ -177,9 +221,17 @@ class TreeWriter:
             self.tar.addfile(member, io.BytesIO(data))
 
 
-def write_tree(rootfs: Path, dest: Path, added: list[tuple[str, Path | str | bytes | None, int]], *, ostree: bool) -> None:
-    """Write the tar ROOTFS to DEST with ADDED on top; OSTREE moves /etc to /usr/etc, links /home and empties /var."""
-    place = (lambda name: "usr/" + name if name == "etc" or name.startswith("etc/") else name) if ostree else (lambda name: name)
+def write_tree(
+    rootfs: Path, dest: Path, added: list[tuple[str, Path | str | bytes | None, int]], *, ostree: bool
+) -> None:
+    """Write the tar ROOTFS to DEST with ADDED on top; OSTREE moves /etc to /usr/etc, links /home and empties
+    /var.
+    """
+    place = (
+        (lambda name: "usr/" + name if name == "etc" or name.startswith("etc/") else name)
+        if ostree
+        else (lambda name: name)
+    )
     replaced = {place(name) for name, _, _ in added}
     with tarfile.open(rootfs) as source, TreeWriter(dest) as out:
         for member in source:
@@ -204,13 +256,17 @@ def write_tree(rootfs: Path, dest: Path, added: list[tuple[str, Path | str | byt
             out.add(place(name), content, mode)
 
 
-def base_layout(cache: Path, tools: Tools, source: Path, bootc: Path | None = None, desktop: tuple[str, ...] = ()) -> Path:
+def base_layout(
+    cache: Path, tools: Tools, source: Path, bootc: Path | None = None, desktop: tuple[str, ...] = ()
+) -> Path:
     """The stand-in base as an OCI layout folder, cached by everything that goes into it.
 
     BOOTC: the real one, compiled on Debian 13. DESKTOP: the packages of a desktop that it has besides.
     """
     rootfs = base_rootfs(cache, source, (*(FOR_BOOTC if bootc else ()), *desktop))
-    stands = [part for part in PARTS if part != (NO_DESKTOP if desktop else DESKTOP)] + ([] if bootc else [FRONT])
+    stands = [part for part in PARTS if part != (NO_DESKTOP if desktop else DESKTOP)] + (
+        [] if bootc else [FRONT]
+    )
     programs = rust_programs(cache, tools, source)
     grub = grub_images(cache, tools)
     added = list(extras(source, programs, grub, bootc))
@@ -235,10 +291,31 @@ def base_layout(cache: Path, tools: Tools, source: Path, bootc: Path | None = No
             shutil.copy2(programs / "ostree-ext-cli", work / "ostree-ext-cli")
             repo, run = f"--repo={work}/repo", {"binds": [work, dest.parent], "timeout": 900}
             tools.run(["ostree", repo, "init", "--mode=bare-user"], **run)
-            commit = ["--branch=base", "--bootable", f"--tree=tar={work}/tree.tar", "--tar-autocreate-parents", "--no-xattrs"]
+            commit = [
+                "--branch=base",
+                "--bootable",
+                f"--tree=tar={work}/tree.tar",
+                "--tar-autocreate-parents",
+                "--no-xattrs",
+            ]
             tools.run(["ostree", repo, "commit", *commit, f"--timestamp=@{epoch()}"], **run)
-            labels = ["--label=containers.bootc=1", "--label=ostree.bootable=true", f"--label={STAND_IN}={' '.join(stands)}"]
-            tools.run([str(work / "ostree-ext-cli"), "container", "encapsulate", repo, *labels, "base", f"oci:{dest}"], **run)
+            labels = [
+                "--label=containers.bootc=1",
+                "--label=ostree.bootable=true",
+                f"--label={STAND_IN}={' '.join(stands)}",
+            ]
+            tools.run(
+                [
+                    str(work / "ostree-ext-cli"),
+                    "container",
+                    "encapsulate",
+                    repo,
+                    *labels,
+                    "base",
+                    f"oci:{dest}",
+                ],
+                **run,
+            )
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

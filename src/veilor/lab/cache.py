@@ -1,7 +1,8 @@
 """One function turns a name and its inputs into a cached artefact; trees, images and media all use it.
 
-An entry is a folder `NAME-KEY/` with the artefact under its own name and `manifest.json` beside it, put in place by one
-rename. A lock per key (flock, so it dies with its holder) keeps two rehearsals from building the same thing twice.
+An entry is a folder `NAME-KEY/` with the artefact under its own name and `manifest.json` beside it, put in
+place by one rename. A lock per key (flock, so it dies with its holder) keeps two rehearsals from building the
+same thing twice.
 """
 
 from __future__ import annotations
@@ -35,9 +36,15 @@ def say(line: str) -> None:
 
 
 def cache_root() -> Path:
-    """Where the lab keeps what can be made again: $VEILOR_CACHE, else veilor under the user's cache folder."""
+    """Where the lab keeps what can be made again: $VEILOR_CACHE, else veilor
+    under the user's cache folder.
+    """
     chosen = os.environ.get("VEILOR_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "veilor"
+    return (
+        Path(chosen)
+        if chosen
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "veilor"
+    )
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -57,7 +64,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def _walk(path: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, Path, os.stat_result]]:
-    """PATH and all below it but folders named in SKIP: (name relative to PATH, path, lstat), in one fixed order.
+    """PATH and all below it but folders named in SKIP: (name relative to PATH, path, lstat), in one fixed
+    order.
 
     Links are not followed.
     """
@@ -82,13 +90,20 @@ def _add(digest: Any, *parts: object) -> None:
 
 
 def hash_tree(path: Path, skip: tuple[str, ...] = ("__pycache__",)) -> str:
-    """SHA-256 over a file's or tree's names, kinds, permission bits, link targets and contents; not times or owners.
+    """SHA-256 over a file's or tree's names, kinds, permission bits, link targets and contents; not times or
+    owners.
 
-    Folders named in SKIP are left out: by default the bytecode that Python leaves in source folders as it runs.
+    Folders named in SKIP are left out: by default the bytecode that Python leaves in source folders as it
+    runs.
     """
     digest = hashlib.sha256()
     for name, full, info in _walk(Path(path), skip):
-        _add(digest, name, stat.S_IFMT(info.st_mode), 0 if stat.S_ISLNK(info.st_mode) else stat.S_IMODE(info.st_mode))
+        _add(
+            digest,
+            name,
+            stat.S_IFMT(info.st_mode),
+            0 if stat.S_ISLNK(info.st_mode) else stat.S_IMODE(info.st_mode),
+        )
         if stat.S_ISLNK(info.st_mode):
             _add(digest, os.readlink(full))
         elif stat.S_ISREG(info.st_mode):
@@ -100,7 +115,9 @@ def hash_tree(path: Path, skip: tuple[str, ...] = ("__pycache__",)) -> str:
 
 
 def _listing(path: Path) -> dict[str, Any]:
-    """Number of entries, bytes, and a hash over names, modes, sizes and times: quick to take, and it moves with any write."""
+    """Number of entries, bytes, and a hash over names, modes, sizes and times: quick to take, and it moves
+    with any write.
+    """
     digest, entries, size = hashlib.sha256(), 0, 0
     for name, _, info in _walk(path):
         regular = stat.S_ISREG(info.st_mode)
@@ -125,7 +142,9 @@ def _canonical(value: Any) -> Any:
 
 
 def key_of(name: str, inputs: Mapping[str, Any]) -> str:
-    """The key of artefact NAME made from INPUTS (str, bytes, numbers, None, Path, lists and mappings of them), in hex."""
+    """The key of artefact NAME made from INPUTS (str, bytes, numbers, None, Path, lists and mappings of
+    them), in hex.
+    """
     return hashlib.sha256(json.dumps([name, _canonical(inputs)]).encode()).hexdigest()
 
 
@@ -144,9 +163,12 @@ def remove_tree(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
-    """Hold the lock file PATH alone. Yields whether we have it: always with WAIT, else only when nobody else does."""
+    """Hold the lock file PATH alone. Yields whether we have it: always with WAIT, else only when nobody else
+    does.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Never removed: a lock file that others may have open must keep its inode. Not inherited by programs we start.
+    # Never removed: a lock file that others may have open must keep its inode. Not inherited by programs we
+    # start.
     with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -160,7 +182,9 @@ def locked(path: Path, *, wait: bool = True, on_wait: Callable[[], None] = lambd
 
 
 def sweep(folder: Path, remove: Callable[[Path], None] = remove_tree) -> list[str]:
-    """Remove what interrupted builds left in FOLDER, unless its builder still holds the lock. Returns the names removed."""
+    """Remove what interrupted builds left in FOLDER, unless its builder still holds the lock. Returns the
+    names removed.
+    """
     swept = []
     for temp in folder.glob(".tmp-*"):
         entry = temp.name.removeprefix(".tmp-").rpartition("~")[0]
@@ -174,8 +198,8 @@ def sweep(folder: Path, remove: Callable[[Path], None] = remove_tree) -> list[st
 def damage(entry: Path) -> str:
     """What is wrong with ENTRY, in a few words; empty when it is whole.
 
-    The quick look is at names, sizes and times. Where those moved (a write, or a cache copied from elsewhere) the
-    contents decide.
+    The quick look is at names, sizes and times. Where those moved (a write, or a cache copied from elsewhere)
+    the contents decide.
     """
     try:
         manifest = json.loads((entry / MANIFEST).read_text())
@@ -186,7 +210,10 @@ def damage(entry: Path) -> str:
         if now["listing"] == manifest["listing"]:
             return ""
         if (now["entries"], now["bytes"]) != (manifest["entries"], manifest["bytes"]):
-            return f"{now['bytes']} bytes in {now['entries']} entries, not {manifest['bytes']} in {manifest['entries']}"
+            return (
+                f"{now['bytes']} bytes in {now['entries']} entries, not {manifest['bytes']} in "
+                f"{manifest['entries']}"
+            )
         if hash_tree(path, skip=()) != manifest["content"]:
             return "its contents changed"
         write_atomic(entry / MANIFEST, json.dumps({**manifest, **now}, indent=1))
@@ -196,14 +223,21 @@ def damage(entry: Path) -> str:
 
 
 def artefact(
-    cache_dir: Path, name: str, inputs: Mapping[str, Any], build: Callable[[Path], None], *,
-    verify: bool = True, say: Callable[[str], None] = say, remove: Callable[[Path], None] = remove_tree,
+    cache_dir: Path,
+    name: str,
+    inputs: Mapping[str, Any],
+    build: Callable[[Path], None],
+    *,
+    verify: bool = True,
+    say: Callable[[str], None] = say,
+    remove: Callable[[Path], None] = remove_tree,
 ) -> Path:
     """The artefact NAME made from INPUTS: from the cache when it is there and whole, else by BUILD.
 
-    BUILD is given a path that does not exist and makes a file or a folder there; it may leave scratch files beside it.
-    The result lies at CACHE_DIR/NAME-KEY/NAME and is not to be written to. VERIFY off takes a kept entry unseen. What
-    BUILD raises goes through, with nothing left behind. Raises LabFault when BUILD made nothing.
+    BUILD is given a path that does not exist and makes a file or a folder there; it may leave scratch files
+    beside it. The result lies at CACHE_DIR/NAME-KEY/NAME and is not to be written to. VERIFY off takes a kept
+    entry unseen. What BUILD raises goes through, with nothing left behind. Raises LabFault when BUILD made
+    nothing.
     """
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} can't name an artefact: small letters, digits, dot, dash and underscore")
@@ -229,15 +263,23 @@ def artefact(
 
 
 def _prune(cache_dir: Path, name: str, remove: Callable[[Path], None]) -> None:
-    """Remove older makes of NAME that nobody has asked for in a long time: a running rehearsal may still use others."""
+    """Remove older makes of NAME that nobody has asked for in a long time: a running rehearsal may still use
+    others.
+    """
     for old in cache_dir.glob(f"{name}-{'[0-9a-f]' * KEY_CHARS}"):
         with locked(cache_dir / ".locks" / old.name, wait=False) as free:
             if free and (old / MANIFEST).exists() and (old / MANIFEST).stat().st_mtime < time.time() - UNUSED:
                 remove(old)
 
 
-def _make(cache_dir: Path, entry: Path, name: str, build: Callable[[Path], None],
-          say: Callable[[str], None], remove: Callable[[Path], None]) -> None:
+def _make(
+    cache_dir: Path,
+    entry: Path,
+    name: str,
+    build: Callable[[Path], None],
+    say: Callable[[str], None],
+    remove: Callable[[Path], None],
+) -> None:
     """Build into a temporary folder beside ENTRY, describe what came out, rename."""
     temp = Path(tempfile.mkdtemp(prefix=f".tmp-{entry.name}~", dir=cache_dir))
     started = time.monotonic()
@@ -261,8 +303,8 @@ def _make(cache_dir: Path, entry: Path, name: str, build: Callable[[Path], None]
 
 
 def clean(root: Path) -> str:
-    """Remove what the lab made in the folder ROOT and nothing else that lies there, unless a rehearsal or a build is running:
-    then what stands in the way and what to do, in a line.
+    """Remove what the lab made in the folder ROOT and nothing else that lies there, unless a rehearsal or a
+    build is running: then what stands in the way and what to do, in a line.
     """
     for lock in root.glob(".locks/*"):
         with locked(lock, wait=False) as free:
@@ -271,7 +313,15 @@ def clean(root: Path) -> str:
     for owner in root.glob("work/*/pid"):
         if Path("/proc", owner.read_text().strip() or "none").exists():
             return f"a rehearsal runs in {owner.parent}; end it first"
-    for pattern in ("work", "checkpoints", "cargo", "slots.json", ".locks", ".tmp-*", "*-" + "[0-9a-f]" * KEY_CHARS):
+    for pattern in (
+        "work",
+        "checkpoints",
+        "cargo",
+        "slots.json",
+        ".locks",
+        ".tmp-*",
+        "*-" + "[0-9a-f]" * KEY_CHARS,
+    ):
         for path in root.glob(pattern):
             remove_tree(path)
     return ""

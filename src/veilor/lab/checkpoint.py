@@ -1,7 +1,9 @@
-"""Checkpoints: sets of files (disk, firmware variables, registry store, keys) put away under a name and a key.
+"""Checkpoints: sets of files (disk, firmware variables, registry store, keys) put away under a name and a
+key.
 
-The key says everything that went in, so a checkpoint that is found is the right one. Several rehearsals share one
-store: what one of them has found or saved is held (shared flock) until it closes, and is never pruned under its feet.
+The key says everything that went in, so a checkpoint that is found is the right one. Several rehearsals share
+one store: what one of them has found or saved is held (shared flock) until it closes, and is never pruned
+under its feet.
 """
 
 from __future__ import annotations
@@ -35,10 +37,13 @@ class Checkpoints:
         self._say = say
         self._held: dict[Path, IO[bytes]] = {}
 
-    def save(self, name: str, key: str, files: Mapping[str, Path], meta: Mapping[str, Any] | None = None) -> Path:
+    def save(
+        self, name: str, key: str, files: Mapping[str, Path], meta: Mapping[str, Any] | None = None
+    ) -> Path:
         """Copy FILES (name in the checkpoint: file or folder) and META away; the checkpoint's folder.
 
-        The sources must not be written to meanwhile. Raises LabFault when copying fails, most often for want of space.
+        The sources must not be written to meanwhile. Raises LabFault when copying fails, most often for want
+        of space.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
@@ -48,7 +53,13 @@ class Checkpoints:
         try:
             for label, source in files.items():
                 copy(source, temp / label)
-            manifest = {"schema": 1, "name": name, "key": key, "meta": dict(meta or {}), "files": _describe(temp)}
+            manifest = {
+                "schema": 1,
+                "name": name,
+                "key": key,
+                "meta": dict(meta or {}),
+                "files": _describe(temp),
+            }
             write_atomic(temp / MANIFEST, json.dumps(manifest, indent=1))
             self._replace(entry, temp)
         finally:
@@ -58,7 +69,9 @@ class Checkpoints:
         return entry
 
     def _replace(self, entry: Path, temp: Path) -> None:
-        """Put TEMP in ENTRY's place and hold it. One that another rehearsal holds stays: it came from the same inputs."""
+        """Put TEMP in ENTRY's place and hold it. One that another rehearsal holds stays: it came from the
+        same inputs.
+        """
         file = self._held.pop(entry, None) or self._open(entry)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,7 +84,8 @@ class Checkpoints:
         self._held[entry] = file
 
     def find(self, name: str, key: str) -> Path | None:
-        """The folder of the checkpoint with its files under their names, held until close(); None when there is none.
+        """The folder of the checkpoint with its files under their names, held until close(); None when there
+        is none.
 
         A damaged one (sizes or times not as they were saved) is removed with one line said.
         """
@@ -163,17 +177,32 @@ class Checkpoints:
 
 
 def copy(source: Path, dest: Path) -> None:
-    """Copy a file or tree with modes and times, sharing blocks where the file system can, holes staying holes."""
-    argv = ["cp", "-a", "--reflink=auto", "--sparse=always", "--no-target-directory", "--", str(source), str(dest)]
+    """Copy a file or tree with modes and times, sharing blocks where the file system can, holes staying
+    holes.
+    """
+    argv = [
+        "cp",
+        "-a",
+        "--reflink=auto",
+        "--sparse=always",
+        "--no-target-directory",
+        "--",
+        str(source),
+        str(dest),
+    ]
     try:
         subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=COPY_TIMEOUT, check=True)
     except subprocess.TimeoutExpired:
-        raise LabFault(f"copying {source.name} did not end within {COPY_TIMEOUT:.0f} s; is the disk failing?") from None
+        raise LabFault(
+            f"copying {source.name} did not end within {COPY_TIMEOUT:.0f} s; is the disk failing?"
+        ) from None
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip().splitlines()
         free = shutil.disk_usage(dest.parent).free / 1e9
         why = said[-1] if said else f"cp ended with {error.returncode}"
-        raise LabFault(f"{source.name} could not be copied ({why}; {free:.1f} GB free at {dest.parent})") from None
+        raise LabFault(
+            f"{source.name} could not be copied ({why}; {free:.1f} GB free at {dest.parent})"
+        ) from None
 
 
 def _saved(entry: Path) -> int:
@@ -183,10 +212,16 @@ def _saved(entry: Path) -> int:
 
 
 def _describe(folder: Path) -> dict[str, list[int]]:
-    """Size and time of every file in FOLDER but the manifest: enough to see truncation, loss and later writes."""
+    """Size and time of every file in FOLDER but the manifest: enough to see truncation, loss and later
+    writes.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.name != MANIFEST or path.parent != folder:
             info = path.lstat()
-            found[str(path.relative_to(folder))] = [info.st_mode, info.st_size if not path.is_dir() else 0, info.st_mtime_ns]
+            found[str(path.relative_to(folder))] = [
+                info.st_mode,
+                info.st_size if not path.is_dir() else 0,
+                info.st_mtime_ns,
+            ]
     return found

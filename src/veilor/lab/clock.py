@@ -1,4 +1,6 @@
-"""Time as a guest had it: a host that is busy with other things must not make a slow guest look like a silent one."""
+"""Time as a guest had it: a host that is busy with other things must not make a slow guest look like a silent
+one.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,21 @@ def family(pid: int) -> list[int]:
     while rest:
         found.append(rest.pop())
         try:
-            rest += [int(child) for child in Path(f"/proc/{found[-1]}/task/{found[-1]}/children").read_text().split()]
+            rest += [
+                int(child)
+                for child in Path(f"/proc/{found[-1]}/task/{found[-1]}/children").read_text().split()
+            ]
         except OSError:
             continue
     return found
 
 
 def waited(pid: int) -> float:
-    """Seconds for which the busiest thread of PID and of what it started has waited for a processor of the host.
+    """Seconds for which the busiest thread of PID and of what it started has waited for a processor of the
+    host.
 
-    The second number of schedstat, in ns (Documentation/scheduler/sched-stats.rst of Linux); 0 where the kernel keeps none.
+    The second number of schedstat, in ns (Documentation/scheduler/sched-stats.rst of Linux); 0 where the
+    kernel keeps none.
     """
     most = 0
     for one in family(pid):

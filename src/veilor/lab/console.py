@@ -1,6 +1,7 @@
 """A guest's serial console as bytes: kept whole, searched as it grows, held against what must never appear.
 
-A LUKS prompt has no newline at its end, so nothing here thinks in lines until the text is read for the report.
+A LUKS prompt has no newline at its end, so nothing here thinks in lines until the text is read for the
+report.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ FORBIDDEN = {
     "kernel panic": rb"Kernel panic - not syncing",
     "kernel oops": rb"(?:BUG: |Oops: |general protection fault)",
     "soft lockup": rb"watchdog: BUG: soft lockup",
-    "emergency mode": rb"You are in emergency mode|Entering emergency mode|Reached target .{0,12}emergency\.target",
+    "emergency mode": rb"You are in emergency mode|Entering emergency mode|Reached target "
+    rb".{0,12}emergency\.target",
     "file system error": rb"EXT4-fs error|EXT4-fs \([^)]*\): error|Remounting filesystem read-only",
     "traceback": rb"Traceback \(most recent call last\)",
     "failed to mount": rb"Failed to mount ",
@@ -29,7 +31,8 @@ ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b\][^\x07]
 
 
 class Console:
-    """Reads a QEMU serial socket in a thread, appending to LOG; `position` marks are byte offsets into this boot.
+    """Reads a QEMU serial socket in a thread, appending to LOG; `position` marks are byte offsets into this
+    boot.
 
     Limits are seconds of CLOCK.
     """
@@ -69,7 +72,9 @@ class Console:
             time.sleep(0.03)
 
     def wait_for(self, pattern: bytes, timeout: float, start: int = 0) -> int | None:
-        """The offset just behind the first match of PATTERN at or after START, or None after TIMEOUT seconds or at the end."""
+        """The offset just behind the first match of PATTERN at or after START, or None after TIMEOUT seconds
+        or at the end.
+        """
         deadline = self.clock() + timeout
         matcher = re.compile(pattern)
         with self._lock:

@@ -1,4 +1,6 @@
-"""A machine's disk looked at from outside, as somebody who took it out would: partitions, LUKS header, readable bytes."""
+"""A machine's disk looked at from outside, as somebody who took it out would: partitions, LUKS header,
+readable bytes.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Partition:
 
 
 def make_other(path: Path, size: int = 16 << 30, data: int = 32 << 20) -> Path:
-    """A second disk with somebody's data on it: SIZE bytes, sparse, the first and last DATA bytes of them in use."""
+    """A second disk with somebody's data on it: SIZE bytes, sparse, the first and last DATA bytes of them in
+    use.
+    """
     noise = random.Random(44).randbytes(data)
     with path.open("wb") as disk:
         disk.truncate(size)
@@ -51,16 +55,27 @@ def fingerprint(path: Path) -> str:
 
 def to_raw(tools: Tools, disk: Path, raw: Path) -> Path:
     """Write the qcow2 DISK as the sparse raw file RAW."""
-    tools.run(["qemu-img", "convert", "-O", "raw", str(disk), str(raw)], binds=[disk.parent, raw.parent], timeout=600)
+    tools.run(
+        ["qemu-img", "convert", "-O", "raw", str(disk), str(raw)],
+        binds=[disk.parent, raw.parent],
+        timeout=600,
+    )
     return raw
 
 
 def check_image(tools: Tools, disk: Path) -> None:
-    """Raise LabFault when the qcow2 file DISK is damaged: then a guest's trouble is the rehearsal's, not the product's."""
+    """Raise LabFault when the qcow2 file DISK is damaged: then a guest's trouble is the rehearsal's, not the
+    product's.
+    """
     done = tools.run(["qemu-img", "check", "-q", str(disk)], binds=[disk.parent], timeout=300, check=False)
-    if done.returncode not in (0, 3):  # 3: leaked clusters only, which a killed QEMU leaves and which lose nothing
+    if done.returncode not in (
+        0,
+        3,
+    ):  # 3: leaked clusters only, which a killed QEMU leaves and which lose nothing
         said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        raise LabFault(f"the disk image of the machine is damaged ({said[0] if said else 'qemu-img check failed'})")
+        raise LabFault(
+            f"the disk image of the machine is damaged ({said[0] if said else 'qemu-img check failed'})"
+        )
 
 
 def read_gpt(raw: Path) -> list[Partition]:
@@ -87,7 +102,8 @@ def read_gpt(raw: Path) -> list[Partition]:
 def luks_header(raw: Path, part: Partition) -> dict:
     """What the LUKS header of PART says: version, kdf and its memory in KiB and iterations, cipher.
 
-    LUKS2 keeps a 4096-byte binary header and JSON behind it (the LUKS2 on-disk format, section 2). Raises OSFault.
+    LUKS2 keeps a 4096-byte binary header and JSON behind it (the LUKS2 on-disk format, section 2). Raises
+    OSFault.
     """
     with raw.open("rb") as disk:
         disk.seek(part.start)
@@ -126,13 +142,17 @@ def data_ranges(raw: Path, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def plant(raw: Path, part: Partition, data: bytes) -> None:
-    """Write DATA in the clear over the middle of PART: to see that a search finds what lies there. What was there is lost."""
+    """Write DATA in the clear over the middle of PART: to see that a search finds what lies there. What was
+    there is lost.
+    """
     with raw.open("r+b") as disk:
         disk.seek(part.start + part.size // 2)
         disk.write(data)
 
 
-def find(raw: Path, needles: Iterable[bytes], ranges: Iterable[tuple[int, int]], chunk: int = 16 << 20) -> list[str]:
+def find(
+    raw: Path, needles: Iterable[bytes], ranges: Iterable[tuple[int, int]], chunk: int = 16 << 20
+) -> list[str]:
     """Where NEEDLES occur in RANGES of the file, as 'needle at byte N' (the first place of each)."""
     needles = list(needles)
     overlap = max(map(len, needles)) - 1
@@ -147,6 +167,8 @@ def find(raw: Path, needles: Iterable[bytes], ranges: Iterable[tuple[int, int]],
                     for needle in needles:
                         place = data.find(needle)
                         if place >= 0:
-                            found.setdefault(needle, f"{needle.decode(errors='replace')} at byte {at + place}")
+                            found.setdefault(
+                                needle, f"{needle.decode(errors='replace')} at byte {at + place}"
+                            )
                     at += chunk
     return sorted(found.values())

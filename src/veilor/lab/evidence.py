@@ -1,4 +1,6 @@
-"""What a rehearsal can see of a machine: through its agent, on its console, in the registry's log, on its disk."""
+"""What a rehearsal can see of a machine: through its agent, on its console, in the registry's log, on its
+disk.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ class Evidence:
 
     def status(self) -> dict:
         """`status` of bootc's JSON on the machine."""
-        return json.loads(self.machine.run(["bootc", "status", "--format=json", "--format-version=1"], timeout=120).out)["status"]
+        return json.loads(
+            self.machine.run(["bootc", "status", "--format=json", "--format-version=1"], timeout=120).out
+        )["status"]
 
     def veilor(self, *argv: str, timeout: float = 600) -> SimpleNamespace:
         """Run a veilor program on the machine: exit code, text and, with --json, its answer as data."""
@@ -33,7 +37,9 @@ class Evidence:
             try:
                 data = json.loads(reply.out)
             except ValueError:
-                raise OSFault(f"`{' '.join(argv)}` did not answer in JSON: {(reply.out + reply.err)[-300:]}") from None
+                raise OSFault(
+                    f"`{' '.join(argv)}` did not answer in JSON: {(reply.out + reply.err)[-300:]}"
+                ) from None
         return SimpleNamespace(code=reply.code, text=reply.out + reply.err, data=data)
 
     def read_file(self, path: str) -> str:
@@ -42,17 +48,23 @@ class Evidence:
 
     def write_file(self, path: str, text: str) -> None:
         """Write a file on the running machine, through to the disk."""
-        self.machine.run(["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat > "$1" && sync', "sh", path], stdin=text.encode())
+        self.machine.run(
+            ["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat > "$1" && sync', "sh", path], stdin=text.encode()
+        )
 
     def has(self, path: str) -> bool:
         """Whether the running machine has PATH."""
         return self.machine.run(["test", "-e", path], check=False).code == 0
 
     def attempt(self, name: str, *arguments: str, nobody: bool = False, timeout: float = 900) -> str:
-        """What came of the try NAME of scenarios/guest/tries.py: "ok", what it found, or the name of the error that stopped it."""
+        """What came of the try NAME of scenarios/guest/tries.py: "ok", what it found, or the name of the
+        error that stopped it.
+        """
         tries = (self.settings.source / "scenarios/guest/tries.py").read_text()
         argv = ["python3", "-I", "-c", tries, name, *arguments]
-        return self.machine.run([*(NOBODY if nobody else []), *argv], check=False, timeout=timeout).out.strip()
+        return self.machine.run(
+            [*(NOBODY if nobody else []), *argv], check=False, timeout=timeout
+        ).out.strip()
 
     def notice(self) -> str:
         """What the machine tells whoever logs in."""
@@ -76,7 +88,9 @@ class Evidence:
 
     def offered_disks(self) -> dict[str, str]:
         """The disks that the installer offers: serial number to the number to type."""
-        lines = re.findall(r"^ +(\d+)\) .*\((?:[^()]* )?(\S+)\)\s*$", self.machine.console.text(), re.MULTILINE)
+        lines = re.findall(
+            r"^ +(\d+)\) .*\((?:[^()]* )?(\S+)\)\s*$", self.machine.console.text(), re.MULTILINE
+        )
         return {serial: number for number, serial in lines}
 
     def prompts(self) -> int:
@@ -84,17 +98,27 @@ class Evidence:
         return self.machine.console.count(PROMPT)
 
     def layer_bytes(self, requests: list[Request]) -> int:
-        """The bytes of image layers in REQUESTS: answers of blobs larger than SMALL from the product's image repository."""
+        """The bytes of image layers in REQUESTS: answers of blobs larger than SMALL from the product's image
+        repository.
+        """
         repository = self.settings.product.image_repository
         return sum(
-            r.size for r in requests if r.method == "GET" and f"/v2/{repository}/" in r.path and BLOB.search(r.path) and r.size > SMALL
+            r.size
+            for r in requests
+            if r.method == "GET" and f"/v2/{repository}/" in r.path and BLOB.search(r.path) and r.size > SMALL
         )
 
     def signature_before_layers(self, requests: list[Request]) -> bool:
-        """Whether a signature was fetched from the image repository before the first layer was (and any was at all)."""
+        """Whether a signature was fetched from the image repository before the first layer was (and any was
+        at all).
+        """
         repository = self.settings.product.image_repository
-        ours = [r for r in requests if r.method == "GET" and f"/v2/{repository}/" in r.path and r.status == 200]
-        signatures = [n for n, r in enumerate(ours) if re.search(r"/manifests/sha256-[0-9a-f]{64}\.sig$", r.path)]
+        ours = [
+            r for r in requests if r.method == "GET" and f"/v2/{repository}/" in r.path and r.status == 200
+        ]
+        signatures = [
+            n for n, r in enumerate(ours) if re.search(r"/manifests/sha256-[0-9a-f]{64}\.sig$", r.path)
+        ]
         layers = [n for n, r in enumerate(ours) if BLOB.search(r.path) and r.size > SMALL]
         return bool(signatures and layers) and signatures[0] < layers[0]
 

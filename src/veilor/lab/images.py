@@ -1,4 +1,6 @@
-"""OCI images made of a base layout and layers of our own, without a container engine, with the same bytes each time."""
+"""OCI images made of a base layout and layers of our own, without a container engine, with the same bytes
+each time.
+"""
 
 from __future__ import annotations
 
@@ -50,14 +52,17 @@ def read_manifest(layout: Path) -> tuple[dict, dict, str]:
         manifest = json.loads(blob(layout, digest).read_text())
         return manifest, json.loads(blob(layout, manifest["config"]["digest"]).read_text()), digest
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise LabFault(f"{layout} is not an OCI layout with one image ({error}); make one with `veilor lab base DIR`") from None
+        raise LabFault(
+            f"{layout} is not an OCI layout with one image ({error}); make one with `veilor lab base DIR`"
+        ) from None
 
 
 def lacks(layout: Path, wanted: dict[str, str]) -> list[str]:
-    """The keys of WANTED (what it is: pattern of a file's path, without a leading slash) that no layer in LAYOUT has.
+    """The keys of WANTED (what it is: pattern of a file's path, without a leading slash) that no layer in
+    LAYOUT has.
 
-    Layers are read until everything was found. Where one is packed in a way that Python cannot read (zstd), nothing is
-    said to be lacking. Raises LabFault for a layout that is damaged.
+    Layers are read until everything was found. Where one is packed in a way that Python cannot read (zstd),
+    nothing is said to be lacking. Raises LabFault for a layout that is damaged.
     """
     missing = dict(wanted)
     for layer in read_manifest(layout)[0]["layers"]:
@@ -72,7 +77,9 @@ def lacks(layout: Path, wanted: dict[str, str]) -> list[str]:
                     if not missing:
                         return []
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            raise LabFault(f"{layout}: layer {layer['digest']} can't be read ({error}); fetch the image again") from None
+            raise LabFault(
+                f"{layout}: layer {layer['digest']} can't be read ({error}); fetch the image again"
+            ) from None
     return list(missing)
 
 
@@ -90,8 +97,15 @@ def write_blob(layout: Path, data: bytes) -> dict:
     return {"digest": digest, "size": len(data)}
 
 
-def extend(base: Path, dest: Path, layers: list[tuple[str, bytes]], version: str, labels: dict[str, str] | None = None) -> str:
-    """Write to the new folder DEST the image in BASE with LAYERS (name, tar bytes) on top; the manifest's digest.
+def extend(
+    base: Path,
+    dest: Path,
+    layers: list[tuple[str, bytes]],
+    version: str,
+    labels: dict[str, str] | None = None,
+) -> str:
+    """Write to the new folder DEST the image in BASE with LAYERS (name, tar bytes) on top; the manifest's
+    digest.
 
     Blobs of the base are hard links where the file system allows it. The same inputs give the same digest.
     """
@@ -110,7 +124,11 @@ def extend(base: Path, dest: Path, layers: list[tuple[str, bytes]], version: str
         manifest["layers"].append({"mediaType": LAYER, **write_blob(dest, packed)})
         config["rootfs"]["diff_ids"].append("sha256:" + hashlib.sha256(data).hexdigest())
         config.setdefault("history", []).append({"created": created, "created_by": name, "comment": name})
-    about = {"org.opencontainers.image.version": version, "org.opencontainers.image.created": created, **(labels or {})}
+    about = {
+        "org.opencontainers.image.version": version,
+        "org.opencontainers.image.created": created,
+        **(labels or {}),
+    }
     config.setdefault("config", {}).setdefault("Labels", {}).update(about)
     manifest.setdefault("annotations", {}).update(about)
     manifest["config"] |= write_blob(dest, json.dumps(config, sort_keys=True).encode())
@@ -122,11 +140,18 @@ def extend(base: Path, dest: Path, layers: list[tuple[str, bytes]], version: str
 
 
 def release_layer(version: str, size: int = 1_000_000) -> bytes:
-    """The tar of what alone differs from one rehearsed release to the next: its version and SIZE bytes that don't compress."""
-    filler = b"".join(hashlib.sha256(f"{version} {n}".encode()).digest() for n in range(size // 32 + 1))[:size]
+    """The tar of what alone differs from one rehearsed release to the next: its version and SIZE bytes that
+    don't compress.
+    """
+    filler = b"".join(hashlib.sha256(f"{version} {n}".encode()).digest() for n in range(size // 32 + 1))[
+        :size
+    ]
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, data in (("usr/lib/veilor/release.json", json.dumps({"version": version}).encode()), ("usr/share/veilor/filler", filler)):
+        for name, data in (
+            ("usr/lib/veilor/release.json", json.dumps({"version": version}).encode()),
+            ("usr/share/veilor/filler", filler),
+        ):
             member = tarfile.TarInfo(name)
             member.size, member.mode, member.mtime = len(data), 0o644, epoch()
             tar.addfile(member, io.BytesIO(data))

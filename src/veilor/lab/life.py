@@ -1,4 +1,6 @@
-"""What a scenario holds in its hands: one machine's disks, its registry and releases, and the boots it goes through."""
+"""What a scenario holds in its hands: one machine's disks, its registry and releases, and the boots it goes
+through.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,8 @@ class Life(Evidence):
         self.console_log = self.dir / "console.log"
         self.reset()
 
-    # -- state between phases -------------------------------------------------------------------------------------
+    # -- state between phases
+    # -------------------------------------------------------------------------------------
 
     def reset(self) -> None:
         """Back to an empty disk, an empty registry and new keys."""
@@ -88,7 +91,11 @@ class Life(Evidence):
             shutil.rmtree(self.dir / name, ignore_errors=True)
         self.state.mkdir(parents=True)
         run = self.settings.tools.run
-        run(["qemu-img", "create", "-q", "-f", "qcow2", str(self.disk), str(self.settings.disk_bytes)], binds=[self.state], timeout=60)
+        run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", str(self.disk), str(self.settings.disk_bytes)],
+            binds=[self.state],
+            timeout=60,
+        )
         shutil.copyfile(self.settings.tools.root / OVMF_VARS, self.uefi_vars)
         self.notes = {"sequence": 0, "releases": {}}
 
@@ -136,16 +143,21 @@ class Life(Evidence):
             self.registry.stop()
             self.registry = None
 
-    # -- registry and releases ------------------------------------------------------------------------------------
+    # -- registry and releases
+    # ------------------------------------------------------------------------------------
 
     def open_registry(self) -> Registry:
         """The lab's registry, started when it isn't yet."""
         if self.registry is None:
-            self.registry = Registry(self.settings.tools, self.state / "registry", self.settings.product.registry).start()
+            self.registry = Registry(
+                self.settings.tools, self.state / "registry", self.settings.product.registry
+            ).start()
         return self.registry
 
     def make_keys(self) -> None:
-        """Four new key pairs in the product's slots, and a stranger's; only the public halves go into images."""
+        """Four new key pairs in the product's slots, and a stranger's; only the
+        public halves go into images.
+        """
         slots = [*self.settings.product.image_keys, *self.settings.product.channel_keys, "stranger.pub"]
         for slot in slots:
             self.settings.build.generate_keys(self.keys / Path(slot).stem, self.settings.tools.run)
@@ -163,7 +175,9 @@ class Life(Evidence):
         return self.keys / Path(slot).stem / "cosign.key"
 
     def make_image(self, version: str, mutate=None) -> Release:
-        """Build the product's image of VERSION in a layout of its own: base, staged tree (changed by MUTATE), release layer."""
+        """Build the product's image of VERSION in a layout of its own: base, staged tree (changed by MUTATE),
+        release layer.
+        """
         started = time.monotonic()
         tree, layout = self.dir / "stage" / version, self.dir / "layouts" / version
         for path in (tree, layout):
@@ -184,23 +198,38 @@ class Life(Evidence):
         """The bootstrap ISO: RELEASE and the kickstart in the lab's (or the given) boot medium."""
         started = time.monotonic()
         iso, kickstart = self.dir / "veilor-os.iso", self.settings.source / "kickstart/install.ks"
-        self.settings.build.build_iso(self.settings.medium, release.layout, kickstart, iso, volid=None, run=self.settings.tools.run,
-                                      epoch=epoch())
+        self.settings.build.build_iso(
+            self.settings.medium,
+            release.layout,
+            kickstart,
+            iso,
+            volid=None,
+            run=self.settings.tools.run,
+            epoch=epoch(),
+        )
         self.timings.append(("iso", time.monotonic() - started))
         return iso
 
     def break_policy(self, tree: Path) -> None:
-        """The mutation of the update that breaks: its container policy lets anything in, which its health check has to see."""
+        """The mutation of the update that breaks: its container policy lets anything in, which its health
+        check has to see.
+        """
         (tree / "etc/containers/policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
 
-    def publish(self, release: Release, *, announce: bool = True, key: str | None = None, sign: bool = True) -> None:
-        """Push RELEASE under the product's tag, sign it by digest with KEY (a slot), and announce it on the channel."""
+    def publish(
+        self, release: Release, *, announce: bool = True, key: str | None = None, sign: bool = True
+    ) -> None:
+        """Push RELEASE under the product's tag, sign it by digest with KEY (a slot), and announce it on the
+        channel.
+        """
         registry, product = self.open_registry(), self.settings.product
         pushed = registry.push(release.layout, product.image_repository, product.tag)
         if pushed != release.digest:
             raise LabFault(f"the registry keeps {release.version} as {pushed}, not as {release.digest}")
         if sign:
-            self.sign(product.image_repository, release.digest, self.private_key(key or product.image_keys[0]))
+            self.sign(
+                product.image_repository, release.digest, self.private_key(key or product.image_keys[0])
+            )
         self.notes["releases"][release.version] = release.digest
         if announce:
             self.announce(release.version, release.digest)
@@ -209,34 +238,62 @@ class Life(Evidence):
         """Sign REPOSITORY@DIGEST in the lab's registry under the product's own name."""
         registry = self.open_registry()
         self.settings.build.sign_image(
-            f"127.0.0.1:{registry.port}/{repository}@{digest}", key, identity=f"{self.settings.product.registry}/{repository}",
-            run=self.settings.tools.run, ca=registry.ca)
+            f"127.0.0.1:{registry.port}/{repository}@{digest}",
+            key,
+            identity=f"{self.settings.product.registry}/{repository}",
+            run=self.settings.tools.run,
+            ca=registry.ca,
+        )
 
     def announce(
-        self, version: str, digest: str, *, sequence: int | None = None, key: str | None = None, age: int = 0, **more
+        self,
+        version: str,
+        digest: str,
+        *,
+        sequence: int | None = None,
+        key: str | None = None,
+        age: int = 0,
+        **more,
     ) -> int:
-        """Publish a statement for DIGEST as the next in SEQUENCE (or that one), issued AGE days ago and good for two weeks;
-        the sequence number. MORE: what `make_statement` takes as well."""
+        """Publish a statement for DIGEST as the next in SEQUENCE (or that one), issued AGE days ago and good
+        for two weeks; the sequence number. MORE: what `make_statement` takes as well."""
         registry, product = self.open_registry(), self.settings.product
         if sequence is None:
             self.notes["sequence"] += 1
             sequence = self.notes["sequence"]
         issued = int(time.time()) - 60 - age * 86400
-        statement = self.settings.build.make_statement(product, digest=digest, version=version, sequence=sequence, issued=issued, **more)
+        statement = self.settings.build.make_statement(
+            product, digest=digest, version=version, sequence=sequence, issued=issued, **more
+        )
         self.settings.build.publish(
-            statement, f"127.0.0.1:{registry.port}/{product.channel_repository}", product.tag,
-            self.private_key(key or product.channel_keys[0]), identity=f"{product.registry}/{product.channel_repository}",
-            run=self.settings.tools.run, ca=registry.ca, work=self.dir)
+            statement,
+            f"127.0.0.1:{registry.port}/{product.channel_repository}",
+            product.tag,
+            self.private_key(key or product.channel_keys[0]),
+            identity=f"{product.registry}/{product.channel_repository}",
+            run=self.settings.tools.run,
+            ca=registry.ca,
+            work=self.dir,
+        )
         return sequence
 
-    # -- boots ----------------------------------------------------------------------------------------------------
+    # -- boots
+    # ----------------------------------------------------------------------------------------------------
 
-    def hardware(self, *, network: bool = True, medium: Path | None = None, extra: list | None = None, **more) -> Hardware:
-        """The machine as it is plugged together for a boot; MEDIUM goes first, EXTRA disks last. MORE: fields of Hardware."""
+    def hardware(
+        self, *, network: bool = True, medium: Path | None = None, extra: list | None = None, **more
+    ) -> Hardware:
+        """The machine as it is plugged together for a boot; MEDIUM goes first, EXTRA disks last. MORE: fields
+        of Hardware.
+        """
         disks = [(medium, "raw", True)] if medium else []
         disks += [(self.disk, "qcow2", False), *(extra or [])]
         registry = self.open_registry() if network else None
-        online = {"registry": registry.port, "registry_name": self.settings.product.registry, "ca": registry.ca} if registry else {}
+        online = (
+            {"registry": registry.port, "registry_name": self.settings.product.registry, "ca": registry.ca}
+            if registry
+            else {}
+        )
         return Hardware(disks, self.settings.firmware, self.uefi_vars, self.settings.accel, **online, **more)
 
     def power_on(self, hardware: Hardware | None = None) -> Machine:
@@ -270,15 +327,25 @@ class Life(Evidence):
         return machine
 
     def locked_disks(self, arguments: str) -> list[Path]:
-        """The disks of a machine of the scenario's flavour that asks for its passphrase, started with kernel ARGUMENTS besides."""
+        """The disks of a machine of the scenario's flavour that asks for its passphrase, started with kernel
+        ARGUMENTS besides.
+        """
         tree, what, cache = self.dir / "stage" / "locked", self.settings, cache_root()
         what.build.stage(what.source, tree, None, 0)
-        # An emulated machine finds its graphics later than a real one; until then Plymouth would take text for good.
+        # An emulated machine finds its graphics later than a real one; until then Plymouth would take text
+        # for good.
         settings = tree / "etc/plymouth/plymouthd.conf"
         settings.write_text(settings.read_text().replace("DeviceTimeout=8", "DeviceTimeout=90"))
         parts = machine_parts(cache, what.rootfs, tree, PASSPHRASE)
-        return make_disks(parts, tree, self.dir / f"locked-{self.boots}", tools=what.tools, cache=cache, source=what.source,
-                          arguments=arguments)
+        return make_disks(
+            parts,
+            tree,
+            self.dir / f"locked-{self.boots}",
+            tools=what.tools,
+            cache=cache,
+            source=what.source,
+            arguments=arguments,
+        )
 
     def strike(self, point: str) -> None:
         """Let the chosen sabotage act, when POINT is its moment."""
@@ -287,7 +354,10 @@ class Life(Evidence):
     def settle(self) -> None:
         """Wait until start-up has ended."""
         self.machine.wait_until(
-            ["systemctl", "is-system-running"], lambda r: r.out.strip() not in ("initializing", "starting", ""), 180, "the end of start-up"
+            ["systemctl", "is-system-running"],
+            lambda r: r.out.strip() not in ("initializing", "starting", ""),
+            180,
+            "the end of start-up",
         )
 
     def judge_console(self, allowed: frozenset[str] = frozenset()) -> None:
@@ -318,16 +388,46 @@ class Life(Evidence):
 
 
 def probe_kvm(tools: Tools, kernel: Path) -> bool:
-    """Whether KVM really works here: KERNEL has to start under it and get as far as missing its root, within 20 s.
+    """Whether KVM really works here: KERNEL has to start under it and get as far as missing its root, within
+    20 s.
 
     /dev/kvm that exists proves nothing: on some hosts a stock kernel hangs on it in its first instructions.
     """
     if not Path("/dev/kvm").exists():
         return False
-    argv = ["timeout", "-s", "KILL", "20", "qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-m", "512", "-display", "none"]
-    argv += ["-nodefaults", "-no-reboot", "-serial", "stdio", "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1"]
+    argv = [
+        "timeout",
+        "-s",
+        "KILL",
+        "20",
+        "qemu-system-x86_64",
+        "-accel",
+        "kvm",
+        "-cpu",
+        "host",
+        "-m",
+        "512",
+        "-display",
+        "none",
+    ]
+    argv += [
+        "-nodefaults",
+        "-no-reboot",
+        "-serial",
+        "stdio",
+        "-kernel",
+        str(kernel),
+        "-append",
+        "console=ttyS0 panic=-1",
+    ]
     try:
-        done = subprocess.run(tools.argv(argv, [kernel.parent]), capture_output=True, timeout=40, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            tools.argv(argv, [kernel.parent]),
+            capture_output=True,
+            timeout=40,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
     except (subprocess.TimeoutExpired, OSError):
         return False
     return b"Unable to mount root fs" in done.stdout

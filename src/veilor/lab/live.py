@@ -1,4 +1,6 @@
-"""The lab's live medium: a small bootable ISO that runs the stand-in installer, as a Fedora netinst ISO runs Anaconda."""
+"""The lab's live medium: a small bootable ISO that runs the stand-in installer, as a Fedora netinst ISO runs
+Anaconda.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from veilor.lab.tools import Tools
 VOLUME = "VEILOR-LAB-LIVE"
 # A stand-in: the product asks for 1 GiB, which an emulated processor takes minutes for.
 STAND_IN_KDF = "veilor.lab.pbkdf-memory=65536 veilor.lab.pbkdf-iterations=4"
-ARGUMENTS = f"root=live:CDLABEL={VOLUME} rd.live.image rd.live.overlay.overlayfs=1 {STAND_IN_KDF} console=tty0 console=ttyS0"
+ARGUMENTS = (
+    f"root=live:CDLABEL={VOLUME} rd.live.image rd.live.overlay.overlayfs=1 {STAND_IN_KDF} "
+    "console=tty0 console=ttyS0"
+)
 GRUB_CFG = f"""set timeout=1
 set default=0
 serial --unit=0 --speed=115200
@@ -26,7 +31,8 @@ menuentry 'Install veilor-os' {{
   initrd /images/pxeboot/initrd.img
 }}
 """
-# Fedora's medium has none of these running beside its installer, or with settings that let everything through.
+# Fedora's medium has none of these running beside its installer, or with settings that let everything
+# through.
 ASLEEP = ("firewalld", "usbguard", "chrony", "auditd", "systemd-oomd", "systemd-zram-setup@zram0")
 PERMISSIVE = b'{"default":[{"type":"insecureAcceptAnything"}]}\n'
 
@@ -50,7 +56,11 @@ def live_medium(cache: Path, tools: Tools, source: Path) -> Path:
         ("etc/systemd/system/serial-getty@ttyS0.service", "/dev/null", 0o777),
         ("etc/containers/policy.json", PERMISSIVE, 0o644),
         *((f"etc/systemd/system/{name}.service", "/dev/null", 0o777) for name in ASLEEP),
-        ("etc/resolv.conf", b"", 0o644),  # `bootc install ensure-completion` copies it, as Fedora's medium always has one
+        (
+            "etc/resolv.conf",
+            b"",
+            0o644,
+        ),  # `bootc install ensure-completion` copies it, as Fedora's medium always has one
     ]
     inputs = {
         "rootfs": rootfs.parent.name,
@@ -58,7 +68,10 @@ def live_medium(cache: Path, tools: Tools, source: Path) -> Path:
         "grub": hash_tree(grub),
         "epoch": str(epoch()),
         "installer": hash_tree(installer),
-        "stand-ins": [f"{n} {c if isinstance(c, str) else hash_tree(c) if isinstance(c, Path) else c}" for n, c, _ in added],
+        "stand-ins": [
+            f"{n} {c if isinstance(c, str) else hash_tree(c) if isinstance(c, Path) else c}"
+            for n, c, _ in added
+        ],
         "grub.cfg": GRUB_CFG,
         "writer": Path(__file__),
         "tree": Path(__file__).with_name("base.py"),
@@ -87,7 +100,8 @@ def fill(work: Path, rootfs: Path, added: list, grub: Path, tools: Tools) -> Non
             [
                 "sh",
                 "-c",
-                f"sqfstar -comp zstd -Xcompression-level 3 -processors 2 -all-time {epoch()} -mkfs-time {epoch()} "
+                f"sqfstar -comp zstd -Xcompression-level 3 -processors 2 -all-time {epoch()} -mkfs-time "
+                f"{epoch()} "
                 '-quiet -no-progress "$1" < "$2"',
                 "sh",
                 f"{iso}/LiveOS/squashfs.img",
@@ -99,28 +113,85 @@ def fill(work: Path, rootfs: Path, added: list, grub: Path, tools: Tools) -> Non
     with tarfile.open(work / "tree.tar") as tree:
         for member in tree:
             name = os.path.basename(member.name)
-            if member.name.startswith("usr/lib/modules/") and member.name.count("/") == 4 and name in ("vmlinuz", "initramfs.img"):
+            if (
+                member.name.startswith("usr/lib/modules/")
+                and member.name.count("/") == 4
+                and name in ("vmlinuz", "initramfs.img")
+            ):
                 target = iso / "images/pxeboot" / {"initramfs.img": "initrd.img"}.get(name, name)
                 target.write_bytes(tree.extractfile(member).read())
     for place in ("boot/grub2", "EFI/BOOT"):
         (iso / place).mkdir(parents=True)
         (iso / place / "grub.cfg").write_text(GRUB_CFG)
-    (work / "early.cfg").write_text("search --no-floppy --file --set=root /LiveOS/squashfs.img\nconfigfile ($root)/boot/grub2/grub.cfg\n")
-    modules = "part_gpt part_msdos fat iso9660 normal search search_fs_file configfile serial terminal linux all_video echo test".split()
+    (work / "early.cfg").write_text(
+        "search --no-floppy --file --set=root /LiveOS/squashfs.img\nconfigfile ($root)/boot/grub2/grub.cfg\n"
+    )
+    modules = (
+        "part_gpt part_msdos fat iso9660 normal search search_fs_file configfile serial terminal "
+        "linux all_video echo test"
+    ).split()
     make = ["grub-mkimage", "-c", str(work / "early.cfg"), "-p", "/boot/grub2"]
     tools.run([*make, "-O", "x86_64-efi", "-o", str(iso / "EFI/BOOT/BOOTX64.EFI"), *modules], **run)
-    tools.run([*make, "-O", "i386-pc-eltorito", "-o", str(iso / "boot/grub2/eltorito.img"), "biosdisk", *modules], **run)
+    tools.run(
+        [*make, "-O", "i386-pc-eltorito", "-o", str(iso / "boot/grub2/eltorito.img"), "biosdisk", *modules],
+        **run,
+    )
     tools.run(["cp", "/usr/lib/grub/i386-pc/boot_hybrid.img", str(work / "hybrid.img")], **run)
     image = work / "efi.img"
-    tools.run(["mkfs.vfat", "-C", "-i", "20260101", "--invariant", "-n", "LIVE-EFI", str(image), "8192"], **run)
-    tools.run(["sh", "-c", f"mmd -i {image} ::/EFI ::/EFI/BOOT && mcopy -i {image} -m {iso}/EFI/BOOT/* ::/EFI/BOOT/"], **run)
+    tools.run(
+        ["mkfs.vfat", "-C", "-i", "20260101", "--invariant", "-n", "LIVE-EFI", str(image), "8192"], **run
+    )
+    tools.run(
+        [
+            "sh",
+            "-c",
+            f"mmd -i {image} ::/EFI ::/EFI/BOOT && mcopy -i {image} -m {iso}/EFI/BOOT/* ::/EFI/BOOT/",
+        ],
+        **run,
+    )
 
 
 def write_iso(work: Path, dest: Path, tools: Tools) -> None:
-    """Make the hybrid ISO: El Torito for BIOS and UEFI, an MBR for BIOS sticks, the EFI image as partition 2."""
-    argv = ["xorriso", "-as", "mkisofs", "-quiet", "-V", VOLUME, "-r", "-J", "-joliet-long", "-iso-level", "3", "-o", str(dest)]
+    """Make the hybrid ISO: El Torito for BIOS and UEFI, an MBR for BIOS sticks,
+    the EFI image as partition 2.
+    """
+    argv = [
+        "xorriso",
+        "-as",
+        "mkisofs",
+        "-quiet",
+        "-V",
+        VOLUME,
+        "-r",
+        "-J",
+        "-joliet-long",
+        "-iso-level",
+        "3",
+        "-o",
+        str(dest),
+    ]
     argv += ["--grub2-mbr", str(work / "hybrid.img"), "-partition_offset", "16", "-appended_part_as_gpt"]
     argv += ["-append_partition", "2", "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", str(work / "efi.img")]
-    argv += ["-c", "boot.cat", "-b", "boot/grub2/eltorito.img", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"]
-    argv += ["--grub2-boot-info", "-eltorito-alt-boot", "-e", "--interval:appended_partition_2:all::", "-no-emul-boot"]
-    tools.run([*argv, str(work / "iso")], binds=[work, dest.parent], env={"SOURCE_DATE_EPOCH": str(epoch())}, timeout=600)
+    argv += [
+        "-c",
+        "boot.cat",
+        "-b",
+        "boot/grub2/eltorito.img",
+        "-no-emul-boot",
+        "-boot-load-size",
+        "4",
+        "-boot-info-table",
+    ]
+    argv += [
+        "--grub2-boot-info",
+        "-eltorito-alt-boot",
+        "-e",
+        "--interval:appended_partition_2:all::",
+        "-no-emul-boot",
+    ]
+    tools.run(
+        [*argv, str(work / "iso")],
+        binds=[work, dest.parent],
+        env={"SOURCE_DATE_EPOCH": str(epoch())},
+        timeout=600,
+    )

@@ -1,8 +1,9 @@
-"""One virtual machine: QEMU with a serial console, QMP, the lab's agent, a disk and, if wanted, the product's registry.
+"""One virtual machine: QEMU with a serial console, QMP, the lab's agent, a disk and, if wanted, the product's
+registry.
 
-Every wait has a limit, in seconds that the host gave to QEMU. What a silent guest means depends on QEMU: as long as it
-lives, the guest is to blame (OSFault); when it died without being asked, or its emulated processor lost a timer, the
-rehearsal is (LabFault).
+Every wait has a limit, in seconds that the host gave to QEMU. What a silent guest means depends on QEMU: as
+long as it lives, the guest is to blame (OSFault); when it died without being asked, or its emulated processor
+lost a timer, the rehearsal is (LabFault).
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ from veilor.lab.verdict import LabFault, OSFault
 REGISTRY_ADDRESS = "10.0.2.100"
 OVMF = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 OVMF_VARS = "usr/share/OVMF/OVMF_VARS_4M.fd"
-# A kernel that says this had a timer set that never fired, with its processors idle. QEMU without KVM was seen to lose the
-# second processor's timer so, before any program of the system ran; whatever waits for RCU then waits for ever.
+# A kernel that says this had a timer set that never fired, with its processors idle. QEMU without KVM was
+# seen to lose the second processor's timer so, before any program of the system ran; whatever waits for RCU
+# then waits for ever.
 LOST_TIMER = re.compile(rb"rcu: \S+ kthread timer wakeup didn't happen for \d+ jiffies")
 
 
 @dataclass
 class Hardware:
-    """What a boot is given. Disks are (file, format, read-only); REGISTRY is a loopback port, None for no network card.
+    """What a boot is given. Disks are (file, format, read-only); REGISTRY is a loopback port, None for no
+    network card.
 
     SHARE is a folder of the host's for the installer's logs (virtio-9p).
     """
@@ -57,12 +60,16 @@ class Hardware:
 
 
 def credentials(hardware: Hardware) -> dict[str, bytes]:
-    """The system credentials that bring agent, registry name and CA into a guest without touching its image."""
+    """The system credentials that bring agent, registry name and CA into a
+    guest without touching its image.
+    """
 
     def written(path: str, data: bytes, mode: str) -> str:
         return f"f+~ {path} {mode} root root - {base64.b64encode(data).decode()}\n"
 
-    files = "d /run/veilor-lab 0755 root root -\n" + written("/run/veilor-lab/agent.py", GUEST_PROGRAM.encode(), "0644")
+    files = "d /run/veilor-lab 0755 root root -\n" + written(
+        "/run/veilor-lab/agent.py", GUEST_PROGRAM.encode(), "0644"
+    )
     if hardware.registry is not None:
         name = hardware.registry_name
         files += written("/etc/hosts", f"127.0.0.1 localhost\n{REGISTRY_ADDRESS} {name}\n".encode(), "0644")
@@ -93,7 +100,11 @@ class Machine:
     def boot(self) -> Machine:
         """Start QEMU and connect to it. Raises LabFault when QEMU does not come up."""
         argv = self._argv()
-        binds = [self.dir, *{disk.parent for disk, _, _ in self.hardware.disks}, *filter(None, [self.hardware.share])]
+        binds = [
+            self.dir,
+            *{disk.parent for disk, _, _ in self.hardware.disks},
+            *filter(None, [self.hardware.share]),
+        ]
         if self.hardware.uefi_vars:
             binds.append(self.hardware.uefi_vars.parent)
         self.process = self.tools.start(argv, binds=binds, log=self.dir / "qemu.log")
@@ -109,27 +120,62 @@ class Machine:
 
     def _argv(self) -> list[str]:
         hw = self.hardware
-        argv = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35", "-smp", "2", "-m", str(hw.memory_mib)]
-        argv += ["-accel", "kvm" if hw.accel == "kvm" else "tcg,thread=multi", "-cpu", "host" if hw.accel == "kvm" else "max"]
+        argv = [
+            "qemu-system-x86_64",
+            "-nodefaults",
+            "-no-user-config",
+            "-machine",
+            "q35",
+            "-smp",
+            "2",
+            "-m",
+            str(hw.memory_mib),
+        ]
+        argv += [
+            "-accel",
+            "kvm" if hw.accel == "kvm" else "tcg,thread=multi",
+            "-cpu",
+            "host" if hw.accel == "kvm" else "max",
+        ]
         argv += ["-display", "none", "-vga", "std", "-device", "virtio-rng-pci", "-rtc", "base=utc"]
         if hw.firmware == "uefi":
             argv += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF}"]
             argv += ["-drive", f"if=pflash,unit=1,format=raw,file={hw.uefi_vars}"]
         for number, (path, kind, read_only) in enumerate(hw.disks):
             mode = "on" if read_only else "off"
-            argv += ["-drive", f"if=none,id=d{number},file={path},format={kind},readonly={mode},cache=unsafe,discard=unmap"]
+            argv += [
+                "-drive",
+                f"if=none,id=d{number},file={path},format={kind},readonly={mode},cache=unsafe,discard=unmap",
+            ]
             argv += ["-device", f"virtio-blk-pci,drive=d{number},serial=disk{number},bootindex={number + 1}"]
-        argv += ["-chardev", f"socket,id=serial,path={self.dir}/serial,server=on,wait=off", "-serial", "chardev:serial"]
-        argv += ["-chardev", f"socket,id=agent,path={self.dir}/agent,server=on,wait=off", "-device", "virtio-serial-pci"]
+        argv += [
+            "-chardev",
+            f"socket,id=serial,path={self.dir}/serial,server=on,wait=off",
+            "-serial",
+            "chardev:serial",
+        ]
+        argv += [
+            "-chardev",
+            f"socket,id=agent,path={self.dir}/agent,server=on,wait=off",
+            "-device",
+            "virtio-serial-pci",
+        ]
         argv += ["-device", f"virtserialport,chardev=agent,name={PORT_NAME}"]
         argv += ["-device", "qemu-xhci,id=xhci"] if hw.usb else []
-        argv += ["-virtfs", f"local,path={hw.share},mount_tag=veilor-logs,security_model=none"] if hw.share else []
+        argv += (
+            ["-virtfs", f"local,path={hw.share},mount_tag=veilor-logs,security_model=none"]
+            if hw.share
+            else []
+        )
         argv += ["-qmp", f"unix:{self.dir}/qmp,server=on,wait=off", "-S"]
         if hw.registry is None:
             argv += ["-nic", "none"]
         else:
             relay = f"socat - TCP4:127.0.0.1:{hw.registry}"
-            argv += ["-netdev", f"user,id=net0,ipv6=off,restrict=on,guestfwd=tcp:{REGISTRY_ADDRESS}:443-cmd:{relay}"]
+            argv += [
+                "-netdev",
+                f"user,id=net0,ipv6=off,restrict=on,guestfwd=tcp:{REGISTRY_ADDRESS}:443-cmd:{relay}",
+            ]
             argv += ["-device", "virtio-net-pci,netdev=net0,romfile="]
         for number, (name, data) in enumerate(sorted(credentials(hw).items())):
             path = self.dir / f"credential{number}"
@@ -152,19 +198,25 @@ class Machine:
         self.qmp.cmd("cont")
 
     def judge_silence(self, what: str, last: str = "") -> Exception:
-        """The fault that fits when WHAT did not happen in time; LAST is what was heard instead, else the console's end."""
+        """The fault that fits when WHAT did not happen in time; LAST is what was heard instead, else the
+        console's end.
+        """
         if self.process.poll() is not None and not self._ended:
             said = (self.dir / "qemu.log").read_text(errors="replace").strip()[-200:]
             return LabFault(f"QEMU died while waiting for {what} (exit {self.process.returncode}) {said}")
         if self.hardware.accel == "tcg" and self.console.count(LOST_TIMER):
-            return LabFault(f"the emulated processor lost a timer, as the guest's kernel says, while waiting for {what}")
+            return LabFault(
+                f"the emulated processor lost a timer, as the guest's kernel says, while waiting for {what}"
+            )
         if not last:
             tail = self.console.text().strip().splitlines()[-3:]
             last = f"the console's last words: {' / '.join(tail)[-300:]}"
         return OSFault(f"{what} did not come; {last}")
 
     def wait_console(self, pattern: bytes, timeout: float, what: str, start: int = 0) -> int:
-        """Wait until the console says PATTERN; the offset behind it. Raises OSFault or LabFault when it does not."""
+        """Wait until the console says PATTERN; the offset behind it. Raises OSFault or LabFault when it does
+        not.
+        """
         found = self.console.wait_for(pattern, timeout, start)
         if found is None:
             raise self.judge_silence(what)
@@ -185,22 +237,35 @@ class Machine:
             raise self.judge_silence(f"an answer to `{shlex.join(argv)[:80]}` ({gone})") from None
         if check and reply.code:
             said = (reply.err or reply.out).strip().splitlines()
-            raise OSFault(f"`{shlex.join(argv)[:120]}` ended with {reply.code} in the guest: {' / '.join(said[-3:])[-400:]}")
+            raise OSFault(
+                f"`{shlex.join(argv)[:120]}` ended with {reply.code} in the guest: "
+                f"{' / '.join(said[-3:])[-400:]}"
+            )
         return reply
 
     def wait_unit(self, unit: str, state: str = "active", timeout: float = 120) -> None:
         """Wait until systemd says UNIT is in STATE."""
-        self.wait_until(["systemctl", "is-active", unit], lambda r: r.out.strip() == state, timeout, f"{unit} to be {state}")
+        self.wait_until(
+            ["systemctl", "is-active", unit],
+            lambda r: r.out.strip() == state,
+            timeout,
+            f"{unit} to be {state}",
+        )
 
     def wait_until(self, argv: list[str], good, timeout: float, what: str) -> Reply:
-        """Repeat ARGV in the guest until GOOD(reply); the reply. Raises OSFault or LabFault after TIMEOUT seconds."""
+        """Repeat ARGV in the guest until GOOD(reply); the reply. Raises OSFault or LabFault after TIMEOUT
+        seconds.
+        """
         deadline = self.clock() + timeout
         while True:
             reply = self.run(argv, timeout=60, check=False)
             if good(reply):
                 return reply
             if self.clock() > deadline:
-                said = f"last answer after {timeout:.0f} s: {reply.code} {(reply.out or reply.err).strip()[-300:]}"
+                said = (
+                    f"last answer after {timeout:.0f} s: {reply.code} "
+                    f"{(reply.out or reply.err).strip()[-300:]}"
+                )
                 raise self.judge_silence(what, said)
             time.sleep(1)
 
@@ -219,7 +284,9 @@ class Machine:
         return read_ppm(shot.read_bytes())
 
     def wait_screen(self, good: Callable[[Screen], bool], timeout: float, what: str) -> Screen:
-        """Wait until the screen is GOOD; what it shows then. Raises OSFault or LabFault after TIMEOUT seconds."""
+        """Wait until the screen is GOOD; what it shows then. Raises OSFault or LabFault after TIMEOUT
+        seconds.
+        """
         deadline = self.clock() + timeout
         while not good(shown := self.screen()):
             if self.clock() > deadline or self.process.poll() is not None:

@@ -12,7 +12,8 @@ LOW, HIGH_AT = 2 << 30, 4 << 30
 
 
 def count_pages(memory: Path, marker: bytes, secret: bytes, chunk: int = 64 << 20) -> tuple[int, int]:
-    """In the file MEMORY, which begins at a page's start: how many pages begin with MARKER, and how many of these hold SECRET.
+    """In the file MEMORY, which begins at a page's start: how many pages begin with MARKER, and how many of
+    these hold SECRET.
 
     CHUNK, a multiple of a page, is how much is read at a time, in bytes.
     """
@@ -29,7 +30,9 @@ def count_pages(memory: Path, marker: bytes, secret: bytes, chunk: int = 64 << 2
 
 
 def read_pages(machine: Machine, marker: bytes, secret: bytes, step: int = 256 << 20) -> tuple[int, int]:
-    """As `count_pages`, of all memory of the running MACHINE, of which STEP bytes at a time lie on this host's disk."""
+    """As `count_pages`, of all memory of the running MACHINE, of which STEP bytes at a time lie on this
+    host's disk.
+    """
     total, dump = machine.hardware.memory_mib << 20, machine.dir / "memory"
     marked = holding = 0
     for first in range(0, total, step):

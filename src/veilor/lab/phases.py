@@ -1,7 +1,7 @@
 """The runner that takes a machine through the phases of a scenario.
 
-After each phase that ran to its end the life saves a checkpoint, keyed by everything that went in, so that a later run
-can start there and a LAB_FAULT can be tried once more from the same state.
+After each phase that ran to its end the life saves a checkpoint, keyed by everything that went in, so that a
+later run can start there and a LAB_FAULT can be tried once more from the same state.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ from veilor.lab.verdict import (
 
 
 class LifeLike(Protocol):
-    """What the runner needs of a machine's life. Counters and lists only ever grow; `timings` may be missing."""
+    """What the runner needs of a machine's life. Counters and lists only ever
+    grow; `timings` may be missing.
+    """
 
     boots: int
     screenshots: list[tuple[Path, str]]
@@ -54,7 +56,9 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], None]]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into Stopped and ignore the rest; yields what makes us deaf to all."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into Stopped and ignore the rest; yields what makes us deaf to
+    all.
+    """
     kinds = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         kinds.append(signal.SIGHUP)
@@ -76,20 +80,36 @@ def stop_on_signals() -> Iterator[Callable[[], None]]:
 
 
 def run_scenario(
-    scenario: Scenario, life: LifeLike, *, inputs: Mapping[str, Any], about: About, start: str | None = None,
-    resume: str | None = None, records: Checkpoints | None = None, remember: bool = True,
-    report: Callable[[Run], None] | None = None, progress: Progress | None = None,
+    scenario: Scenario,
+    life: LifeLike,
+    *,
+    inputs: Mapping[str, Any],
+    about: About,
+    start: str | None = None,
+    resume: str | None = None,
+    records: Checkpoints | None = None,
+    remember: bool = True,
+    report: Callable[[Run], None] | None = None,
+    progress: Progress | None = None,
 ) -> Run:
     """Take LIFE through SCENARIO, from phase START if given; what came of it.
 
-    Without START it takes over what earlier runs have shown of the phases before RESUME, or of the scenario that this
-    one goes on from. INPUTS go into every checkpoint's key. RECORDS keeps what each phase showed, so that a run
-    from a later phase can carry it over; with REMEMBER off it is only read. REPORT is called before the first phase,
-    after each and at the end. Faults end up in the Run; UsageError is raised for an unknown START or one without a
-    checkpoint. Call it from the main thread.
+    Without START it takes over what earlier runs have shown of the phases before RESUME, or of the scenario
+    that this one goes on from. INPUTS go into every checkpoint's key. RECORDS keeps what each phase showed,
+    so that a run from a later phase can carry it over; with REMEMBER off it is only read. REPORT is called
+    before the first phase, after each and at the end. Faults end up in the Run; UsageError is raised for an
+    unknown START or one without a checkpoint. Call it from the main thread.
     """
-    runner = _Runner(scenario, life, inputs, about, records, remember, report or (lambda run: None),
-                     progress or Progress(len(scenario.phases)))
+    runner = _Runner(
+        scenario,
+        life,
+        inputs,
+        about,
+        records,
+        remember,
+        report or (lambda run: None),
+        progress or Progress(len(scenario.phases)),
+    )
     return runner.go(start, resume)
 
 
@@ -98,7 +118,9 @@ def failed_set_up(scenario: Scenario, error: BaseException, about: About) -> Run
     run = _new_run(scenario, about)
     run.fault, run.reason = verdict_of(error)
     run.interrupted = isinstance(error, KeyboardInterrupt)
-    run.log = "" if isinstance(error, (Fault, KeyboardInterrupt)) else "".join(traceback.format_exception(error))
+    run.log = (
+        "" if isinstance(error, (Fault, KeyboardInterrupt)) else "".join(traceback.format_exception(error))
+    )
     for result in run.phases:
         result.reason = "the set-up did not get this far"
     return run
@@ -115,11 +137,19 @@ def _now() -> str:
 
 class _Runner:
     def __init__(self, scenario, life, inputs, about, records, remember, report, progress) -> None:
-        self.scenario, self.life, self.records, self.report, self.progress = scenario, life, records, report, progress
+        self.scenario, self.life, self.records, self.report, self.progress = (
+            scenario,
+            life,
+            records,
+            report,
+            progress,
+        )
         self.remember = remember
         self.keys = checkpoint_keys(scenario, inputs)
         self.run = _new_run(scenario, about)
-        self.ended: set[str] = set()  # phases that came to their end, here or in an earlier run: they have a checkpoint
+        self.ended: set[str] = (
+            set()
+        )  # phases that came to their end, here or in an earlier run: they have a checkpoint
         self.broken: list[Phase] = []  # phases that were begun and did not
         self.current: str | None = None  # the phase whose end the machine stands at
         self.began = time.monotonic()
@@ -172,8 +202,11 @@ class _Runner:
         first = self.scenario.place(start)
         before = origin_of(self.scenario, first)
         if before:
-            self._restore(before, f"can't start from {start}: no earlier run with the same inputs got through "
-                                  f"{before.name}; run {self.scenario.name} from its beginning")
+            self._restore(
+                before,
+                f"can't start from {start}: no earlier run with the same inputs got through "
+                f"{before.name}; run {self.scenario.name} from its beginning",
+            )
         for index in range(first):
             one = self.scenario.phases[index]
             kept = self._record(one)
@@ -181,7 +214,9 @@ class _Runner:
                 self.run.phases[index] = kept
                 self.ended.add(one.name)
             else:
-                self.run.phases[index].reason = f"left out by --from {start}, and no earlier run with the same inputs showed it"
+                self.run.phases[
+                    index
+                ].reason = f"left out by --from {start}, and no earlier run with the same inputs showed it"
         if before:
             self.ended.add(before.name)
         return first
@@ -210,11 +245,23 @@ class _Runner:
     def _keep_record(self, one: Phase, result: PhaseResult) -> None:
         if not self.records or not self.remember:
             return
-        shots = {f"{number:02d}{Path(shot.path).suffix}": Path(shot.path) for number, shot in enumerate(result.screenshots)}
-        kept = {**asdict(result), "screenshots": [{"path": name, "caption": shot.caption}
-                                                  for name, shot in zip(shots, result.screenshots, strict=True)]}
-        self.records.save(f"{one.mark}.shown", self.keys[one.name], shots,
-                          {"result": json.loads(json.dumps(kept)), "shown": self.run.started})
+        shots = {
+            f"{number:02d}{Path(shot.path).suffix}": Path(shot.path)
+            for number, shot in enumerate(result.screenshots)
+        }
+        kept = {
+            **asdict(result),
+            "screenshots": [
+                {"path": name, "caption": shot.caption}
+                for name, shot in zip(shots, result.screenshots, strict=True)
+            ],
+        }
+        self.records.save(
+            f"{one.mark}.shown",
+            self.keys[one.name],
+            shots,
+            {"result": json.loads(json.dumps(kept)), "shown": self.run.started},
+        )
 
     def _phase(self, index: int) -> None:
         """Run one phase, a second time if the lab failed it, and take down what came of it."""
@@ -234,15 +281,22 @@ class _Runner:
             fault = self._attempt(one, origin, result, again=False)
             if isinstance(fault, Exception) and result.verdict is Verdict.LAB_FAULT:
                 result.retried = result.reason
-                self.progress.say(f"the lab failed this phase ({result.reason}); once more from its checkpoint")
+                self.progress.say(
+                    f"the lab failed this phase ({result.reason}); once more from its checkpoint"
+                )
                 self._attempt(one, origin, result, again=True)
         except KeyboardInterrupt:
-            result.verdict, result.reason = Verdict.NOT_RUN, "stopped by the person who ran it before it came to its end"
+            result.verdict, result.reason = (
+                Verdict.NOT_RUN,
+                "stopped by the person who ran it before it came to its end",
+            )
             raise
         finally:
             result.seconds = time.monotonic() - began
             result.boots = self.life.boots - boots
-            result.screenshots = [Screenshot(str(path), caption) for path, caption in self.life.screenshots[shots:]]
+            result.screenshots = [
+                Screenshot(str(path), caption) for path, caption in self.life.screenshots[shots:]
+            ]
             result.console = clean_console(_console_from(self.life.console_log, console))
             self.progress.done(index, result)
         if one.name in self.ended:
@@ -250,14 +304,18 @@ class _Runner:
         else:
             self.broken.append(one)
 
-    def _attempt(self, one: Phase, origin: Phase | None, result: PhaseResult, *, again: bool) -> Exception | None:
+    def _attempt(
+        self, one: Phase, origin: Phase | None, result: PhaseResult, *, again: bool
+    ) -> Exception | None:
         """One try. The exception that ended it, or None; RESULT says the same for the report."""
         checks = Checks()
         error: Exception | None = None
         try:
             self._place(origin, again)
             one.run(self.life, checks)
-            if judge(checks.done, None)[0] is not Verdict.OS_FAULT:  # nothing may start from a state known to be wrong
+            if (
+                judge(checks.done, None)[0] is not Verdict.OS_FAULT
+            ):  # nothing may start from a state known to be wrong
                 self.life.save_checkpoint(one.mark, self.keys[one.name])
                 self.ended.add(one.name)
                 self.current = one.name

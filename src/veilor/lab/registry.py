@@ -1,7 +1,7 @@
 """The lab's registry: Debian's docker-registry on a loopback port, with TLS by a CA made for this run.
 
-Guests reach it under the product's own registry name; the host pushes to it on 127.0.0.1. Its access log tells how
-many bytes each pull took.
+Guests reach it under the product's own registry name; the host pushes to it on 127.0.0.1. Its access log
+tells how many bytes each pull took.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from veilor.lab.verdict import LabFault
 
 
 def make_authority(folder: Path, name: str) -> None:
-    """Write server.crt and server.key for NAME and 127.0.0.1 into FOLDER, and ../trust/ca.crt; good for a year."""
+    """Write server.crt and server.key for NAME and 127.0.0.1 into FOLDER, and ../trust/ca.crt; good for a
+    year.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.UTC)
 
@@ -45,14 +47,22 @@ def make_authority(folder: Path, name: str) -> None:
         return builder.sign(signer, hashes.SHA256())
 
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca = certificate("veilor lab CA", "veilor lab CA", ca_key, ca_key, [(x509.BasicConstraints(True, 0), True)])
-    names = x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    leaf = certificate(name, "veilor lab CA", key, ca_key, [(x509.BasicConstraints(False, None), True), (names, False)])
+    ca = certificate(
+        "veilor lab CA", "veilor lab CA", ca_key, ca_key, [(x509.BasicConstraints(True, 0), True)]
+    )
+    names = x509.SubjectAlternativeName(
+        [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    )
+    leaf = certificate(
+        name, "veilor lab CA", key, ca_key, [(x509.BasicConstraints(False, None), True), (names, False)]
+    )
     (folder.parent / "trust").mkdir(exist_ok=True)
     (folder.parent / "trust/ca.crt").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     (folder / "server.crt").write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
     (folder / "server.key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
     )
 
 
@@ -94,14 +104,24 @@ class Registry:
                 self.port = probe.getsockname()[1]
             config = self.folder / "config.yml"
             tls = {"certificate": f"{self.folder}/tls/server.crt", "key": f"{self.folder}/tls/server.key"}
-            config.write_text(json.dumps({
-                "version": 0.1,
-                "log": {"formatter": "json", "accesslog": {"disabled": True}, "level": "info"},
-                "storage": {"filesystem": {"rootdirectory": f"{self.folder}/store"}, "delete": {"enabled": True}},
-                "http": {"addr": f"127.0.0.1:{self.port}", "secret": "lab", "tls": tls},
-            }))
+            config.write_text(
+                json.dumps(
+                    {
+                        "version": 0.1,
+                        "log": {"formatter": "json", "accesslog": {"disabled": True}, "level": "info"},
+                        "storage": {
+                            "filesystem": {"rootdirectory": f"{self.folder}/store"},
+                            "delete": {"enabled": True},
+                        },
+                        "http": {"addr": f"127.0.0.1:{self.port}", "secret": "lab", "tls": tls},
+                    }
+                )
+            )
             self.process = self.tools.start(
-                ["docker-registry", "serve", str(config)], binds=[self.folder], env={"OTEL_TRACES_EXPORTER": "none"}, log=self.log
+                ["docker-registry", "serve", str(config)],
+                binds=[self.folder],
+                env={"OTEL_TRACES_EXPORTER": "none"},
+                log=self.log,
             )
             if self._answers():
                 return self
@@ -135,16 +155,35 @@ class Registry:
                 except ValueError:
                     continue
                 if "http.response.status" in entry and entry.get("http.request.host", "") == self.name:
-                    found.append(Request(entry["http.request.method"], entry["http.request.uri"], entry["http.response.status"],
-                                         int(entry.get("http.response.written", 0)), entry.get("http.request.useragent", "")))
+                    found.append(
+                        Request(
+                            entry["http.request.method"],
+                            entry["http.request.uri"],
+                            entry["http.response.status"],
+                            int(entry.get("http.response.written", 0)),
+                            entry.get("http.request.useragent", ""),
+                        )
+                    )
         return found
 
     def push(self, layout: Path, repository: str, tag: str) -> str:
         """Push the OCI layout folder LAYOUT as REPOSITORY:TAG; the manifest's digest."""
-        auth = ["--insecure-policy", "copy", "--quiet", "--preserve-digests", f"--dest-cert-dir={self.folder}/trust"]
+        auth = [
+            "--insecure-policy",
+            "copy",
+            "--quiet",
+            "--preserve-digests",
+            f"--dest-cert-dir={self.folder}/trust",
+        ]
         digest_file = self.folder / "pushed"
         self.tools.run(
-            ["skopeo", *auth, f"--digestfile={digest_file}", f"oci:{layout}", f"docker://127.0.0.1:{self.port}/{repository}:{tag}"],
+            [
+                "skopeo",
+                *auth,
+                f"--digestfile={digest_file}",
+                f"oci:{layout}",
+                f"docker://127.0.0.1:{self.port}/{repository}:{tag}",
+            ],
             binds=[layout, self.folder],
             timeout=600,
         )
@@ -153,7 +192,14 @@ class Registry:
     def digest(self, repository: str, tag: str) -> str:
         """The manifest digest of REPOSITORY:TAG."""
         reference = f"docker://127.0.0.1:{self.port}/{repository}:{tag}"
-        argv = ["skopeo", "inspect", f"--cert-dir={self.folder}/trust", "--format={{.Digest}}", "--no-tags", reference]
+        argv = [
+            "skopeo",
+            "inspect",
+            f"--cert-dir={self.folder}/trust",
+            "--format={{.Digest}}",
+            "--no-tags",
+            reference,
+        ]
         done = self.tools.run(argv, binds=[self.folder], timeout=60)
         return done.stdout.decode().strip()
 

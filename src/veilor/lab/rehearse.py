@@ -27,7 +27,10 @@ from veilor.lab.verdict import EXIT, EXIT_INTERRUPTED, EXIT_USAGE, Fault, NotRun
 NEEDED_GIB = 16
 ALWAYS = ["test-keys", "lab-registry", "credentials", "virtual-devices"]
 OF_THE_MEDIUM = ["installer-engine", "live-medium", "cheaper-kdf"]
-BASE_HAS = {"bootc (/usr/bin/bootc)": "usr/bin/bootc", "kernel (/usr/lib/modules/*/vmlinuz)": "usr/lib/modules/*/vmlinuz"}
+BASE_HAS = {
+    "bootc (/usr/bin/bootc)": "usr/bin/bootc",
+    "kernel (/usr/lib/modules/*/vmlinuz)": "usr/lib/modules/*/vmlinuz",
+}
 
 
 def check_host(cache: Path) -> None:
@@ -35,7 +38,10 @@ def check_host(cache: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free / (1 << 30)
     if free < NEEDED_GIB:
-        raise NotRun(f"{cache} has {free:.0f} GiB free and a rehearsal needs {NEEDED_GIB}; make room, or set VEILOR_CACHE to a larger disk")
+        raise NotRun(
+            f"{cache} has {free:.0f} GiB free and a rehearsal needs {NEEDED_GIB}; make room, or set "
+            "VEILOR_CACHE to a larger disk"
+        )
     ensure_host_programs()
     ensure_namespaces()
 
@@ -55,28 +61,40 @@ class SetUp:
 
 
 def fetch_base(tools: Tools, reference: str, dest: Path) -> Path:
-    """The base named by --base as a layout folder: oci:DIR is used as it lies, docker://REF is copied to DEST."""
+    """The base named by --base as a layout folder: oci:DIR is used as it lies, docker://REF is copied to
+    DEST.
+    """
     if reference.startswith("oci:"):
         layout = Path(reference[4:]).absolute()
     else:
-        tools.run(["skopeo", "--insecure-policy", "copy", "--quiet", reference, f"oci:{dest}"], binds=[dest.parent], timeout=3600)
+        tools.run(
+            ["skopeo", "--insecure-policy", "copy", "--quiet", reference, f"oci:{dest}"],
+            binds=[dest.parent],
+            timeout=3600,
+        )
         layout = dest
     manifest, config, _ = images.read_manifest(layout)
     labels = config.get("config", {}).get("Labels") or {}
     if not ({"containers.bootc", "ostree.bootable"} & set(labels)):
         raise UsageError(
-            f"--base {reference}: the image has neither the label containers.bootc nor ostree.bootable, so it is not one "
+            f"--base {reference}: the image has neither the label containers.bootc nor ostree.bootable, so "
+            "it is not one "
             "that bootc can boot; take a bootc base image"
         )
     missing = images.lacks(layout, BASE_HAS)
     if missing:
         lacking = " and no ".join(missing)
-        raise UsageError(f"--base {reference}: the image has no {lacking}, so no machine can live on it; take a bootc base image")
+        raise UsageError(
+            f"--base {reference}: the image has no {lacking}, so no machine can live on it; take a bootc "
+            "base image"
+        )
     return layout
 
 
 def stand_ins_of(config: dict) -> list[str]:
-    """What the base with the OCI configuration CONFIG says it stands in for: of PARTS and FRONT those that its label names."""
+    """What the base with the OCI configuration CONFIG says it stands in for: of PARTS and FRONT those that
+    its label names.
+    """
     labels = config.get("config", {}).get("Labels") or {}
     return [part for part in (*bases.PARTS, bases.FRONT) if part in labels.get(bases.STAND_IN, "").split()]
 
@@ -88,28 +106,50 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
             print(f"{name:26} {what.title}")
         return 0
     if args.sabotage and args.sabotage not in sabotage.SABOTAGES:
-        raise UsageError(f"no sabotage is called {args.sabotage}; there are: {', '.join(sorted(sabotage.SABOTAGES))}")
+        raise UsageError(
+            f"no sabotage is called {args.sabotage}; there are: {', '.join(sorted(sabotage.SABOTAGES))}"
+        )
     scenario = load_scenario(args.scenario, source / "scenarios")
     if args.until:
         scenario = scenario.up_to(args.until)
     begins = sabotage.SABOTAGES[args.sabotage].phase if args.sabotage else None
     if begins and begins not in [one.name for one in scenario.phases]:
-        raise UsageError(f"--sabotage {args.sabotage} is to be noticed in {begins}, which is not among {scenario.name}'s phases asked for")
-    if args.start and scenario.place(args.start) > (scenario.place(begins) if begins else len(scenario.phases)):
-        raise UsageError(f"--from {args.start} is behind {begins}, where --sabotage {args.sabotage} is to be noticed; begin earlier")
+        raise UsageError(
+            f"--sabotage {args.sabotage} is to be noticed in {begins}, which is not among {scenario.name}'s "
+            "phases asked for"
+        )
+    if args.start and scenario.place(args.start) > (
+        scenario.place(begins) if begins else len(scenario.phases)
+    ):
+        raise UsageError(
+            f"--from {args.start} is behind {begins}, where --sabotage {args.sabotage} is to be noticed; "
+            "begin earlier"
+        )
     report_dir = Path(args.report or source / "build/report")
-    host, stand_ins = {"accel": "?", "qemu": "?", "cores": os.cpu_count()}, ALWAYS + ([] if args.medium else OF_THE_MEDIUM)
+    host, stand_ins = (
+        {"accel": "?", "qemu": "?", "cores": os.cpu_count()},
+        ALWAYS + ([] if args.medium else OF_THE_MEDIUM),
+    )
     refuse_early(args)
-    about = About(args.base or "Debian 13 stand-in", host, stand_ins, args.sabotage, source=build.snapshot(source))
+    about = About(
+        args.base or "Debian 13 stand-in", host, stand_ins, args.sabotage, source=build.snapshot(source)
+    )
     with locked(report_dir / ".lock", wait=False) as ours:
         if not ours:
-            raise UsageError(f"another rehearsal is writing its report to {report_dir}; wait for it, or give this one --report DIR")
+            raise UsageError(
+                f"another rehearsal is writing its report to {report_dir}; wait for it, or give this one "
+                "--report DIR"
+            )
         remove_report(report_dir)
         return live(args, build, source, scenario, about, report_dir)
 
 
-def live(args, build: SimpleNamespace, source: Path, scenario: Scenario, about: About, report_dir: Path) -> int:
-    """Set up what SCENARIO needs, run it and write its report to REPORT_DIR, which is ours alone; the exit code."""
+def live(
+    args, build: SimpleNamespace, source: Path, scenario: Scenario, about: About, report_dir: Path
+) -> int:
+    """Set up what SCENARIO needs, run it and write its report to REPORT_DIR, which is ours alone; the exit
+    code.
+    """
     cache, product = cache_root(), product_facts(source)
     work = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=cache_work(cache)))
     life = None
@@ -120,21 +160,36 @@ def live(args, build: SimpleNamespace, source: Path, scenario: Scenario, about: 
             if scenario.flavour in FLAVOURS:
                 settings.rootfs = bases.base_rootfs(cache, source, FLAVOURS[scenario.flavour])
             kind = scenario.flavour if desktop else "plain"
-            store = Checkpoints(cache / "checkpoints", f"{settings.image_sabotage or kind}-{settings.firmware}", keep=1)
+            store = Checkpoints(
+                cache / "checkpoints", f"{settings.image_sabotage or kind}-{settings.firmware}", keep=1
+            )
             life = Life(settings, store)
         except Fault as fault:
             run = failed_set_up(scenario, fault, about)
             write_report(run, report_dir)
             print(f"{run.verdict}: {fault}", file=sys.stderr)
             return run.exit_code
-        inputs = {"base": images.read_manifest(settings.base)[2], "source": tracked(source), "firmware": settings.firmware,
-                  "accel": settings.accel, "sabotage": settings.image_sabotage or "",
-                  "medium": hash_tree(settings.medium) if args.medium else settings.medium.parent.name}
+        inputs = {
+            "base": images.read_manifest(settings.base)[2],
+            "source": tracked(source),
+            "firmware": settings.firmware,
+            "accel": settings.accel,
+            "sabotage": settings.image_sabotage or "",
+            "medium": hash_tree(settings.medium) if args.medium else settings.medium.parent.name,
+        }
         progress = Progress(len(scenario.phases))
         run = run_scenario(
-            scenario, life, inputs=inputs, start=args.start, resume=args.sabotage and sabotage.SABOTAGES[args.sabotage].begins,
-            about=about, records=store, remember=not args.sabotage or bool(settings.image_sabotage),
-            report=lambda run: write_report(run, report_dir), progress=progress)
+            scenario,
+            life,
+            inputs=inputs,
+            start=args.start,
+            resume=args.sabotage and sabotage.SABOTAGES[args.sabotage].begins,
+            about=about,
+            records=store,
+            remember=not args.sabotage or bool(settings.image_sabotage),
+            report=lambda run: write_report(run, report_dir),
+            progress=progress,
+        )
         print(f"{run.verdict}: report in {report_dir}/index.html", file=sys.stderr)
         if about.source != build.snapshot(source):
             about.source = {}
@@ -156,7 +211,9 @@ def live(args, build: SimpleNamespace, source: Path, scenario: Scenario, about: 
 
 
 def refuse_early(args) -> None:
-    """Raise UsageError for what can be seen to be wrong with --base and --medium before minutes are spent on set-up."""
+    """Raise UsageError for what can be seen to be wrong with --base and --medium before minutes are spent on
+    set-up.
+    """
     if args.base and not args.base.startswith(("oci:", "docker://")):
         raise UsageError(f"--base {args.base}: want oci:DIR or docker://REFERENCE")
     if args.base and args.base.startswith("oci:") and not Path(args.base[4:], "index.json").is_file():
@@ -165,7 +222,9 @@ def refuse_early(args) -> None:
         what = "a folder" if Path(args.medium).is_dir() else "not there"
         raise UsageError(f"--medium {args.medium}: it is {what}; give the file of a Fedora netinst ISO")
     if args.report and Path(args.report).exists() and not Path(args.report).is_dir():
-        raise UsageError(f"--report {args.report}: it is a file; name a folder, which is made where there is none")
+        raise UsageError(
+            f"--report {args.report}: it is a file; name a folder, which is made where there is none"
+        )
     if args.prove and not args.sabotage:
         raise UsageError("--prove says that a sabotage was noticed; name one with --sabotage")
 
@@ -196,16 +255,26 @@ def tracked(source: Path) -> str:
 
 
 def product_facts(source: Path) -> SimpleNamespace:
-    """The product's facts with the repositories also as paths within their registry, which is how the lab serves them."""
+    """The product's facts with the repositories also as paths within their registry, which is how the lab
+    serves them.
+    """
     product = load(source / "product.toml")
     registry, _, image = product.image_repo.partition("/")
     return SimpleNamespace(
-        name=product.name, tag=product.tag, registry=registry, image_repo=product.image_repo, image_repository=image,
+        name=product.name,
+        tag=product.tag,
+        registry=registry,
+        image_repo=product.image_repo,
+        image_repository=image,
         channel_repository=product.channel_repo.partition("/")[2],
-        image_keys=list(product.image_keys), channel_keys=list(product.channel_keys))
+        image_keys=list(product.image_keys),
+        channel_keys=list(product.channel_keys),
+    )
 
 
-def prepare(args, build, source: Path, cache: Path, work: Path, product, about: About, desktop: tuple[str, ...] = ()) -> Settings:
+def prepare(
+    args, build, source: Path, cache: Path, work: Path, product, about: About, desktop: tuple[str, ...] = ()
+) -> Settings:
     """Everything before the first phase, the stand-in base with the packages of a DESKTOP.
 
     Raises NotRun or LabFault with one line that says what to do.
@@ -220,10 +289,15 @@ def prepare(args, build, source: Path, cache: Path, work: Path, product, about: 
     if args.base:
         layout = todo.step("base", lambda: fetch_base(tools, args.base, work / "base"))
     else:
-        layout = todo.step("stand-in base image", lambda: bases.base_layout(cache, tools, source, desktop=desktop))
+        layout = todo.step(
+            "stand-in base image", lambda: bases.base_layout(cache, tools, source, desktop=desktop)
+        )
     about.stand_ins += stand_ins_of(images.read_manifest(layout)[1])
     if desktop and bases.NO_DESKTOP in about.stand_ins:
-        raise UsageError(f"--base {args.base}: this base has no desktop, which is what is rehearsed; leave --base out, or give one with it")
+        raise UsageError(
+            f"--base {args.base}: this base has no desktop, which is what is rehearsed; leave --base out, "
+            "or give one with it"
+        )
     has = DESKTOPS["desktop"] if bases.DESKTOP in about.stand_ins else ()
     about.not_applied = load_not_applied(has=has) if "base-system" in about.stand_ins else []
     if args.medium:
@@ -237,11 +311,25 @@ def prepare(args, build, source: Path, cache: Path, work: Path, product, about: 
     kernel = todo.step("probe of the accelerator", lambda: bases.kernel(cache, rootfs))
     accel = "kvm" if probe_kvm(tools, kernel) else "tcg"
     version = tools.run(["qemu-system-x86_64", "--version"], timeout=30).stdout.decode().splitlines()[0]
-    about.host = {"accel": accel, "qemu": version.removeprefix("QEMU emulator version "), "cores": os.cpu_count()}
+    about.host = {
+        "accel": accel,
+        "qemu": version.removeprefix("QEMU emulator version "),
+        "cores": os.cpu_count(),
+    }
     if accel == "tcg":
         about.stand_ins.append("tcg")
     return Settings(
-        source, layout, medium, tools, product, build, work, accel, "bios" if args.bios else "uefi", args.sabotage, not args.medium
+        source,
+        layout,
+        medium,
+        tools,
+        product,
+        build,
+        work,
+        accel,
+        "bios" if args.bios else "uefi",
+        args.sabotage,
+        not args.medium,
     )
 
 
@@ -260,14 +348,27 @@ def main(args, build: SimpleNamespace) -> int:
         print(f"{fault.verdict}: {fault}", file=sys.stderr)
         return EXIT[fault.verdict]
     except OSError as error:
-        print(f"{Verdict.LAB_FAULT}: this host refused something the rehearsal needs ({error}); see to it and run again", file=sys.stderr)
+        print(
+            f"{Verdict.LAB_FAULT}: this host refused something the rehearsal needs ({error}); see to it and "
+            "run again",
+            file=sys.stderr,
+        )
         return EXIT[Verdict.LAB_FAULT]
 
 
 def write_base(dest: Path, source: Path, bootc: Path | None = None) -> int:
-    """Run `veilor lab base DIR`: write the stand-in base as an OCI layout to DEST, with the program BOOTC in the place of the front."""
-    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())) or not dest.absolute().parent.is_dir():
-        print(f"veilor lab base: {dest} is no new or empty folder in one that is there; name another", file=sys.stderr)
+    """Run `veilor lab base DIR`: write the stand-in base as an OCI layout to DEST, with the program BOOTC in
+    the place of the front.
+    """
+    if (
+        dest.exists()
+        and not (dest.is_dir() and not any(dest.iterdir()))
+        or not dest.absolute().parent.is_dir()
+    ):
+        print(
+            f"veilor lab base: {dest} is no new or empty folder in one that is there; name another",
+            file=sys.stderr,
+        )
         return EXIT_USAGE
     try:
         cache = cache_root()
@@ -278,7 +379,11 @@ def write_base(dest: Path, source: Path, bootc: Path | None = None) -> int:
                 bootc = bootc.absolute()
                 said = tools.run([str(bootc), "--version"], binds=[bootc.parent], timeout=60, check=False)
                 if said.returncode or not said.stdout.startswith(b"bootc"):
-                    print(f"veilor lab base: {bootc} is no bootc that runs on Debian 13; give one that was compiled there", file=sys.stderr)
+                    print(
+                        f"veilor lab base: {bootc} is no bootc that runs on Debian 13; give one that was "
+                        "compiled there",
+                        file=sys.stderr,
+                    )
                     return EXIT_USAGE
             layout = bases.base_layout(cache, tools, source, bootc)
         with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.absolute().parent) as scratch:

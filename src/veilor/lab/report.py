@@ -1,4 +1,6 @@
-"""What a rehearsal leaves to read: index.html for people, report.json and junit.xml for programs, lines for the terminal."""
+"""What a rehearsal leaves to read: index.html for people, report.json and junit.xml for programs, lines for
+the terminal.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +27,25 @@ HERE = Path(__file__).parent
 STAND_INS, NOT_APPLIED = HERE / "stand_ins.toml", HERE / "not_applied.toml"
 KiB = 1 << 10
 CONSOLE_HEAD, CONSOLE_TAIL = 64 * KiB, 192 * KiB  # of a phase's console, what goes into the report
-_ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()*+][0-9A-Za-z]|[=>78cDEHMZ])")
+_ESCAPE = re.compile(
+    r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()*+][0-9A-Za-z]|[=>78cDEHMZ])"
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 MARKS = {Verdict.PASS: "✓", Verdict.OS_FAULT: "✗", Verdict.LAB_FAULT: "!", Verdict.NOT_RUN: "–"}
-WORDS = {Verdict.PASS: "held", Verdict.OS_FAULT: "failed", Verdict.LAB_FAULT: "rehearsal broke", Verdict.NOT_RUN: "not run"}
+WORDS = {
+    Verdict.PASS: "held",
+    Verdict.OS_FAULT: "failed",
+    Verdict.LAB_FAULT: "rehearsal broke",
+    Verdict.NOT_RUN: "not run",
+}
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """Something of the lab's that takes the place of something else; `command` shows the real thing, if one can."""
+    """Something of the lab's that takes the place of something else; `command` shows the real thing, if one
+    can.
+    """
 
     id: str
     title: str
@@ -46,7 +57,9 @@ class StandIn:
 
 
 def load_stand_ins(path: Path = STAND_INS) -> dict[str, StandIn]:
-    """All declared stand-ins by id, in the file's order. TypeError or ValueError when the file has not that shape."""
+    """All declared stand-ins by id, in the file's order. TypeError or ValueError when the file has not that
+    shape.
+    """
     entries = [StandIn(**entry) for entry in tomllib.loads(path.read_text())["stand_in"]]
     found = {entry.id: entry for entry in entries}
     if len(found) != len(entries):
@@ -55,7 +68,9 @@ def load_stand_ins(path: Path = STAND_INS) -> dict[str, StandIn]:
 
 
 def load_not_applied(path: Path = NOT_APPLIED, has: Collection[str] = ()) -> list[dict[str, str]]:
-    """What of overlay/ has no effect on the stand-in base, which HAS these packages besides: `path`, and `why`."""
+    """What of overlay/ has no effect on the stand-in base, which HAS these packages besides: `path`, and
+    `why`.
+    """
     settings = tomllib.loads(path.read_text())["setting"]
     return [{"path": one["path"], "why": one["why"]} for one in settings if one["needs"] not in has]
 
@@ -97,7 +112,9 @@ def word(phase: PhaseResult) -> str:
 
 
 def plain(detail: str) -> str:
-    """What a check saw as a person reads it: a single word without its quotes, and what is empty as “nothing”."""
+    """What a check saw as a person reads it: a single word without its quotes, and what is empty as
+    “nothing”.
+    """
     text = clean_text(detail).strip()
     quoted = re.fullmatch(r"'([^'\\]*)'", text)
     return "nothing" if text in ("''", "[]", "{}", "None") else quoted[1] if quoted else text
@@ -118,29 +135,50 @@ def headline(run: Run) -> tuple[str, str]:
         checks = sum(len(p.checks) for p in run.phases)
         parts = count(len(run.about.stand_ins), "stand-in")
         on = f", with {parts} in the place of real parts" if run.about.stand_ins else ""
-        return f"{run.story or run.title}: all of it held.", f"{count(checks, 'check')} in {count(len(run.phases), 'phase')}{on}."
+        return (
+            f"{run.story or run.title}: all of it held.",
+            f"{count(checks, 'check')} in {count(len(run.phases), 'phase')}{on}.",
+        )
     if verdict is Verdict.OS_FAULT:
-        return f"{where} failed: {reason}.", "The machine did not do what veilor-os promises: this is a fault of the product."
+        return (
+            f"{where} failed: {reason}.",
+            "The machine did not do what veilor-os promises: this is a fault of the product.",
+        )
     if verdict is Verdict.LAB_FAULT:
         where = where if guilty and run.fault is not verdict else "its own set-up or clean-up"
-        return f"The rehearsal itself broke down in {where}: {reason}.", "This says nothing about the product, neither good nor bad."
+        return (
+            f"The rehearsal itself broke down in {where}: {reason}.",
+            "This says nothing about the product, neither good nor bad.",
+        )
     held = sum(p.verdict is Verdict.PASS for p in run.phases)
-    meaning = f"{held} of {count(len(run.phases), 'phase')} came to their end and held. Until all have, nothing is called passed."
+    meaning = (
+        f"{held} of {count(len(run.phases), 'phase')} came to their end and held. Until all have, "
+        "nothing is called passed."
+    )
     if run.interrupted:
         return "The rehearsal was stopped before its end by the person who ran it.", meaning
     if not any(p.checks for p in run.phases):
-        return f"Nothing was rehearsed: {reason}.", "This says nothing about the product, neither good nor bad."
+        return (
+            f"Nothing was rehearsed: {reason}.",
+            "This says nothing about the product, neither good nor bad.",
+        )
     return f"Not everything was shown: {where}: {reason}.", meaning
 
 
 def junit(run: Run) -> bytes:
-    """The run as JUnit XML: a suite per phase, a case per check, and one for how the phase as a whole ended."""
+    """The run as JUnit XML: a suite per phase, a case per check, and one for
+    how the phase as a whole ended.
+    """
     kinds = {Verdict.OS_FAULT: "failure", Verdict.LAB_FAULT: "error", Verdict.NOT_RUN: "skipped"}
     root = ElementTree.Element("testsuites", name=run.scenario, time=f"{run.seconds:.1f}")
     totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
 
-    def add(suite: ElementTree.Element, title: str, verdict: Verdict, seconds: float, message: str, text: str) -> None:
-        case = ElementTree.SubElement(suite, "testcase", classname=suite.get("name"), name=clean_text(title), time=f"{seconds:.1f}")
+    def add(
+        suite: ElementTree.Element, title: str, verdict: Verdict, seconds: float, message: str, text: str
+    ) -> None:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=suite.get("name"), name=clean_text(title), time=f"{seconds:.1f}"
+        )
         if verdict in kinds:
             bad = ElementTree.SubElement(case, kinds[verdict], message=clean_text(message))
             bad.set("type", str(verdict))
@@ -150,13 +188,22 @@ def junit(run: Run) -> bytes:
     if run.fault is not Verdict.PASS:
         suites.insert(0, ("rehearsal", "The rehearsal", run.fault, 0.0, run.reason, run.log, []))
     for name, title, verdict, seconds, reason, log, checks in suites:
-        suite = ElementTree.SubElement(root, "testsuite", name=f"{run.scenario}.{name}", time=f"{seconds:.1f}",
-                                       timestamp=run.started.rstrip("Z"))
+        suite = ElementTree.SubElement(
+            root,
+            "testsuite",
+            name=f"{run.scenario}.{name}",
+            time=f"{seconds:.1f}",
+            timestamp=run.started.rstrip("Z"),
+        )
         for check in checks:
             add(suite, check.title, check.verdict, 0, check.detail or check.title, "")
         add(suite, f"{title}: as a whole", verdict, seconds, reason, log)
-        counts = {"tests": len(suite), "failures": len(suite.findall("*/failure")), "errors": len(suite.findall("*/error")),
-                  "skipped": len(suite.findall("*/skipped"))}
+        counts = {
+            "tests": len(suite),
+            "failures": len(suite.findall("*/failure")),
+            "errors": len(suite.findall("*/error")),
+            "skipped": len(suite.findall("*/skipped")),
+        }
         for what, number in counts.items():
             suite.set(what, str(number))
             totals[what] += number
@@ -167,7 +214,9 @@ def junit(run: Run) -> bytes:
 
 
 def _pictures(run: Run, data: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Copy screenshots to FOLDER/screenshots, name them in DATA by that place; the images as data URIs by that name."""
+    """Copy screenshots to FOLDER/screenshots, name them in DATA by that place; the images as data URIs by
+    that name.
+    """
     inlined: dict[str, str] = {}
     home = folder / "screenshots"
     for phase, kept in zip(run.phases, data["phases"], strict=True):
@@ -187,32 +236,65 @@ def _pictures(run: Run, data: dict[str, Any], folder: Path) -> dict[str, str]:
 
 
 def ticks(seconds: float) -> list[tuple[float, str]]:
-    """Marks for a time line of SECONDS: where each is, in percent, and its label. At most seven, at round times."""
+    """Marks for a time line of SECONDS: where each is, in percent, and its label. At most seven, at round
+    times.
+    """
     step = next((step for step in (10, 30, 60, 120, 300, 600, 1200, 3600) if seconds <= 6 * step), 7200)
     unit, name = (60, "min") if step >= 60 else (1, "s")
     marks = range(0, int(seconds) + 1, step)
-    return [(100 * at / seconds, f"{at // unit} {name}" if at == marks[-1] else f"{at // unit}") for at in marks] if seconds >= 1 else []
+    return (
+        [(100 * at / seconds, f"{at // unit} {name}" if at == marks[-1] else f"{at // unit}") for at in marks]
+        if seconds >= 1
+        else []
+    )
 
 
 def render(run: Run, data: dict[str, Any], pictures: dict[str, str], stand_ins: dict[str, StandIn]) -> str:
     """The page. Everything is in it: nothing is loaded from anywhere."""
-    environment = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": duration, "count": count, "clean": clean_text, "word": word, "when": when, "plain": plain}
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "duration": duration,
+        "count": count,
+        "clean": clean_text,
+        "word": word,
+        "when": when,
+        "plain": plain,
+    }
     title, meaning = headline(run)
     total, bars = sum(p.seconds for p in run.phases), []
     for phase in run.phases:
         before = sum(p.seconds for p, _, _ in bars)
-        bars.append((phase, 100 * before / total if total else 0, 100 * phase.seconds / total if total else 0))
+        bars.append(
+            (phase, 100 * before / total if total else 0, 100 * phase.seconds / total if total else 0)
+        )
     carried = [p for p in run.phases if p.carried]
     verdicts = [check.verdict for phase in run.phases for check in phase.checks]
-    not_run = [(p, [c for c in p.checks if c.ok is None]) for p in run.phases if p.verdict is Verdict.NOT_RUN
-               or any(c.ok is None for c in p.checks)]
+    not_run = [
+        (p, [c for c in p.checks if c.ok is None])
+        for p in run.phases
+        if p.verdict is Verdict.NOT_RUN or any(c.ok is None for c in p.checks)
+    ]
     return environment.get_template("report.html.j2").render(
-        run=run, data=data, title=title, meaning=meaning, words={str(key): word for key, word in WORDS.items()}, bars=bars,
-        pictures=pictures, stand_ins=[stand_ins[one] for one in run.about.stand_ins], carried=carried,
-        boots=sum(p.boots for p in run.phases), ticks=ticks(total), marks={str(key): mark for key, mark in MARKS.items()},
-        tally=[(str(one), verdicts.count(one)) for one in WORDS], not_run=not_run,
+        run=run,
+        data=data,
+        title=title,
+        meaning=meaning,
+        words={str(key): word for key, word in WORDS.items()},
+        bars=bars,
+        pictures=pictures,
+        stand_ins=[stand_ins[one] for one in run.about.stand_ins],
+        carried=carried,
+        boots=sum(p.boots for p in run.phases),
+        ticks=ticks(total),
+        marks={str(key): mark for key, mark in MARKS.items()},
+        tally=[(str(one), verdicts.count(one)) for one in WORDS],
+        not_run=not_run,
         not_run_count=sum(len(checks) or 1 for _, checks in not_run),
     )
 
@@ -230,7 +312,9 @@ def write_report(run: Run, folder: Path, stand_ins: dict[str, StandIn] | None = 
     data = run.as_dict()
     pictures = _pictures(run, data, folder)
     write_atomic(folder / "junit.xml", junit(run))
-    write_atomic(folder / "report.json", json.dumps(data, indent=1, ensure_ascii=False).encode(errors="replace"))
+    write_atomic(
+        folder / "report.json", json.dumps(data, indent=1, ensure_ascii=False).encode(errors="replace")
+    )
     write_atomic(folder / "index.html", render(run, data, pictures, stand_ins).encode(errors="replace"))
     return folder / "index.html"
 
@@ -243,7 +327,9 @@ def remove_report(folder: Path) -> None:
 
 
 class Progress:
-    """A line when a phase begins and one when it ends; on a terminal a bar that counts the seconds in between."""
+    """A line when a phase begins and one when it ends; on a terminal a bar that counts the seconds in
+    between.
+    """
 
     def __init__(self, total: int, out: TextIO | None = None) -> None:
         self.total, self.out = total, out or sys.stderr
@@ -265,7 +351,10 @@ class Progress:
         """Phase INDEX came to RESULT."""
         line = f"[{index + 1}/{self.total}] {result.title} … {result.verdict}"
         if result.seconds:
-            line += f" {result.seconds:.0f} s, {count(result.boots, 'boot')}{', at the second try' if result.retried else ''}"
+            line += (
+                f" {result.seconds:.0f} s, "
+                f"{count(result.boots, 'boot')}{', at the second try' if result.retried else ''}"
+            )
         if result.verdict is not Verdict.PASS:
             line += f"\n      {clean_text(result.reason)}"
         with self._lock:
@@ -295,5 +384,8 @@ class Progress:
                 if self._begun:
                     index, title, began = self._begun
                     bar = "━" * index + "╺" + "·" * (self.total - index - 1)
-                    self.out.write(f"\r\x1b[K[{index + 1}/{self.total}] {bar} {title[:50]} … {time.monotonic() - began:.0f} s")
+                    self.out.write(
+                        f"\r\x1b[K[{index + 1}/{self.total}] {bar} {title[:50]} … "
+                        f"{time.monotonic() - began:.0f} s"
+                    )
                     self.out.flush()

@@ -1,7 +1,7 @@
 """Sabotages: known ways to break the product or the rehearsal, to see that the rehearsal notices.
 
-Each is one small mutation, of the staged tree or of the running rehearsal, with the verdict and the phase in which it
-has to come out. A sabotage that leaves everything green means that a check is blind.
+Each is one small mutation, of the staged tree or of the running rehearsal, with the verdict and the phase in
+which it has to come out. A sabotage that leaves everything green means that a check is blind.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ APP = "usr/lib/veilor/app/veilor"
 
 @dataclass(frozen=True)
 class Sabotage:
-    """TREE changes a staged tree; POINT names the moment of the rehearsal at which LIVE acts on the Life object.
+    """TREE changes a staged tree; POINT names the moment of the rehearsal at which LIVE acts on the Life
+    object.
 
-    BEGINS is the first phase that differs from an honest run, if that is not the first: what comes before may be taken
-    over from one. TREE then changes only images from version SINCE on. SAYS is a piece of the reason that it has to come
-    out with, so that another mishap is not taken for it.
+    BEGINS is the first phase that differs from an honest run, if that is not the first: what comes before may
+    be taken over from one. TREE then changes only images from version SINCE on. SAYS is a piece of the reason
+    that it has to come out with, so that another mishap is not taken for it.
     """
 
     title: str
@@ -69,7 +70,9 @@ def _policy_open(tree: Path) -> None:
 
 
 def _statement_unchecked(tree: Path) -> None:
-    _append(tree, f"{APP}/core/statement.py", "\n\ndef check_sequence(*_args, **_options):\n    return None\n")
+    _append(
+        tree, f"{APP}/core/statement.py", "\n\ndef check_sequence(*_args, **_options):\n    return None\n"
+    )
 
 
 def _no_health_check(tree: Path) -> None:
@@ -77,16 +80,27 @@ def _no_health_check(tree: Path) -> None:
 
 
 def _kill_agent(life) -> None:
-    life.machine.run(["sh", "-c", "systemctl stop --no-block veilor-lab-agent.service; kill -9 $PPID"], timeout=5, check=False)
+    life.machine.run(
+        ["sh", "-c", "systemctl stop --no-block veilor-lab-agent.service; kill -9 $PPID"],
+        timeout=5,
+        check=False,
+    )
 
 
 def _verb_lies(verb: str) -> Callable:
     """bootc's VERB ends with 0 and does nothing, until the next start."""
-    front = f"#!/bin/sh\n[ \"$1\" != {verb} ] || exit 0\nexec /run/veilor-lab/bootc \"$@\"\n"
+    front = f'#!/bin/sh\n[ "$1" != {verb} ] || exit 0\nexec /run/veilor-lab/bootc "$@"\n'
 
     def strike(life) -> None:
         life.write_file("/run/veilor-lab/front", front)
-        life.machine.run(["sh", "-ec", "cd /run/veilor-lab; cp /usr/bin/bootc bootc; chmod +x front; mount --bind front /usr/bin/bootc"])
+        life.machine.run(
+            [
+                "sh",
+                "-ec",
+                "cd /run/veilor-lab; cp /usr/bin/bootc bootc; chmod +x front; mount --bind front "
+                "/usr/bin/bootc",
+            ]
+        )
 
     return strike
 
@@ -111,28 +125,106 @@ def _truncate_disk(life) -> None:
 
 
 SABOTAGES = {
-    "firstboot-not-enabled": Sabotage("the first-boot unit is not enabled", Verdict.OS_FAULT, "first-boot", _first_boot_off),
-    "rebase-does-nothing": Sabotage("the first-boot program ends with 0 without switching", Verdict.OS_FAULT, "first-boot", _rebase_lies),
-    "policy-permissive": Sabotage("the container policy accepts anything by default", Verdict.OS_FAULT, "first-boot", _policy_open,
-                                  says="to stage the signed image did not come"),
-    "statement-unchecked": Sabotage("an older statement is taken for a newer one", Verdict.OS_FAULT, "attacks", _statement_unchecked,
-                                    begins="not-unlocked", since="44.4"),
-    "health-check-missing": Sabotage("the image ships no health check", Verdict.OS_FAULT, "bad-update", _no_health_check,
-                                     begins="bad-update", since="44.3", says="the passphrase prompt did not come"),
-    "rollback-does-nothing": Sabotage("bootc's way back ends with 0 and changes nothing", Verdict.OS_FAULT, "rollback", None,
-                                      "rollback", _verb_lies("rollback"), "rollback", says="veilor-rollback ends well"),
-    "update-does-nothing": Sabotage("bootc's upgrade ends with 0 and changes nothing", Verdict.OS_FAULT, "update", None,
-                                    "update", _verb_lies("upgrade"), "update", says="the update is downloaded"),
-    "staged-lost": Sabotage("the signed image that was staged is lost before the restart", Verdict.OS_FAULT, "second-boot", None,
-                            "first-boot-end", _lose_staged, "first-boot", says="the booted image is the announced one"),
-    "unlock-not-told": Sabotage("starts that nobody unlocked are taken for ones that failed", Verdict.OS_FAULT, "not-unlocked", None,
-                                "not-unlocked", _count_as_unlocked, "not-unlocked", says="status says that nobody unlocked it"),
-    "agent-killed": Sabotage("the lab's agent is killed in the guest", Verdict.OS_FAULT, "second-boot", None,
-                             "second-boot", _kill_agent, "second-boot", says="the guest's agent did not answer"),
-    "qemu-killed": Sabotage("QEMU is killed", Verdict.LAB_FAULT, "second-boot", None, "second-boot", _kill_qemu,
-                            "second-boot", says="QEMU died"),
-    "disk-truncated": Sabotage("the disk image is cut in half", Verdict.LAB_FAULT, "second-boot", None,
-                               "second-boot-off", _truncate_disk, "second-boot", says="the disk image of the machine is damaged"),
+    "firstboot-not-enabled": Sabotage(
+        "the first-boot unit is not enabled", Verdict.OS_FAULT, "first-boot", _first_boot_off
+    ),
+    "rebase-does-nothing": Sabotage(
+        "the first-boot program ends with 0 without switching", Verdict.OS_FAULT, "first-boot", _rebase_lies
+    ),
+    "policy-permissive": Sabotage(
+        "the container policy accepts anything by default",
+        Verdict.OS_FAULT,
+        "first-boot",
+        _policy_open,
+        says="to stage the signed image did not come",
+    ),
+    "statement-unchecked": Sabotage(
+        "an older statement is taken for a newer one",
+        Verdict.OS_FAULT,
+        "attacks",
+        _statement_unchecked,
+        begins="not-unlocked",
+        since="44.4",
+    ),
+    "health-check-missing": Sabotage(
+        "the image ships no health check",
+        Verdict.OS_FAULT,
+        "bad-update",
+        _no_health_check,
+        begins="bad-update",
+        since="44.3",
+        says="the passphrase prompt did not come",
+    ),
+    "rollback-does-nothing": Sabotage(
+        "bootc's way back ends with 0 and changes nothing",
+        Verdict.OS_FAULT,
+        "rollback",
+        None,
+        "rollback",
+        _verb_lies("rollback"),
+        "rollback",
+        says="veilor-rollback ends well",
+    ),
+    "update-does-nothing": Sabotage(
+        "bootc's upgrade ends with 0 and changes nothing",
+        Verdict.OS_FAULT,
+        "update",
+        None,
+        "update",
+        _verb_lies("upgrade"),
+        "update",
+        says="the update is downloaded",
+    ),
+    "staged-lost": Sabotage(
+        "the signed image that was staged is lost before the restart",
+        Verdict.OS_FAULT,
+        "second-boot",
+        None,
+        "first-boot-end",
+        _lose_staged,
+        "first-boot",
+        says="the booted image is the announced one",
+    ),
+    "unlock-not-told": Sabotage(
+        "starts that nobody unlocked are taken for ones that failed",
+        Verdict.OS_FAULT,
+        "not-unlocked",
+        None,
+        "not-unlocked",
+        _count_as_unlocked,
+        "not-unlocked",
+        says="status says that nobody unlocked it",
+    ),
+    "agent-killed": Sabotage(
+        "the lab's agent is killed in the guest",
+        Verdict.OS_FAULT,
+        "second-boot",
+        None,
+        "second-boot",
+        _kill_agent,
+        "second-boot",
+        says="the guest's agent did not answer",
+    ),
+    "qemu-killed": Sabotage(
+        "QEMU is killed",
+        Verdict.LAB_FAULT,
+        "second-boot",
+        None,
+        "second-boot",
+        _kill_qemu,
+        "second-boot",
+        says="QEMU died",
+    ),
+    "disk-truncated": Sabotage(
+        "the disk image is cut in half",
+        Verdict.LAB_FAULT,
+        "second-boot",
+        None,
+        "second-boot-off",
+        _truncate_disk,
+        "second-boot",
+        says="the disk image of the machine is damaged",
+    ),
 }
 
 
@@ -155,11 +247,17 @@ def strike(name: str | None, point: str, life) -> None:
 def judge(name: str, run) -> tuple[bool, str]:
     """Whether RUN noticed the sabotage NAME where and as it should, and a line that says so."""
     wanted = SABOTAGES[name]
-    wrong = next((phase for phase in run.phases if phase.verdict not in (Verdict.PASS, Verdict.NOT_RUN)), None)
+    wrong = next(
+        (phase for phase in run.phases if phase.verdict not in (Verdict.PASS, Verdict.NOT_RUN)), None
+    )
     found = (wrong.name, wrong.verdict) if wrong else None
     if found == (wanted.phase, wanted.verdict) and wanted.says not in wrong.reason:
         return False, f"sabotage {name}: {found[1]} in {found[0]}, but for another reason: {wrong.reason}"
     if found == (wanted.phase, wanted.verdict):
         return True, f"sabotage {name}: noticed, as it should be ({wanted.verdict} in {wanted.phase})"
     got = f"{found[1]} in {found[0]}" if found else "nothing was noticed"
-    return False, f"sabotage {name}: {got}, but it should be {wanted.verdict} in {wanted.phase}: a check is blind or too early"
+    return (
+        False,
+        f"sabotage {name}: {got}, but it should be {wanted.verdict} in {wanted.phase}: a check is blind or "
+        "too early",
+    )

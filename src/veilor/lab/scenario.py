@@ -23,9 +23,11 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 @dataclass(frozen=True)
 class Phase:
-    """One step of a scenario. `starts_from` names the phase whose checkpoint it takes; None is the one before it.
+    """One step of a scenario. `starts_from` names the phase whose checkpoint it takes; None is the one before
+    it.
 
-    `scenario` is the one it was written for and `common` the hash of that module's code outside of its phase functions.
+    `scenario` is the one it was written for and `common` the hash of that module's code outside of its phase
+    functions.
     """
 
     name: str
@@ -61,7 +63,9 @@ class Scenario:
         last = self.place(name)
         if last == len(self.phases) - 1:
             return self
-        return replace(self, phases=self.phases[:last + 1], story=f"{self.title}, as far as: {self.phases[last].title}")
+        return replace(
+            self, phases=self.phases[: last + 1], story=f"{self.title}, as far as: {self.phases[last].title}"
+        )
 
     def place(self, name: str) -> int:
         """The number of phase NAME in the order. Raises UsageError when there is none."""
@@ -72,7 +76,9 @@ class Scenario:
 
 
 def phase(name: str, title: str, *, starts_from: str | None = None, independent: bool = False):
-    """Mark a function as phase NAME. An INDEPENDENT one runs even when a phase it does not build on has failed."""
+    """Mark a function as phase NAME. An INDEPENDENT one runs even when a phase it does not build on has
+    failed.
+    """
     if not NAME.fullmatch(name):
         raise ValueError(f"{name!r} can't name a phase: small letters, digits and dashes")
     if independent and not starts_from:
@@ -86,11 +92,11 @@ def phase(name: str, title: str, *, starts_from: str | None = None, independent:
 
 
 def load_scenario(name: str, folder: Path) -> Scenario:
-    """Scenario NAME from FOLDER/NAME.py, behind the phases it goes on from. Raises UsageError that lists what there is, or says what
-    is wrong with the module.
+    """Scenario NAME from FOLDER/NAME.py, behind the phases it goes on from. Raises UsageError that lists what
+    there is, or says what is wrong with the module.
 
-    A module that says AFTER = "SCENARIO:PHASE" takes the machine where that phase has left it. One that says FLAVOUR
-    lives on that flavour of the base, also through the phases before.
+    A module that says AFTER = "SCENARIO:PHASE" takes the machine where that phase has left it. One that says
+    FLAVOUR lives on that flavour of the base, also through the phases before.
     """
     known = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
     if name not in known:
@@ -101,10 +107,15 @@ def load_scenario(name: str, folder: Path) -> Scenario:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a module that somebody is writing can do
-        raise UsageError(f"{path} can't be loaded ({type(error).__name__}: {error}); mend it, or take it from git") from None
+        raise UsageError(
+            f"{path} can't be loaded ({type(error).__name__}: {error}); mend it, or take it from git"
+        ) from None
     common = _common_code(path.read_text(), folder)
-    own = [replace(value.phase, scenario=name, common=common) for value in vars(module).values()
-           if isinstance(getattr(value, "phase", None), Phase)]
+    own = [
+        replace(value.phase, scenario=name, common=common)
+        for value in vars(module).values()
+        if isinstance(getattr(value, "phase", None), Phase)
+    ]
     if not own:
         raise UsageError(f"{path.name}: no function in it is marked as a phase")
     phases = _borrowed(getattr(module, "AFTER", ""), folder) + own
@@ -113,10 +124,19 @@ def load_scenario(name: str, folder: Path) -> Scenario:
         if one.name in seen:
             raise UsageError(f"{path.name}: two phases are called {one.name}")
         if one.starts_from and one.starts_from not in seen:
-            raise UsageError(f"{path.name}: phase {one.name} starts from {one.starts_from}, which is no earlier phase")
+            raise UsageError(
+                f"{path.name}: phase {one.name} starts from {one.starts_from}, which is no earlier phase"
+            )
         seen.append(one.name)
     title = (inspect.getdoc(module) or name).splitlines()[0].rstrip(".")
-    return Scenario(name, title, getattr(module, "STORY", ""), phases, len(phases) - len(own), getattr(module, "FLAVOUR", ""))
+    return Scenario(
+        name,
+        title,
+        getattr(module, "STORY", ""),
+        phases,
+        len(phases) - len(own),
+        getattr(module, "FLAVOUR", ""),
+    )
 
 
 def _borrowed(after: str, folder: Path) -> list[Phase]:
@@ -127,13 +147,25 @@ def _borrowed(after: str, folder: Path) -> list[Phase]:
 
 
 def _common_code(source: str, folder: Path) -> str:
-    """A hash of a module's code without its phase functions: helpers, constants and FOLDER's guest programs that it names."""
+    """A hash of a module's code without its phase functions: helpers, constants and FOLDER's guest programs
+    that it names.
+    """
     tree = ast.parse(source)
-    tree.body = [node for node in tree.body if not (
-        isinstance(node, ast.FunctionDef)
-        and any(isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith("phase") for mark in node.decorator_list))]
+    tree.body = [
+        node
+        for node in tree.body
+        if not (
+            isinstance(node, ast.FunctionDef)
+            and any(
+                isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith("phase")
+                for mark in node.decorator_list
+            )
+        )
+    ]
     named = source.replace(".attempt(", "guest/tries.py")  # that is what it runs
-    guest = [path.read_text() for path in sorted((folder / "guest").glob("*.py")) if f"guest/{path.name}" in named]
+    guest = [
+        path.read_text() for path in sorted((folder / "guest").glob("*.py")) if f"guest/{path.name}" in named
+    ]
     return hashlib.sha256("\0".join([ast.dump(tree), *guest]).encode()).hexdigest()
 
 
@@ -146,11 +178,17 @@ def origin_of(scenario: Scenario, index: int) -> Phase | None:
 
 
 def checkpoint_keys(scenario: Scenario, inputs: Mapping[str, Any]) -> dict[str, str]:
-    """The key of each phase's checkpoint: inputs, code, and the keys of all it builds on. Later phases don't matter."""
+    """The key of each phase's checkpoint: inputs, code, and the keys of all it builds on. Later phases don't
+    matter.
+    """
     keys: dict[str, str] = {}
     for index, one in enumerate(scenario.phases):
         before = origin_of(scenario, index)
-        went_in = {"inputs": inputs, "common": one.common, "code": inspect.getsource(one.run),
-                   "before": keys[before.name] if before else None}
+        went_in = {
+            "inputs": inputs,
+            "common": one.common,
+            "code": inspect.getsource(one.run),
+            "before": keys[before.name] if before else None,
+        }
         keys[one.name] = key_of(one.name, went_in)
     return keys

@@ -1,4 +1,6 @@
-"""What a guest's screen shows: its pixels, judged by the palette's colours, and the keys that are pressed in front of it."""
+"""What a guest's screen shows: its pixels, judged by the palette's colours, and the keys that are pressed in
+front of it.
+"""
 
 from __future__ import annotations
 
@@ -42,16 +44,20 @@ class Screen:
 
 
 def dark_colours(source: Path) -> dict[str, str]:
-    """The dark half of the product's palette in the repository SOURCE, in which boot screen, login and a new desktop are drawn."""
+    """The dark half of the product's palette in the repository SOURCE, in which boot screen, login and a new
+    desktop are drawn.
+    """
     return tomllib.loads((source / "artwork/palette.toml").read_text())["dark"]
 
 
 def read_ppm(data: bytes) -> Screen:
-    """The picture in a binary PPM of 8 bits, which is QEMU's own form. Raises ValueError for anything else."""
+    """The picture in a binary PPM of 8 bits, which is QEMU's own form. Raises
+    ValueError for anything else.
+    """
     head = re.match(rb"P6\n(\d+) (\d+)\n255\n", data)
     if not head or len(data) - head.end() != 3 * int(head[1]) * int(head[2]):
         raise ValueError("this is no binary PPM of 8 bits")
-    return Screen(int(head[1]), int(head[2]), data[head.end():])
+    return Screen(int(head[1]), int(head[2]), data[head.end() :])
 
 
 def press(qmp, *keys: str) -> None:
@@ -61,6 +67,8 @@ def press(qmp, *keys: str) -> None:
 
 
 def type_keys(qmp, text: str) -> None:
-    """Type TEXT: small letters, digits, spaces, dashes and line ends. Raises KeyError for what has no key here."""
+    """Type TEXT: small letters, digits, spaces, dashes and line ends. Raises KeyError for what has no key
+    here.
+    """
     for char in text:
         press(qmp, char if char.isascii() and (char.islower() or char.isdigit()) else KEYS[char])

@@ -1,6 +1,7 @@
 """Slots: what is rehearsed by turns, one for each commit, besides the machine's whole life.
 
-What was left out is printed with when it last passed on this machine, and whether that was with the same inputs.
+What was left out is printed with when it last passed on this machine, and whether that was with the same
+inputs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from veilor.lab.verdict import EXIT, EXIT_INTERRUPTED, UsageError, Verdict
 
 @dataclass(frozen=True)
 class Slot:
-    """RUNS are command lines of `veilor rehearse`, each with the reason why its verdict may be NOT_RUN, or nothing.
+    """RUNS are command lines of `veilor rehearse`, each with the reason why its verdict may be NOT_RUN, or
+    nothing.
 
     One that is BY_HAND never has its turn by itself.
     """
@@ -32,15 +34,23 @@ class Slot:
 
 
 def load_slots(path: Path) -> list[Slot]:
-    """The slots of a slots.toml, in order, one at least of which takes turns. Raises UsageError for a file that says none."""
+    """The slots of a slots.toml, in order, one at least of which takes turns. Raises UsageError for a file
+    that says none.
+    """
     try:
         slots = [
-            Slot(one["name"], one["title"], [(shlex.split(run["argv"]), run.get("not_run", "")) for run in one["runs"]],
-                 one.get("by_hand", False))
+            Slot(
+                one["name"],
+                one["title"],
+                [(shlex.split(run["argv"]), run.get("not_run", "")) for run in one["runs"]],
+                one.get("by_hand", False),
+            )
             for one in tomllib.loads(path.read_text())["slot"]
         ]
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} cannot be used ({type(error).__name__}: {error}); compare it with the committed one") from None
+        raise UsageError(
+            f"{path} cannot be used ({type(error).__name__}: {error}); compare it with the committed one"
+        ) from None
     if all(slot.by_hand for slot in slots):
         raise UsageError(f"{path} has no slot that takes its turn; compare it with the committed one")
     return slots
@@ -56,8 +66,11 @@ def choose(slots: list[Slot], names: list[str], turn: int) -> list[Slot]:
     return [known[name] for name in names] or [taking_turns[turn % len(taking_turns)]]
 
 
-def run_slots(slots: list[Slot], chosen: list[Slot], run: Callable[[list[str]], int], record: Path, inputs: str) -> int:
-    """Run the CHOSEN ones of SLOTS by RUN, which takes a command line and answers its exit code; 0 when all went well.
+def run_slots(
+    slots: list[Slot], chosen: list[Slot], run: Callable[[list[str]], int], record: Path, inputs: str
+) -> int:
+    """Run the CHOSEN ones of SLOTS by RUN, which takes a command line and answers its exit code; 0 when all
+    went well.
 
     RECORD is a JSON file that keeps when each slot last passed and a hash of its INPUTS.
     """
@@ -94,7 +107,11 @@ def passed(record: Path) -> dict[str, dict]:
     """When each slot last passed here; empty when nothing readable says so."""
     try:
         found = json.loads(record.read_text())
-        return {name: one for name, one in found.items() if isinstance(one["at"], int) and isinstance(one["inputs"], str)}
+        return {
+            name: one
+            for name, one in found.items()
+            if isinstance(one["at"], int) and isinstance(one["inputs"], str)
+        }
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return {}
 
@@ -109,6 +126,8 @@ def left_out(slots: list[Slot], chosen: list[Slot], last: dict[str, dict], input
         when = "it never passed on this machine"
         if told:
             same = "the same inputs" if told["inputs"] == inputs else "other inputs"
-            when = f"last passed here {time.strftime('%Y-%m-%d %H:%M', time.gmtime(told['at']))} UTC on {same}"
+            when = (
+                f"last passed here {time.strftime('%Y-%m-%d %H:%M', time.gmtime(told['at']))} UTC on {same}"
+            )
         lines.append(f"slot {slot.name}: NOT RUN this time; {when}")
     return lines

@@ -1,8 +1,8 @@
 """The tools tree: one cached Debian 13 folder that holds every program the lab runs.
 
 Everybody gets the same QEMU, skopeo, cosign and GRUB, whatever their host has. Programs run in it through
-bubblewrap: a read-only /usr and /etc, their own /tmp and PID namespace (so that nothing outlives us), the host's
-network, and just the folders named by the caller, at the same path.
+bubblewrap: a read-only /usr and /etc, their own /tmp and PID namespace (so that nothing outlives us), the
+host's network, and just the folders named by the caller, at the same path.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from veilor.lab.verdict import LabFault, NotRun
 
 MIRROR = "trixie"
 PACKAGES = tuple(
-    """qemu-system-x86 qemu-utils ovmf skopeo cosign docker-registry xorriso grub-efi-amd64-bin grub-pc-bin grub-common
-    mtools dosfstools e2fsprogs rustc cargo gcc libc6-dev pkg-config libostree-dev libssl-dev libzstd-dev ostree
-    squashfs-tools isomd5sum socat ca-certificates python3-minimal zstd
-    systemd systemd-oomd systemd-zram-generator dracut-core kmod procps usbguard firewalld chrony auditd polkitd duktape openssh-server
-    libxml2-utils desktop-file-utils secilc
-    lynis""".split()  # from systemd on: what checks the overlay by its own programs; lynis: what veilor-doctor is held against
+    """qemu-system-x86 qemu-utils ovmf skopeo cosign docker-registry xorriso grub-efi-amd64-bin
+    grub-pc-bin grub-common mtools dosfstools e2fsprogs rustc cargo gcc libc6-dev pkg-config libostree-dev
+    libssl-dev libzstd-dev ostree squashfs-tools isomd5sum socat ca-certificates python3-minimal zstd
+    systemd systemd-oomd systemd-zram-generator dracut-core kmod procps usbguard firewalld chrony auditd
+    polkitd duktape openssh-server libxml2-utils desktop-file-utils secilc lynis""".split()
 )
-KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp")
+KEYRINGS = (
+    "/usr/share/keyrings/debian-archive-keyring.gpg",
+    "/usr/share/keyrings/debian-archive-keyring.pgp",
+)
 ROOM_GIB = 4  # a tree, its tar file and the packages it is made from
 HOST_PACKAGES = {"mmdebstrap": "mmdebstrap", "bwrap": "bubblewrap"}
 SLIM = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale", "wallpapers/Next")]
@@ -49,25 +51,32 @@ class Finished:
 
 
 def ensure_host_programs() -> None:
-    """Install mmdebstrap and bubblewrap by apt where we may, else raise NotRun with the one command to run."""
+    """Install mmdebstrap and bubblewrap by apt where we may, else raise NotRun
+    with the one command to run.
+    """
     missing = lacking_on_host()
     if not missing:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
     if os.geteuid() == 0 and shutil.which("apt-get"):
         for argv in (["apt-get", "update"], command):
-            subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=900, check=False)
+            subprocess.run(
+                argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=900, check=False
+            )
     still = lacking_on_host()
     if still:
         fedora = " ".join(still).replace("debian-archive-", "debian-")
         raise NotRun(
             f"the host lacks {' and '.join(still)}, so no rehearsal can run; install them "
-            f"(Debian: sudo apt-get install {' '.join(still)}; Fedora: sudo dnf install {fedora}) and run again"
+            f"(Debian: sudo apt-get install {' '.join(still)}; Fedora: sudo dnf install {fedora}) and run "
+            "again"
         )
 
 
 def lacking_on_host() -> list[str]:
-    """The packages that the host has to have and has not: programs, and the keys by which apt knows Debian."""
+    """The packages that the host has to have and has not: programs, and the
+    keys by which apt knows Debian.
+    """
     lacking = [package for program, package in HOST_PACKAGES.items() if not shutil.which(program)]
     return lacking + ([] if any(Path(place).exists() for place in KEYRINGS) else ["debian-archive-keyring"])
 
@@ -83,13 +92,18 @@ def ensure_namespaces() -> None:
     if probe.returncode:
         raise NotRun(
             "bubblewrap cannot make namespaces here "
-            f"({probe.stderr.decode(errors='replace').strip() or 'no reason given'}), so no rehearsal can run; run as "
+            f"({probe.stderr.decode(errors='replace').strip() or 'no reason given'}), so no rehearsal can "
+            "run; run as "
             "root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)"
         )
-    if os.geteuid() and not (shutil.which("newuidmap") and has_range(Path("/etc/subuid")) and has_range(Path("/etc/subgid"))):
+    if os.geteuid() and not (
+        shutil.which("newuidmap") and has_range(Path("/etc/subuid")) and has_range(Path("/etc/subgid"))
+    ):
         raise NotRun(
-            "you have no range of user ids of your own (newuidmap, /etc/subuid, /etc/subgid), which unpacking Debian needs; run as "
-            "root, or once: sudo apt-get install uidmap; sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
+            "you have no range of user ids of your own (newuidmap, /etc/subuid, /etc/subgid), which "
+            "unpacking Debian needs; run as "
+            "root, or once: sudo apt-get install uidmap; sudo usermod --add-subuids 100000-165535 "
+            "--add-subgids 100000-165535 $USER"
         )
 
 
@@ -100,15 +114,18 @@ def has_range(table: Path) -> bool:
         rows = [line.split(":") for line in table.read_text().splitlines()]
     except OSError:
         return False
-    return any(len(row) == 3 and row[0] in (me.pw_name, str(me.pw_uid)) and row[2].isdigit() and int(row[2]) >= 65536 for row in rows)
+    return any(
+        len(row) == 3 and row[0] in (me.pw_name, str(me.pw_uid)) and row[2].isdigit() and int(row[2]) >= 65536
+        for row in rows
+    )
 
 
 def run_apart(argv: list[str], out: BinaryIO, timeout: float) -> int | None:
-    """Run ARGV, which starts others, in a process group of its own, and leave none of them behind; its exit code, None when
-    TIMEOUT seconds were not enough.
+    """Run ARGV, which starts others, in a process group of its own, and leave none of them behind; its exit
+    code, None when TIMEOUT seconds were not enough.
 
-    mmdebstrap hangs up its whole group when it fails, which would be ours too. It is asked to end before it is killed, since
-    it has mounts and a temporary folder to take away.
+    mmdebstrap hangs up its whole group when it fails, which would be ours too. It is asked to end before it
+    is killed, since it has mounts and a temporary folder to take away.
     """
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     try:
@@ -126,11 +143,15 @@ def run_apart(argv: list[str], out: BinaryIO, timeout: float) -> int | None:
 def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), suite: str = MIRROR) -> None:
     """Write a minimal Debian with PACKAGES to the tar file DEST by mmdebstrap.
 
-    Raises NotRun without room for it, LabFault with mmdebstrap's own last words: most often the mirror could not be reached.
+    Raises NotRun without room for it, LabFault with mmdebstrap's own last words: most often the mirror could
+    not be reached.
     """
     for place in {dest.parent, Path(tempfile.gettempdir())}:
         if (free := shutil.disk_usage(place).free / (1 << 30)) < ROOM_GIB:
-            raise NotRun(f"{place} has {free:.0f} GiB free and a Debian tree needs {ROOM_GIB}; make room, or set VEILOR_CACHE and TMPDIR")
+            raise NotRun(
+                f"{place} has {free:.0f} GiB free and a Debian tree needs {ROOM_GIB}; make room, or set "
+                "VEILOR_CACHE and TMPDIR"
+            )
     argv = [
         "mmdebstrap",
         # Its own choice for a user who may not map ids is fakechroot, which does not get through.
@@ -148,9 +169,12 @@ def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), su
     with log.open("wb") as out:
         code = run_apart(argv, out, 2400)
     if code:
-        errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(("E:", "Err:"))]
+        errors = [
+            line for line in log.read_text(errors="replace").splitlines() if line.startswith(("E:", "Err:"))
+        ]
         raise LabFault(
-            f"Debian {suite} could not be fetched or unpacked ({'; '.join(errors[-2:])[-300:] or 'see ' + str(log)}); "
+            f"Debian {suite} could not be fetched or unpacked "
+            f"({'; '.join(errors[-2:])[-300:] or 'see ' + str(log)}); "
             "check the network and the package mirror, then run again"
         )
     log.unlink()
@@ -159,7 +183,11 @@ def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), su
 def unpack(tar: Path, dest: Path) -> None:
     """The tree of `bootstrap`'s TAR in the new folder DEST, without its devices."""
     dest.mkdir()
-    subprocess.run(["tar", "-C", str(dest), "--no-same-owner", "--exclude=./dev/*", "-xf", str(tar)], check=True, timeout=900)
+    subprocess.run(
+        ["tar", "-C", str(dest), "--no-same-owner", "--exclude=./dev/*", "-xf", str(tar)],
+        check=True,
+        timeout=900,
+    )
 
 
 class Tools:
@@ -168,7 +196,9 @@ class Tools:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def argv(self, argv: list[str], binds: Iterable[Path] = (), env: dict[str, str] | None = None) -> list[str]:
+    def argv(
+        self, argv: list[str], binds: Iterable[Path] = (), env: dict[str, str] | None = None
+    ) -> list[str]:
         """The bubblewrap command line that runs ARGV in the tree with BINDS writable at their own paths."""
         root = self.root
         wrap = ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-ipc", "--new-session", "--clearenv"]
@@ -176,7 +206,17 @@ class Tools:
         for link in ("bin", "sbin", "lib", "lib64"):
             wrap += ["--symlink", f"usr/{link}", f"/{link}"]
         wrap += ["--ro-bind-try", f"{root}/var/lib/dpkg", "/var/lib/dpkg", "--dev", "/dev", "--proc", "/proc"]
-        wrap += ["--dev-bind-try", "/dev/kvm", "/dev/kvm", "--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", "/var/tmp"]
+        wrap += [
+            "--dev-bind-try",
+            "/dev/kvm",
+            "/dev/kvm",
+            "--tmpfs",
+            "/tmp",
+            "--tmpfs",
+            "/run",
+            "--tmpfs",
+            "/var/tmp",
+        ]
         wrap += ["--ro-bind-try", "/etc/resolv.conf", "/etc/resolv.conf", "--dir", "/root"]
         for bind in dict.fromkeys(Path(b).absolute() for b in binds):
             wrap += ["--bind", str(bind), str(bind)]
@@ -186,12 +226,16 @@ class Tools:
         return [*wrap, "--", *argv]
 
     def versions(self, packages: Iterable[str]) -> dict[str, str]:
-        """The installed version of each of PACKAGES, from dpkg's own record. Raises LabFault for one that is not in the tree."""
+        """The installed version of each of PACKAGES, from dpkg's own record. Raises LabFault for one that is
+        not in the tree.
+        """
         record = (self.root / "var/lib/dpkg/status").read_text()
         found = dict(re.findall(r"^Package: (\S+)\n(?:\S.*\n|\s.*\n)*?Version: (\S+)$", record, re.M))
         missing = [name for name in packages if name not in found]
         if missing:
-            raise LabFault(f"the tools tree has no {', '.join(missing)}; run `veilor lab clean` and try again")
+            raise LabFault(
+                f"the tools tree has no {', '.join(missing)}; run `veilor lab clean` and try again"
+            )
         return {name: found[name] for name in packages}
 
     def run(
@@ -204,10 +248,14 @@ class Tools:
         stdin: bytes | None = None,
         check: bool = True,
     ) -> Finished:
-        """Run ARGV in the tree to its end. Raises LabFault on a non-zero exit (unless CHECK is false) or time-out."""
+        """Run ARGV in the tree to its end. Raises LabFault on a non-zero exit (unless CHECK is false) or
+        time-out.
+        """
         feed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
         try:
-            done = subprocess.run(self.argv(argv, binds, env), capture_output=True, timeout=timeout, check=False, **feed)
+            done = subprocess.run(
+                self.argv(argv, binds, env), capture_output=True, timeout=timeout, check=False, **feed
+            )
         except subprocess.TimeoutExpired:
             raise LabFault(f"{argv[0]} did not end within {timeout:.0f} s: {' '.join(argv)[:300]}") from None
         if check and done.returncode:
@@ -220,7 +268,13 @@ class Tools:
     ) -> subprocess.Popen[bytes]:
         """Start ARGV in the tree, its output going to LOG; it dies with us."""
         with log.open("ab") as out:
-            return subprocess.Popen(self.argv(argv, binds, env), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+            return subprocess.Popen(
+                self.argv(argv, binds, env),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
 
 
 def tools_tree(cache: Path) -> Tools:
@@ -233,7 +287,9 @@ def tools_tree(cache: Path) -> Tools:
             unpack(tar, dest)
             (dest / "etc/ssl/certs").mkdir(parents=True, exist_ok=True)
             host = host_certificates()
-            if host:  # a host with certificates of its own needs them in the tree as well, for cargo's registry
+            if (
+                host
+            ):  # a host with certificates of its own needs them in the tree as well, for cargo's registry
                 shutil.copyfile(host, dest / "etc/ssl/certs/ca-certificates.crt")
         finally:
             tar.unlink(missing_ok=True)
@@ -242,7 +298,9 @@ def tools_tree(cache: Path) -> Tools:
 
 
 def tools_inputs() -> dict[str, str]:
-    """What the tools tree is made from: another list of packages, or other files left out, is another tree."""
+    """What the tools tree is made from: another list of packages, or other
+    files left out, is another tree.
+    """
     host = host_certificates()
     return {
         "packages": " ".join(PACKAGES),
@@ -259,7 +317,11 @@ def find_tools_tree(cache: Path) -> Path:
 
 def host_certificates() -> Path | None:
     """The host's CA bundle, or None where it has none at the usual places."""
-    for place in (os.environ.get("SSL_CERT_FILE", ""), "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"):
+    for place in (
+        os.environ.get("SSL_CERT_FILE", ""),
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+    ):
         if place and Path(place).is_file():
             return Path(place)
     return None

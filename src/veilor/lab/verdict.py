@@ -1,8 +1,8 @@
 """What a rehearsal can end in, and the records that carry it to the report.
 
-Four verdicts, of which only PASS is green: OS_FAULT says that the product is wrong, LAB_FAULT that there is positive
-evidence that the rehearsal is (QEMU died, the host's disk is full), NOT_RUN that something was not shown at all. A guest
-that goes silent while QEMU lives is an OS_FAULT.
+Four verdicts, of which only PASS is green: OS_FAULT says that the product is wrong, LAB_FAULT that there is
+positive evidence that the rehearsal is (QEMU died, the host's disk is full), NOT_RUN that something was not
+shown at all. A guest that goes silent while QEMU lives is an OS_FAULT.
 """
 
 from __future__ import annotations
@@ -120,8 +120,11 @@ def verdict_of(error: BaseException) -> tuple[Verdict, str]:
 
 def judge(checks: list[Check], error: Exception | None) -> tuple[Verdict, str]:
     """A phase's verdict and its reason in one line."""
-    found = [(check.verdict, f"{check.title}: {check.detail}" if check.detail else check.title)
-             for check in checks if check.verdict is not Verdict.PASS]
+    found = [
+        (check.verdict, f"{check.title}: {check.detail}" if check.detail else check.title)
+        for check in checks
+        if check.verdict is not Verdict.PASS
+    ]
     if error:
         found.append(verdict_of(error))
     if not found:
@@ -167,10 +170,11 @@ class PhaseResult:
 
 @dataclass
 class About:
-    """What a rehearsal ran on. `host` holds accel, qemu (version) and cores; `set_up` steps before the first phase.
+    """What a rehearsal ran on. `host` holds accel, qemu (version) and cores; `set_up` steps before the first
+    phase.
 
-    `source`: the staged tree's digest and what each result stands on, as the product's makers say it; empty when the sources
-    changed meanwhile. `noticed`: whether the sabotage was noticed as it should be.
+    `source`: the staged tree's digest and what each result stands on, as the product's makers say it; empty
+    when the sources changed meanwhile. `noticed`: whether the sabotage was noticed as it should be.
     `not_applied`: what of overlay/ has no effect on this base, each with `path` and `why`.
     """
 
@@ -186,7 +190,9 @@ class About:
 
 @dataclass
 class Run:
-    """A whole rehearsal. `seconds` counts from the first phase on; `fault` is what kept it from starting, if anything."""
+    """A whole rehearsal. `seconds` counts from the first phase on; `fault` is what kept it from starting, if
+    anything.
+    """
 
     scenario: str
     title: str
@@ -212,14 +218,26 @@ class Run:
         return EXIT_INTERRUPTED if self.interrupted else EXIT[self.verdict]
 
     def where_time_goes(self) -> list[dict[str, Any]]:
-        """Set-up steps, phases, and the kinds of work that the machine noted within them, each with seconds and times."""
-        rows = [{"what": title, "kind": "set-up", "seconds": round(spent, 1), "times": 1} for title, spent in self.about.set_up]
-        rows += [{"what": p.title, "kind": "phase", "seconds": round(p.seconds, 1), "times": 1} for p in self.phases if p.seconds]
+        """Set-up steps, phases, and the kinds of work that the machine noted within them, each with seconds
+        and times.
+        """
+        rows = [
+            {"what": title, "kind": "set-up", "seconds": round(spent, 1), "times": 1}
+            for title, spent in self.about.set_up
+        ]
+        rows += [
+            {"what": p.title, "kind": "phase", "seconds": round(p.seconds, 1), "times": 1}
+            for p in self.phases
+            if p.seconds
+        ]
         work: dict[str, list[float]] = {}
         for label, spent in self.timings:
             work.setdefault(label, []).append(spent)
         ordered = sorted(work.items(), key=lambda item: -sum(item[1]))
-        rows += [{"what": label, "kind": "work", "seconds": round(sum(all_), 1), "times": len(all_)} for label, all_ in ordered]
+        rows += [
+            {"what": label, "kind": "work", "seconds": round(sum(all_), 1), "times": len(all_)}
+            for label, all_ in ordered
+        ]
         rest = self.seconds - sum(spent for _, spent in self.timings)
         if work and rest > 0:
             rows.append({"what": "everything else", "kind": "work", "seconds": round(rest, 1), "times": 1})
@@ -228,13 +246,31 @@ class Run:
     def as_dict(self) -> dict[str, Any]:
         """The content of report.json."""
         return {
-            "schema": SCHEMA, "scenario": self.scenario, "title": self.title, "verdict": str(self.verdict),
-            "exit_code": self.exit_code, "interrupted": self.interrupted, "reason": self.reason, "log": self.log,
-            "seconds": round(self.seconds, 1), "started": self.started, "host": dict(self.about.host),
-            "base": self.about.base, "sabotage": self.about.sabotage, "stand_ins": list(self.about.stand_ins),
-            "source": self.about.source, "noticed": self.about.noticed,
+            "schema": SCHEMA,
+            "scenario": self.scenario,
+            "title": self.title,
+            "verdict": str(self.verdict),
+            "exit_code": self.exit_code,
+            "interrupted": self.interrupted,
+            "reason": self.reason,
+            "log": self.log,
+            "seconds": round(self.seconds, 1),
+            "started": self.started,
+            "host": dict(self.about.host),
+            "base": self.about.base,
+            "sabotage": self.about.sabotage,
+            "stand_ins": list(self.about.stand_ins),
+            "source": self.about.source,
+            "noticed": self.about.noticed,
             "not_applied": list(self.about.not_applied),
-            "phases": [{**asdict(p), "seconds": round(p.seconds, 1), "retried": bool(p.retried), "first_try": p.retried}
-                       for p in self.phases],
+            "phases": [
+                {
+                    **asdict(p),
+                    "seconds": round(p.seconds, 1),
+                    "retried": bool(p.retried),
+                    "first_try": p.retried,
+                }
+                for p in self.phases
+            ],
             "where_time_goes": self.where_time_goes(),
         }

@@ -1,7 +1,8 @@
-"""The desktop tree: one cached Debian 13 folder with the programs that draw what a person sees, for the pictures in docs/.
+"""The desktop tree: one cached Debian 13 folder with the programs that draw what a person sees, for the
+pictures in docs/.
 
-Plymouth, SDDM's greeter, Plasma, its notifications and a display in memory: the real programs, of Debian's versions.
-It's apart from the tools tree because it is big, and because no rehearsal needs it.
+Plymouth, SDDM's greeter, Plasma, its notifications and a display in memory: the real programs, of Debian's
+versions. It's apart from the tools tree because it is big, and because no rehearsal needs it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from veilor.lab.flavour import stamp
 from veilor.lab.tools import MIRROR, Tools, bootstrap, unpack
 
 PACKAGES = tuple(
-    """plymouth plymouth-label plymouth-x11 plymouth-themes xvfb xdotool x11-apps x11-utils x11-xkb-utils xkb-data imagemagick
-    sddm plasma-desktop plasma-workspace kactivitymanagerd kwin-x11 systemsettings konsole dolphin kinfocenter kscreen
-    breeze breeze-icon-theme breeze-cursor-theme breeze-gtk-theme kde-style-breeze kwin-style-breeze plasma-integration
-    kde-config-gtk-style kde-cli-tools kpackagetool6 libkf6config-bin qt6-svg-plugins qt6-declarative-dev-tools
-    fonts-inter fonts-jetbrains-mono fonts-noto-core libnotify-bin shared-mime-info desktop-file-utils librsvg2-bin
-    dbus-daemon at-spi2-core gir1.2-atspi-2.0 python3-gi libgl1-mesa-dri""".split()
+    """plymouth plymouth-label plymouth-x11 plymouth-themes xvfb xdotool x11-apps x11-utils x11-xkb-utils
+    xkb-data imagemagick sddm plasma-desktop plasma-workspace kactivitymanagerd kwin-x11 systemsettings
+    konsole dolphin kinfocenter kscreen breeze breeze-icon-theme breeze-cursor-theme breeze-gtk-theme
+    kde-style-breeze kwin-style-breeze plasma-integration kde-config-gtk-style kde-cli-tools kpackagetool6
+    libkf6config-bin qt6-svg-plugins qt6-declarative-dev-tools fonts-inter fonts-jetbrains-mono
+    fonts-noto-core libnotify-bin shared-mime-info desktop-file-utils librsvg2-bin dbus-daemon
+    at-spi2-core gir1.2-atspi-2.0 python3-gi libgl1-mesa-dri""".split()
 )
 
 BOOTC = Path(__file__).with_name("sample_bootc.py")
@@ -32,7 +34,8 @@ PERSON = "ada:x:1000:1000:Ada:/root:/bin/sh\n"  # whom the session belongs to
 
 
 def desktop_tree(cache: Path) -> Path:
-    """The desktop tree's folder, made on first use (three to seven minutes and 1.4 GB) and cached by its package list.
+    """The desktop tree's folder, made on first use (three to seven minutes and 1.4 GB) and cached by its
+    package list.
 
     Raises LabFault when Debian's mirror can't be reached.
     """
@@ -49,24 +52,34 @@ def desktop_tree(cache: Path) -> Path:
 
 
 class Stage(Tools):
-    """The desktop tree without a network: X and Plymouth have sockets by name, which this host's own would meet there.
+    """The desktop tree without a network: X and Plymouth have sockets by name, which this host's own would
+    meet there.
 
     With AS_PERSON what runs in it is no root, as a session is not; Plymouth on its screen is.
     """
 
     as_person = False
 
-    def argv(self, argv: list[str], binds: Iterable[Path] = (), env: dict[str, str] | None = None) -> list[str]:
+    def argv(
+        self, argv: list[str], binds: Iterable[Path] = (), env: dict[str, str] | None = None
+    ) -> list[str]:
         """The bubblewrap command line that runs ARGV in the tree with BINDS writable at their own paths."""
         wrap, *rest = super().argv(argv, binds, env)
-        return [wrap, "--unshare-net", *(["--unshare-user", "--uid", "1000", "--gid", "1000"] if self.as_person else []), *rest]
+        return [
+            wrap,
+            "--unshare-net",
+            *(["--unshare-user", "--uid", "1000", "--gid", "1000"] if self.as_person else []),
+            *rest,
+        ]
 
 
 @contextmanager
 def dressed(cache: Path, staged: Path) -> Iterator[Stage]:
-    """The desktop tree with the staged tree STAGED stamped on it, as an image has it, for as long as the caller needs it.
+    """The desktop tree with the staged tree STAGED stamped on it, as an image has it, for as long as the
+    caller needs it.
 
-    Its files are hard links to the cached tree's, so it costs seconds and no room; what STAGED brings is copied.
+    Its files are hard links to the cached tree's, so it costs seconds and no room; what STAGED brings is
+    copied.
     """
     tree = desktop_tree(cache)
     (cache / "work").mkdir(exist_ok=True)

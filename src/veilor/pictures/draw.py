@@ -1,4 +1,6 @@
-"""The pictures in docs/pictures: each a scene of scenes.py, played by the real programs in the desktop tree."""
+"""The pictures in docs/pictures: each a scene of scenes.py, played by the real
+programs in the desktop tree.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ SCENES = Path(__file__).with_name("scenes.py")
 
 @dataclass(frozen=True)
 class Picture:
-    """A file docs/pictures/NAME.png: its scene, the screen's width and height in pixels, settings of the environment."""
+    """A file docs/pictures/NAME.png: its scene, the screen's width and height in pixels, settings of the
+    environment.
+    """
 
     name: str
     scene: str
@@ -46,25 +50,44 @@ PICTURES = (
 def make_pictures(staged: Path, out: Path, only: list[str]) -> list[Path]:
     """Make the pictures named in ONLY, or all, of the staged tree STAGED in the folder OUT; their paths.
 
-    Raises UsageError for a name that no picture has, NotRun where the host lacks bubblewrap or mmdebstrap, LabFault when a
-    program did not come up. A picture that could not be made leaves its older version as it was.
+    Raises UsageError for a name that no picture has, NotRun where the host lacks bubblewrap or mmdebstrap,
+    LabFault when a program did not come up. A picture that could not be made leaves its older version as it
+    was.
     """
     unknown = sorted(set(only) - {picture.name for picture in PICTURES})
     if unknown:
-        raise UsageError(f"no picture is called {', '.join(unknown)}; there are: {', '.join(picture.name for picture in PICTURES)}")
+        raise UsageError(
+            f"no picture is called {', '.join(unknown)}; there are: "
+            f"{', '.join(picture.name for picture in PICTURES)}"
+        )
     ensure_host_programs()
     ensure_namespaces()
     out.mkdir(parents=True, exist_ok=True)
     made = []
-    with dressed(cache_root(), staged) as tree, tempfile.TemporaryDirectory(prefix=".pictures-", dir=out) as scratch:
+    with (
+        dressed(cache_root(), staged) as tree,
+        tempfile.TemporaryDirectory(prefix=".pictures-", dir=out) as scratch,
+    ):
         for picture in PICTURES:
             if only and picture.name not in only:
                 continue
             say(f"{picture.name}: {picture.scene}, {picture.width} × {picture.height}")
             file = Path(scratch, f"{picture.name}.png")
             tree.as_person = picture.scene in SESSIONS
-            tree.run(["python3", "-I", str(SCENES), picture.scene, str(file), str(picture.width),
-                      str(picture.height)], binds=[Path(scratch), SCENES.parent], env=picture.env, timeout=600)
+            tree.run(
+                [
+                    "python3",
+                    "-I",
+                    str(SCENES),
+                    picture.scene,
+                    str(file),
+                    str(picture.width),
+                    str(picture.height),
+                ],
+                binds=[Path(scratch), SCENES.parent],
+                env=picture.env,
+                timeout=600,
+            )
             if not file.exists():
                 raise LabFault(f"the scene {picture.scene} ended well and left no picture")
             os.replace(file, out / file.name)

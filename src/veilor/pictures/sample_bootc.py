@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""Stands in for bootc where pictures are made: the status of a machine that took three updates, newest first, one still to boot.
+"""Stands in for bootc where pictures are made: the status of a machine that took three updates, newest first,
+one still to boot.
 
 Put into the desktop tree as /usr/bin/bootc for veilor-status to ask, which does all the rest itself.
 """
@@ -13,19 +14,48 @@ REFERENCE = "ghcr.io/veilor/veilor-os:44"
 
 
 def deployment(days: int, serial: int = 0) -> dict:
-    """A deployment of an image that was made DAYS ago and checked by the container policy, as `bootc status` shows it."""
+    """A deployment of an image that was made DAYS ago and checked by the container policy, as `bootc status`
+    shows it.
+    """
     made = datetime.now(UTC) - timedelta(days=days, hours=3)
     digest = hashlib.sha256(str(days).encode()).hexdigest()
     return {
-        "image": {"image": {"image": REFERENCE, "transport": "registry", "signature": "containerPolicy"}, "imageDigest": f"sha256:{digest}",
-                  "version": f"44.{made:%Y%m%d}", "timestamp": made.strftime("%Y-%m-%dT%H:%M:%SZ"), "architecture": "amd64"},
-        "downloadOnly": False, "pinned": False, "incompatible": False, "cachedUpdate": None,
-        "ostree": {"checksum": hashlib.sha256(digest.encode()).hexdigest(), "deploySerial": serial, "stateroot": "veilor"},
+        "image": {
+            "image": {"image": REFERENCE, "transport": "registry", "signature": "containerPolicy"},
+            "imageDigest": f"sha256:{digest}",
+            "version": f"44.{made:%Y%m%d}",
+            "timestamp": made.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "architecture": "amd64",
+        },
+        "downloadOnly": False,
+        "pinned": False,
+        "incompatible": False,
+        "cachedUpdate": None,
+        "ostree": {
+            "checksum": hashlib.sha256(digest.encode()).hexdigest(),
+            "deploySerial": serial,
+            "stateroot": "veilor",
+        },
     }
 
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["status", "--format=json", "--format-version=1"]:
         sys.exit("error: this stands in for bootc in a picture, and knows its status alone")
-    print(json.dumps({"apiVersion": "org.containers.bootc/v1", "kind": "BootcHost", "metadata": {"name": "host"}, "spec": {}, "status": {
-        "staged": deployment(0), "booted": deployment(6), "rollback": deployment(13), "rollbackQueued": False, "otherDeployments": []}}))
+    print(
+        json.dumps(
+            {
+                "apiVersion": "org.containers.bootc/v1",
+                "kind": "BootcHost",
+                "metadata": {"name": "host"},
+                "spec": {},
+                "status": {
+                    "staged": deployment(0),
+                    "booted": deployment(6),
+                    "rollback": deployment(13),
+                    "rollbackQueued": False,
+                    "otherDeployments": [],
+                },
+            }
+        )
+    )

@@ -1,7 +1,8 @@
-"""What is run inside the desktop tree to make one picture: a display in memory, the real program, and a look at it.
+"""What is run inside the desktop tree to make one picture: a display in memory, the real program, and a look
+at it.
 
-Called by draw.py as `python3 -I scenes.py SCENE FILE WIDTH HEIGHT`; standard library only, since it's Debian's Python
-that runs it. The namespace it runs in ends with it, and takes every program it started along.
+Called by draw.py as `python3 -I scenes.py SCENE FILE WIDTH HEIGHT`; standard library only, since it's
+Debian's Python that runs it. The namespace it runs in ends with it, and takes every program it started along.
 """
 
 from __future__ import annotations
@@ -20,10 +21,18 @@ PROMPT = "Please enter passphrase for disk Samsung SSD 980 (luks-7d0c1f52):"
 LEAST_COLOURS = 40
 BUS = "unix:path=/run/user/0/bus"
 ENVIRONMENT = {  # what a Plasma session has, and drawing without a graphics card
-    "XDG_RUNTIME_DIR": "/run/user/0", "XDG_CURRENT_DESKTOP": "KDE", "XDG_MENU_PREFIX": "plasma-", "XDG_SESSION_TYPE": "x11",
-    "KDE_FULL_SESSION": "true", "KDE_SESSION_VERSION": "6", "QT_QPA_PLATFORMTHEME": "kde", "LANG": "C.UTF-8",
-    "DBUS_SESSION_BUS_ADDRESS": BUS, "XDG_CONFIG_DIRS": "/root/.config/kdedefaults:/etc/xdg",
-    "QT_QUICK_BACKEND": "software", "LIBGL_ALWAYS_SOFTWARE": "1",
+    "XDG_RUNTIME_DIR": "/run/user/0",
+    "XDG_CURRENT_DESKTOP": "KDE",
+    "XDG_MENU_PREFIX": "plasma-",
+    "XDG_SESSION_TYPE": "x11",
+    "KDE_FULL_SESSION": "true",
+    "KDE_SESSION_VERSION": "6",
+    "QT_QPA_PLATFORMTHEME": "kde",
+    "LANG": "C.UTF-8",
+    "DBUS_SESSION_BUS_ADDRESS": BUS,
+    "XDG_CONFIG_DIRS": "/root/.config/kdedefaults:/etc/xdg",
+    "QT_QUICK_BACKEND": "software",
+    "LIBGL_ALWAYS_SOFTWARE": "1",
 }
 SERVERS: list[subprocess.Popen] = []
 
@@ -37,7 +46,9 @@ def start(argv: list[str], **more) -> subprocess.Popen:
 
 def run(argv: list[str], timeout: float = 30, check: bool = True) -> str:
     """Run ARGV to its end; what it said. Raises CalledProcessError or TimeoutExpired."""
-    return subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=timeout, check=check, text=True).stdout
+    return subprocess.run(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=timeout, check=check, text=True
+    ).stdout
 
 
 def wait(what: str, ready, seconds: float) -> None:
@@ -50,13 +61,21 @@ def wait(what: str, ready, seconds: float) -> None:
 
 
 def answers(argv: list[str]) -> bool:
-    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False).returncode == 0
+    return (
+        subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
+        ).returncode
+        == 0
+    )
 
 
 def display(width: int, height: int) -> None:
     """Start an X server in memory with a screen of WIDTH × HEIGHT pixels."""
     Path("/tmp/.X11-unix").mkdir(mode=0o1777)
-    start(["Xvfb", DISPLAY, "-noreset", "-screen", "0", f"{width}x{height}x24", "-dpi", "96"], stderr=subprocess.DEVNULL)
+    start(
+        ["Xvfb", DISPLAY, "-noreset", "-screen", "0", f"{width}x{height}x24", "-dpi", "96"],
+        stderr=subprocess.DEVNULL,
+    )
     os.environ["DISPLAY"] = DISPLAY
     wait("the display", lambda: answers(["xdpyinfo"]), 30)
 
@@ -84,8 +103,17 @@ def plymouth(width: int, height: int) -> None:
     display(width, height)
     Path("/run/plymouth").mkdir(exist_ok=True)
     _, terminal = pty.openpty()
-    start(["plymouthd", "--no-daemon", "--no-boot-log", "--mode=boot", f"--tty={os.ttyname(terminal)}",
-           "--kernel-command-line=splash plymouth.ignore-serial-consoles"], stderr=subprocess.DEVNULL)
+    start(
+        [
+            "plymouthd",
+            "--no-daemon",
+            "--no-boot-log",
+            "--mode=boot",
+            f"--tty={os.ttyname(terminal)}",
+            "--kernel-command-line=splash plymouth.ignore-serial-consoles",
+        ],
+        stderr=subprocess.DEVNULL,
+    )
     wait("plymouthd's answer", lambda: answers(["plymouth", "--ping"]), 20)
     run(["plymouth", "show-splash"])
     time.sleep(1)
@@ -93,7 +121,15 @@ def plymouth(width: int, height: int) -> None:
 
 def ask(tries: int = 1) -> None:
     """Have plymouth ask for a passphrase; with more than one of TRIES the given one is always wrong."""
-    start(["plymouth", "ask-for-password", f"--prompt={PROMPT}", f"--number-of-tries={tries}", "--command=false"])
+    start(
+        [
+            "plymouth",
+            "ask-for-password",
+            f"--prompt={PROMPT}",
+            f"--number-of-tries={tries}",
+            "--command=false",
+        ]
+    )
     time.sleep(1.5)
 
 
@@ -141,7 +177,9 @@ def scene_login_typed(width: int, height: int) -> None:
 
 
 def session(width: int, height: int, mode: str) -> None:
-    """A session as a new user gets it: the look-and-feel that the machine's settings name, window manager and panel."""
+    """A session as a new user gets it: the look-and-feel that the machine's settings name, window manager and
+    panel.
+    """
     display(width, height)
     home = Path("/root")
     for folder in (".config", ".cache", ".local/share"):
@@ -149,13 +187,19 @@ def session(width: int, height: int, mode: str) -> None:
     # The browser's entry stands in: Debian has no package of it, and the panel would show an empty place.
     browser = home / ".local/share/applications/brave-browser.desktop"
     browser.parent.mkdir(parents=True, exist_ok=True)
-    browser.write_text("[Desktop Entry]\nType=Application\nName=Brave\nExec=false\nIcon=internet-web-browser\n")
+    browser.write_text(
+        "[Desktop Entry]\nType=Application\nName=Brave\nExec=false\nIcon=internet-web-browser\n"
+    )
     run(["kbuildsycoca6"], check=False)
-    named = run(["kreadconfig6", "--file", "kdeglobals", "--group", "KDE", "--key", "LookAndFeelPackage"]).strip()
+    named = run(
+        ["kreadconfig6", "--file", "kdeglobals", "--group", "KDE", "--key", "LookAndFeelPackage"]
+    ).strip()
     if named != LOOK["dark"]:
         raise RuntimeError(f"the machine's default look is {named!r}, not {LOOK['dark']}")
     run(["plasma-apply-lookandfeel", "--apply", LOOK[mode]], timeout=60)
-    applied = run(["kreadconfig6", "--file", "kdeglobals", "--group", "General", "--key", "ColorScheme"]).strip()
+    applied = run(
+        ["kreadconfig6", "--file", "kdeglobals", "--group", "General", "--key", "ColorScheme"]
+    ).strip()
     if applied != f"Veilor{mode.capitalize()}":
         raise RuntimeError(f"the look was applied, and the colours are {applied!r}")
     start(["kwin_x11"], stderr=subprocess.DEVNULL)
@@ -193,10 +237,24 @@ def arrange(name: str, left: float, top: float, width: float, height: float) -> 
 def scene_desktop(width: int, height: int, mode: str = "dark") -> None:
     session(width, height, mode)
     moved_already()
-    start(["konsole", "--hide-menubar", "-e", "sh", "-c", f"clear; {SHOWN_IN_TERMINAL}; PS1='ada@veilor:~$ ' exec sh"], cwd="/root")
+    start(
+        [
+            "konsole",
+            "--hide-menubar",
+            "-e",
+            "sh",
+            "-c",
+            f"clear; {SHOWN_IN_TERMINAL}; PS1='ada@veilor:~$ ' exec sh",
+        ],
+        cwd="/root",
+    )
     start(["systemsettings", "kcm_colors"])
     for name in ("konsole", "systemsettings"):
-        wait(f"{name}'s window", lambda name=name: answers(["xdotool", "search", "--onlyvisible", "--class", name]), 120)
+        wait(
+            f"{name}'s window",
+            lambda name=name: answers(["xdotool", "search", "--onlyvisible", "--class", name]),
+            120,
+        )
     time.sleep(8)
     arrange("konsole", 0.05, 0.09, 0.5, 0.6)
     arrange("systemsettings", 0.42, 0.3, 0.53, 0.58)
@@ -217,13 +275,28 @@ def scene_notifications(width: int, height: int) -> None:
 
 
 NOTICES = (  # topic, code and words as the programs on the machine write them
-    ("usb-blocked", 4, "USB devices that were blocked: “Ultra” (0781:5581), by its own words a drive. Until you allow it such a device can "
-                       "do nothing here; if you did not plug it in, take it out. If you trust it, in a terminal: "
-                       "`run0 usbguard allow-device 7`, then `run0 veilor-usbguard-enroll` to keep it."),
-    ("firstboot", 0, "veilor-os 44.20260102 was verified and is ready. Until the restart this machine runs what the installer wrote, "
-                     "unverified. Restart when you like."),
-    ("health", 1, "veilor-os 44.20260103 was started 3 times and never came to the end of its health check, so the machine went back "
-                  "to 44.20260102 by itself. Your files are as they were."),
+    (
+        "usb-blocked",
+        4,
+        "USB devices that were blocked: “Ultra” (0781:5581), by its own words a drive. Until you allow it "
+        "such a device can "
+        "do nothing here; if you did not plug it in, take it out. If you trust it, in a terminal: "
+        "`run0 usbguard allow-device 7`, then `run0 veilor-usbguard-enroll` to keep it.",
+    ),
+    (
+        "firstboot",
+        0,
+        "veilor-os 44.20260102 was verified and is ready. Until the restart this machine runs what the "
+        "installer wrote, "
+        "unverified. Restart when you like.",
+    ),
+    (
+        "health",
+        1,
+        "veilor-os 44.20260103 was started 3 times and never came to the end of its health check, so the "
+        "machine went back "
+        "to 44.20260102 by itself. Your files are as they were.",
+    ),
 )
 
 

@@ -12,8 +12,19 @@ from veilor.build.check.finding import CannotRun, Notice
 from veilor.core.product import load
 
 ROOT = Path(__file__).resolve().parents[3]
-PARTS = ("bluebuild", "overlay", "artwork", "threats", "kickstart", "scripts", ".github", ".ci", "stand-ins/image", "src/veilor/core",
-         "src/veilor/device")
+PARTS = (
+    "bluebuild",
+    "overlay",
+    "artwork",
+    "threats",
+    "kickstart",
+    "scripts",
+    ".github",
+    ".ci",
+    "stand-ins/image",
+    "src/veilor/core",
+    "src/veilor/device",
+)
 FILES = ("product.toml", "pyproject.toml", "src/veilor/__init__.py", "src/veilor/build/kickstart.py")
 
 
@@ -22,8 +33,15 @@ def clone(tmp_path):
     """What the checks read of this repository, to be spoilt. No git: then every file counts."""
     root = tmp_path / "clone"
     for part in PARTS:
-        shutil.copytree(ROOT / part, root / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "stage"))
-    for name in ("files", "modules", "recipes", "cosign.pub"):  # what bluebuild looks for beside where it is started
+        shutil.copytree(
+            ROOT / part, root / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "stage")
+        )
+    for name in (
+        "files",
+        "modules",
+        "recipes",
+        "cosign.pub",
+    ):  # what bluebuild looks for beside where it is started
         (root / name).symlink_to((ROOT / name).readlink())
     for name in FILES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -38,65 +56,330 @@ def replace(root: Path, name: str, old: str, new: str) -> int:
     assert old in text, f"{name} has no {old!r} to spoil"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text.replace(old, new, 1))
-    return text[:text.index(old)].count("\n") + 1
+    return text[: text.index(old)].count("\n") + 1
 
 
 WORKFLOW, CHECKOUT = ".github/workflows/livecd.yml", "3d3c42e5aac5ba805825da76410c181273ba90b1"
-UNCONFINED = ("unconfined_domain_type", "files_unconfined_type", "filesystem_unconfined_type", "devices_unconfined_type", "kern_unconfined",
-              "corenet_unconfined_type", "dbusd_unconfined", "xserver_unconfined_type", "x_domain")
-RULES = ("allow brave_t self (capability (", "allow brave_t self (capability2", "allow brave_t self (fifo_file", "allow brave_t self (dbus",
-         "allow brave_t system_bus_type", "allow system_bus_type brave_t", "allow brave_t system_dbusd_t")
-CASES = [  # check, file, what is there, what comes in its place, a word of the finding; the line is where it was
-    ("recipe by BlueBuild's schemas", "bluebuild/recipe.yml", "description:", "descripton:", "descripton", False),
-    ("recipe by BlueBuild's schemas", "bluebuild/recipe.yml", "10-base.yml", "11-base.yml", "11-base.yml is not there", True),
-    ("recipe by BlueBuild's schemas", "bluebuild/recipes/20-packages.yml", "type: dnf", "type: dnff", "no module dnff", True),
-    ("recipe by BlueBuild's schemas", "bluebuild/recipes/20-packages.yml", "weak-deps: false", "weak-deps: 1", "boolean", True),
-    ("recipe by BlueBuild's schemas", "bluebuild/recipes/30-tree.yml", "type: files", "type: files\n    mode: 7", "mode", False),
-    ("recipe by BlueBuild's schemas", "bluebuild/recipes/60-brand.yml", "source: local", "source: ghcr.io/x", "local", True),
-    ("recipe by BlueBuild's schemas", "bluebuild/recipes/90-finish.yml", "modules:", "modules: [", "no recipe with modules", False),
-    ("recipe by bluebuild", "bluebuild/recipe.yml", "base-image:", "base_:", "bluebuild cannot read it", False),
-    ("what the recipe names", "bluebuild/recipes/20-packages.yml", "brave-browser.repo", "brave.repo", "is not there", False),
-    ("what the recipe names", "bluebuild/recipes/40-adapt.yml", "      - motd.sh\n", "", "never runs it", False),
-    ("the image's scripts on a tree shaped like the base", "bluebuild/files/scripts/xwayland.sh", "set -euo", "exit 3; set -euo",
-     "ended with 3", False),
-    ("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", "(type brave_exec_t)", "(type brave_exec_t", "secilc", False),
-    ("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", "(type brave_t)", "", "Failed to resolve", False),
-    ("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", "(typeattributeset userns_privileged_domain (brave_t))", "",
-     "neverallow", False),
-    ("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", "(typeattributeset cil_gen_require userns_privileged_domain)",
-     "(allow unconfined_t self (user_namespace (create)))", "neverallow", False),
-    *(("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", f"(typeattributeset {name} (brave_t))", "",
-       "has no right to", False) for name in UNCONFINED),
-    *(("SELinux modules by secilc", "bluebuild/files/selinux/veilor_brave.cil", f"({rule}", f"({rule}".replace("brave_t", "unconfined_t"),
-       "has no right to", False)
-      for rule in RULES),
+UNCONFINED = (
+    "unconfined_domain_type",
+    "files_unconfined_type",
+    "filesystem_unconfined_type",
+    "devices_unconfined_type",
+    "kern_unconfined",
+    "corenet_unconfined_type",
+    "dbusd_unconfined",
+    "xserver_unconfined_type",
+    "x_domain",
+)
+RULES = (
+    "allow brave_t self (capability (",
+    "allow brave_t self (capability2",
+    "allow brave_t self (fifo_file",
+    "allow brave_t self (dbus",
+    "allow brave_t system_bus_type",
+    "allow system_bus_type brave_t",
+    "allow brave_t system_dbusd_t",
+)
+# check, file, what is there, what comes in its place, a word of the finding; the line is where it was
+CASES = [
+    (
+        "recipe by BlueBuild's schemas",
+        "bluebuild/recipe.yml",
+        "description:",
+        "descripton:",
+        "descripton",
+        False,
+    ),
+    (
+        "recipe by BlueBuild's schemas",
+        "bluebuild/recipe.yml",
+        "10-base.yml",
+        "11-base.yml",
+        "11-base.yml is not there",
+        True,
+    ),
+    (
+        "recipe by BlueBuild's schemas",
+        "bluebuild/recipes/20-packages.yml",
+        "type: dnf",
+        "type: dnff",
+        "no module dnff",
+        True,
+    ),
+    (
+        "recipe by BlueBuild's schemas",
+        "bluebuild/recipes/20-packages.yml",
+        "weak-deps: false",
+        "weak-deps: 1",
+        "boolean",
+        True,
+    ),
+    (
+        "recipe by BlueBuild's schemas",
+        "bluebuild/recipes/30-tree.yml",
+        "type: files",
+        "type: files\n    mode: 7",
+        "mode",
+        False,
+    ),
+    (
+        "recipe by BlueBuild's schemas",
+        "bluebuild/recipes/60-brand.yml",
+        "source: local",
+        "source: ghcr.io/x",
+        "local",
+        True,
+    ),
+    (
+        "recipe by BlueBuild's schemas",
+        "bluebuild/recipes/90-finish.yml",
+        "modules:",
+        "modules: [",
+        "no recipe with modules",
+        False,
+    ),
+    (
+        "recipe by bluebuild",
+        "bluebuild/recipe.yml",
+        "base-image:",
+        "base_:",
+        "bluebuild cannot read it",
+        False,
+    ),
+    (
+        "what the recipe names",
+        "bluebuild/recipes/20-packages.yml",
+        "brave-browser.repo",
+        "brave.repo",
+        "is not there",
+        False,
+    ),
+    (
+        "what the recipe names",
+        "bluebuild/recipes/40-adapt.yml",
+        "      - motd.sh\n",
+        "",
+        "never runs it",
+        False,
+    ),
+    (
+        "the image's scripts on a tree shaped like the base",
+        "bluebuild/files/scripts/xwayland.sh",
+        "set -euo",
+        "exit 3; set -euo",
+        "ended with 3",
+        False,
+    ),
+    (
+        "SELinux modules by secilc",
+        "bluebuild/files/selinux/veilor_brave.cil",
+        "(type brave_exec_t)",
+        "(type brave_exec_t",
+        "secilc",
+        False,
+    ),
+    (
+        "SELinux modules by secilc",
+        "bluebuild/files/selinux/veilor_brave.cil",
+        "(type brave_t)",
+        "",
+        "Failed to resolve",
+        False,
+    ),
+    (
+        "SELinux modules by secilc",
+        "bluebuild/files/selinux/veilor_brave.cil",
+        "(typeattributeset userns_privileged_domain (brave_t))",
+        "",
+        "neverallow",
+        False,
+    ),
+    (
+        "SELinux modules by secilc",
+        "bluebuild/files/selinux/veilor_brave.cil",
+        "(typeattributeset cil_gen_require userns_privileged_domain)",
+        "(allow unconfined_t self (user_namespace (create)))",
+        "neverallow",
+        False,
+    ),
+    *(
+        (
+            "SELinux modules by secilc",
+            "bluebuild/files/selinux/veilor_brave.cil",
+            f"(typeattributeset {name} (brave_t))",
+            "",
+            "has no right to",
+            False,
+        )
+        for name in UNCONFINED
+    ),
+    *(
+        (
+            "SELinux modules by secilc",
+            "bluebuild/files/selinux/veilor_brave.cil",
+            f"({rule}",
+            f"({rule}".replace("brave_t", "unconfined_t"),
+            "has no right to",
+            False,
+        )
+        for rule in RULES
+    ),
     ("workflows by actionlint", WORKFLOW, "runs-on: ubuntu-24.04", "runs-on: ubunto", "ubunto", True),
-    ("workflows by actionlint", WORKFLOW, "- run: scripts/setup-runner", "- run: echo ${{ github.nonsense }}", "nonsense", True),
-    ("workflows by zizmor", WORKFLOW, "    permissions:\n      contents: read\n", "    permissions: write-all\n", "permissions",
-     False),
-    ("workflows by zizmor", WORKFLOW, "- run: scripts/setup-runner", "- run: echo ${{ github.event.issue.title }}", "template", True),
+    (
+        "workflows by actionlint",
+        WORKFLOW,
+        "- run: scripts/setup-runner",
+        "- run: echo ${{ github.nonsense }}",
+        "nonsense",
+        True,
+    ),
+    (
+        "workflows by zizmor",
+        WORKFLOW,
+        "    permissions:\n      contents: read\n",
+        "    permissions: write-all\n",
+        "permissions",
+        False,
+    ),
+    (
+        "workflows by zizmor",
+        WORKFLOW,
+        "- run: scripts/setup-runner",
+        "- run: echo ${{ github.event.issue.title }}",
+        "template",
+        True,
+    ),
     ("actions pinned, scripts there", WORKFLOW, CHECKOUT, "v7", "not pinned by its full commit", True),
-    ("actions pinned, scripts there", WORKFLOW, CHECKOUT, CHECKOUT[:12], "not pinned by its full commit", True),
-    ("actions pinned, scripts there", WORKFLOW, "persist-credentials: false", "fetch-depth: 1", "credentials", False),
-    ("actions pinned, scripts there", WORKFLOW, "scripts/build-livecd", "scripts/build-livedc", "is not there", True),
-    ("shell by ShellCheck", "scripts/announce", 'key=${1:?', "rm $1\nkey=${1:?", "SC2086", True),
-    ("TOML, JSON and YAML", "overlay/usr/lib/bootc/kargs.d/10-veilor.toml", "kargs = [", "kargs = [[", "is no TOML", False),
-    ("TOML, JSON and YAML", "bluebuild/files/system/etc/brave/policies/managed/veilor.json", "true,", "yes,", "is no JSON", True),
+    (
+        "actions pinned, scripts there",
+        WORKFLOW,
+        CHECKOUT,
+        CHECKOUT[:12],
+        "not pinned by its full commit",
+        True,
+    ),
+    (
+        "actions pinned, scripts there",
+        WORKFLOW,
+        "persist-credentials: false",
+        "fetch-depth: 1",
+        "credentials",
+        False,
+    ),
+    (
+        "actions pinned, scripts there",
+        WORKFLOW,
+        "scripts/build-livecd",
+        "scripts/build-livedc",
+        "is not there",
+        True,
+    ),
+    ("shell by ShellCheck", "scripts/announce", "key=${1:?", "rm $1\nkey=${1:?", "SC2086", True),
+    (
+        "TOML, JSON and YAML",
+        "overlay/usr/lib/bootc/kargs.d/10-veilor.toml",
+        "kargs = [",
+        "kargs = [[",
+        "is no TOML",
+        False,
+    ),
+    (
+        "TOML, JSON and YAML",
+        "bluebuild/files/system/etc/brave/policies/managed/veilor.json",
+        "true,",
+        "yes,",
+        "is no JSON",
+        True,
+    ),
     ("TOML, JSON and YAML", WORKFLOW, "permissions: {}", "permissions: {", "is no YML", False),
-    ("references against product.toml", "scripts/release-image", "veilor/veilor-os", "veilor/veiler-os", "veiler-os", True),
-    ("references against product.toml", "scripts/announce", "set -euo", ": ghcr.io/veilor/veilor-os:43; set -euo", "another tag", True),
-    ("references against product.toml", "bluebuild/recipe.yml", "kinoite-main", "securecore-kinoite", "is not product.toml's", True),
-    ("references against product.toml", "product.toml", "veilor/veilor-os/issues", "veilor/other/issues", "veilor/other", True),
-    ("recipe against product.toml", "bluebuild/recipe.yml", 'version: "44"', 'version: "43"', "product.toml says '44'", True),
-    ("recipe against product.toml", "bluebuild/recipe.yml", "name: veilor-os", "name: veilor", "name is 'veilor'", True),
-    ("one Fedora version everywhere", "bluebuild/base.toml", 'tag = "44"', 'tag = "45"', "is for Fedora 45", False),
-    ("one Fedora version everywhere", "scripts/fetch-medium", "netinst-x86_64-44-", "netinst-x86_64-43-", "is for Fedora 43", False),
-    ("what a release refuses", "bluebuild/base.toml", '"not pinned yet"\n', '"sha256:0"\n', "no digest", True),
-    ("no mutable fallback from 1.0 on", "pyproject.toml", 'version = "0.1.0"', 'version = "1.0.0"', "no mutable fallback", False),
+    (
+        "references against product.toml",
+        "scripts/release-image",
+        "veilor/veilor-os",
+        "veilor/veiler-os",
+        "veiler-os",
+        True,
+    ),
+    (
+        "references against product.toml",
+        "scripts/announce",
+        "set -euo",
+        ": ghcr.io/veilor/veilor-os:43; set -euo",
+        "another tag",
+        True,
+    ),
+    (
+        "references against product.toml",
+        "bluebuild/recipe.yml",
+        "kinoite-main",
+        "securecore-kinoite",
+        "is not product.toml's",
+        True,
+    ),
+    (
+        "references against product.toml",
+        "product.toml",
+        "veilor/veilor-os/issues",
+        "veilor/other/issues",
+        "veilor/other",
+        True,
+    ),
+    (
+        "recipe against product.toml",
+        "bluebuild/recipe.yml",
+        'version: "44"',
+        'version: "43"',
+        "product.toml says '44'",
+        True,
+    ),
+    (
+        "recipe against product.toml",
+        "bluebuild/recipe.yml",
+        "name: veilor-os",
+        "name: veilor",
+        "name is 'veilor'",
+        True,
+    ),
+    (
+        "one Fedora version everywhere",
+        "bluebuild/base.toml",
+        'tag = "44"',
+        'tag = "45"',
+        "is for Fedora 45",
+        False,
+    ),
+    (
+        "one Fedora version everywhere",
+        "scripts/fetch-medium",
+        "netinst-x86_64-44-",
+        "netinst-x86_64-43-",
+        "is for Fedora 43",
+        False,
+    ),
+    (
+        "what a release refuses",
+        "bluebuild/base.toml",
+        '"not pinned yet"\n',
+        '"sha256:0"\n',
+        "no digest",
+        True,
+    ),
+    (
+        "no mutable fallback from 1.0 on",
+        "pyproject.toml",
+        'version = "0.1.0"',
+        'version = "1.0.0"',
+        "no mutable fallback",
+        False,
+    ),
 ]
 
 
-@pytest.mark.parametrize(("check", "name", "old", "new", "text", "at_line"), CASES, ids=[f"{n}-{case[0]}" for n, case in enumerate(CASES)])
+@pytest.mark.parametrize(
+    ("check", "name", "old", "new", "text", "at_line"),
+    CASES,
+    ids=[f"{n}-{case[0]}" for n, case in enumerate(CASES)],
+)
 def test_it_says_what_and_where(check, name, old, new, text, at_line, clone, tools):
     pair = [pair for pair in registry.CHECKS if pair[0] == check]
     (before,) = registry.walk(clone, tools.run, pair)
@@ -140,7 +423,11 @@ def test_the_guard_finds_either_of_the_two(clone):
 
 def test_what_is_unfinished_is_named_and_only_a_release_fails(clone):
     (result,) = registry.walk(clone, None, [("what a release refuses", names.check_unfinished)])
-    assert {one.path for one in result.findings} >= {"bluebuild/base.toml", "bluebuild/keys/base.pub", "bluebuild/keys/veilor-image-a.pub"}
+    assert {one.path for one in result.findings} >= {
+        "bluebuild/base.toml",
+        "bluebuild/keys/base.pub",
+        "bluebuild/keys/veilor-image-a.pub",
+    }
     assert all(isinstance(one, Notice) for one in result.findings)
     assert not result.wrong(release=False) and len(result.wrong(release=True)) == 6
 
@@ -157,9 +444,13 @@ def test_a_finished_clone_has_nothing_that_a_release_refuses(clone, tools):
 
 
 def test_a_policy_that_skopeo_or_we_refuse_is_found(clone, tools, monkeypatch, tmp_path):
-    monkeypatch.setattr("veilor.core.policy.render", lambda product: '{"default": [{"type": "no such type"}]}')
+    monkeypatch.setattr(
+        "veilor.core.policy.render", lambda product: '{"default": [{"type": "no such type"}]}'
+    )
     texts = [one.text for one in containers.check_policy(clone, tools.run)]
-    assert any("skopeo does not take" in text for text in texts) and any("our repositories" in text for text in texts)
+    assert any("skopeo does not take" in text for text in texts) and any(
+        "our repositories" in text for text in texts
+    )
 
 
 @pytest.mark.parametrize("text", ["docker:\n  ghcr.io/veilor/veilor-os: {}\n", "docker: [", "other: 1\n"])
@@ -167,8 +458,14 @@ def test_a_lookaside_that_hides_signatures_is_found(text):
     assert containers.judge_lookaside(text, ["ghcr.io/veilor/veilor-os"])
 
 
-@pytest.mark.parametrize(("check", "name"), [(workflows.check_actionlint, "actionlint"), (workflows.check_zizmor, "zizmor"),
-                                             (recipe.check_bluebuild, "bluebuild")])
+@pytest.mark.parametrize(
+    ("check", "name"),
+    [
+        (workflows.check_actionlint, "actionlint"),
+        (workflows.check_zizmor, "zizmor"),
+        (recipe.check_bluebuild, "bluebuild"),
+    ],
+)
 def test_without_its_program_a_check_is_not_run(check, name, clone, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     with pytest.raises(CannotRun, match=name):

@@ -1,4 +1,6 @@
-"""The recipe on a tree shaped like the base: each script is missed when it is taken away, and stands a base that moved on."""
+"""The recipe on a tree shaped like the base: each script is missed when it is taken away, and stands a base
+that moved on.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,18 @@ FULL_TREE = "VEILOR_BASE_TREE"
 def clone(tmp_path):
     """What the check reads of this repository, to be changed."""
     root = tmp_path / "clone"
-    for part in ("bluebuild", "overlay", "stand-ins/image", "src/veilor/core", "src/veilor/device", "threats", "artwork"):
-        shutil.copytree(ROOT / part, root / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "stage"))
+    for part in (
+        "bluebuild",
+        "overlay",
+        "stand-ins/image",
+        "src/veilor/core",
+        "src/veilor/device",
+        "threats",
+        "artwork",
+    ):
+        shutil.copytree(
+            ROOT / part, root / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "stage")
+        )
     for name in ("product.toml", "src/veilor/__init__.py"):
         shutil.copyfile(ROOT / name, root / name)
     return root
@@ -74,8 +86,10 @@ GONE = {  # what the base may drop: and what the script then says
     "usr/libexec/secureblue/audit_secureblue.py": "the base has no audit_secureblue.py",
     "usr/share/kde-settings": "trivalent: 2 file(s) started it",
     ".packages/trivalent-selinux": "its attribute is declared by us",
-    "usr/lib/systemd/user/security-update-notification.path": "the base has no user security-update-notification.path",
-    "usr/lib/systemd/user/image-deprecation-notice.service": "the base has no user image-deprecation-notice.service",
+    "usr/lib/systemd/user/security-update-notification.path": "the base has no user "
+    "security-update-notification.path",
+    "usr/lib/systemd/user/image-deprecation-notice.service": "the base has no user "
+    "image-deprecation-notice.service",
 }
 
 
@@ -95,16 +109,36 @@ def test_a_base_that_moved_on_is_built_on_and_told_of(name, clone):
 
 STOPS = {
     "no os-release": (lambda tree: (tree / "usr/lib/os-release").unlink(), "keep-base-facts.sh"),
-    "another Fedora": (lambda tree: edit(tree / "usr/lib/os-release", "VERSION_ID=44", "VERSION_ID=45"), "brand.sh"),
-    "a policy that is no JSON": (lambda tree: (tree / "etc/containers/policy.json").write_text("{"), "merge-policy.py"),
+    "another Fedora": (
+        lambda tree: edit(tree / "usr/lib/os-release", "VERSION_ID=44", "VERSION_ID=45"),
+        "brand.sh",
+    ),
+    "a policy that is no JSON": (
+        lambda tree: (tree / "etc/containers/policy.json").write_text("{"),
+        "merge-policy.py",
+    ),
     "no run0": (lambda tree: (tree / "usr/bin/run0").unlink(), "sudo.sh"),
     "no hardened allocator named": (lambda tree: (tree / "etc/ld.so.preload").unlink(), "base-controls.sh"),
-    "no hardened allocator": (lambda tree: (tree / "usr/lib64/libhardened_malloc.so").unlink(), "base-controls.sh"),
-    "a permissive SELinux": (lambda tree: edit(tree / "etc/selinux/config", "enforcing", "permissive"), "base-controls.sh"),
-    "no composefs": (lambda tree: edit(tree / "usr/lib/ostree/prepare-root.conf", "enabled = true", "enabled = no"), "base-controls.sh"),
-    "composefs in another section": (lambda tree: edit(tree / "usr/lib/ostree/prepare-root.conf", "[composefs]", "[root]"),
-                                     "base-controls.sh"),
-    "ptrace allowed": (lambda tree: edit(tree / "etc/selinux/targeted/active/booleans.local", "=1", "=0"), "base-controls.sh"),
+    "no hardened allocator": (
+        lambda tree: (tree / "usr/lib64/libhardened_malloc.so").unlink(),
+        "base-controls.sh",
+    ),
+    "a permissive SELinux": (
+        lambda tree: edit(tree / "etc/selinux/config", "enforcing", "permissive"),
+        "base-controls.sh",
+    ),
+    "no composefs": (
+        lambda tree: edit(tree / "usr/lib/ostree/prepare-root.conf", "enabled = true", "enabled = no"),
+        "base-controls.sh",
+    ),
+    "composefs in another section": (
+        lambda tree: edit(tree / "usr/lib/ostree/prepare-root.conf", "[composefs]", "[root]"),
+        "base-controls.sh",
+    ),
+    "ptrace allowed": (
+        lambda tree: edit(tree / "etc/selinux/targeted/active/booleans.local", "=1", "=0"),
+        "base-controls.sh",
+    ),
     "a set-user-id bit": (lambda tree: (tree / "usr/bin/run0").chmod(0o4755), "base-controls.sh"),
     "a set-group-id bit": (lambda tree: (tree / "usr/bin/run0").chmod(0o2755), "base-controls.sh"),
     "two kernels": (lambda tree: (tree / "usr/lib/modules/6.0").mkdir(), "initramfs.sh"),
@@ -126,13 +160,23 @@ def test_a_base_that_cannot_be_built_on_stops_the_build(name, clone):
 def test_a_base_without_the_wall_for_user_namespaces_stops_the_build(clone, monkeypatch):
     monkeypatch.setenv("VEILOR_NO_MODULE", "harden_userns")
     found, _ = build(clone)
-    assert any(one.path.endswith("base-controls.sh") and "ended with 1" in one.text and "harden_userns is missing" in one.text
-               for one in found)
+    assert any(
+        one.path.endswith("base-controls.sh")
+        and "ended with 1" in one.text
+        and "harden_userns is missing" in one.text
+        for one in found
+    )
 
 
-@pytest.mark.parametrize(("settings", "text"), [
-    ({}, "reinstalled"), ({"VEILOR_NEWER": "1"}, "upgraded"), ({"VEILOR_NEWER": "1", "VEILOR_NO_UPGRADE": "1"}, None),
-], ids=["the same version", "a newer one", "neither"])
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({}, "reinstalled"),
+        ({"VEILOR_NEWER": "1"}, "upgraded"),
+        ({"VEILOR_NEWER": "1", "VEILOR_NO_UPGRADE": "1"}, None),
+    ],
+    ids=["the same version", "a newer one", "neither"],
+)
 def test_sudo_comes_back_whatever_version_fedora_has(settings, text, clone, monkeypatch):
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
@@ -141,15 +185,26 @@ def test_sudo_comes_back_whatever_version_fedora_has(settings, text, clone, monk
     if text:
         assert not found and text in said and sudo.stat().st_mode & 0o7777 == 0o4111
     else:
-        assert any(one.path.endswith("sudo.sh") and "ended with" in one.text for one in found) and not sudo.exists()
+        assert (
+            any(one.path.endswith("sudo.sh") and "ended with" in one.text for one in found)
+            and not sudo.exists()
+        )
 
 
 def test_the_bases_audit_ends_in_an_error_by_our_name_and_does_not_once_it_is_mended(clone):
     image_tree.make_base(clone / image_tree.SHAPE, clone.parent / "base")
     build(clone)
     program = "usr/libexec/secureblue/audit_secureblue.py"
-    before, after = (subprocess.run([sys.executable, clone.parent / tree / program], capture_output=True, text=True, timeout=60,
-                                    check=False) for tree in ("base", "tree"))
+    before, after = (
+        subprocess.run(
+            [sys.executable, clone.parent / tree / program],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        for tree in ("base", "tree")
+    )
     assert "AttributeError" in before.stderr
     assert (after.returncode, after.stdout) == (0, "a desktop\n")
 
@@ -162,7 +217,10 @@ def test_what_else_names_trivalent_is_told(clone):
 def test_a_key_that_nobody_knows_stops_the_build(clone, monkeypatch):
     monkeypatch.setenv("VEILOR_FETCHED_KEY", "F" * 40)
     found, _ = build(clone)
-    assert any(one.path.endswith("brave-key.sh") and "is not in files/brave/fingerprints" in one.text for one in found)
+    assert any(
+        one.path.endswith("brave-key.sh") and "is not in files/brave/fingerprints" in one.text
+        for one in found
+    )
 
 
 def test_a_dracut_that_fails_leaves_the_allocators_settings_in_place(clone):
@@ -189,20 +247,41 @@ def test_the_build_twice_over_the_same_tree_is_the_build_once(clone):
     found, _ = build(clone)
     tree = clone.parent / "tree"
     again = image_tree.Build(clone, tree)
-    for name in ("fold-usr-etc.sh", "updaters.sh", "first-boot.sh", "xwayland.sh", "audit.sh", "just.sh", "merge-policy.py"):
+    for name in (
+        "fold-usr-etc.sh",
+        "updaters.sh",
+        "first-boot.sh",
+        "xwayland.sh",
+        "audit.sh",
+        "just.sh",
+        "merge-policy.py",
+    ):
         assert again.run([str(clone / image_tree.SCRIPTS / name)], name) is None
-    assert not found and not [text for _, text, kept in image_tree.promises(clone, tree) if not kept and "linter" not in text]
+    assert not found and not [
+        text for _, text, kept in image_tree.promises(clone, tree) if not kept and "linter" not in text
+    ]
 
 
 def test_the_small_tree_has_the_names_and_modes_of_the_full_one():
-    """Against a full listing of the base (path, type, mode, source, note), which this repository does not carry."""
+    """Against a full listing of the base (path, type, mode, source, note), which this repository does not
+    carry.
+    """
     if FULL_TREE not in os.environ:
         pytest.skip(f"NOT RUN: needs the base's listing; set {FULL_TREE}=FILE.tsv")
     with open(os.environ[FULL_TREE], newline="") as file:
         full = {row["path"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
-    ours = [line.split("\t") for line in (ROOT / "stand-ins/image/tree.tsv").read_text().splitlines() if not line.startswith("#")]
-    differ = [name for name, kind, mode, *_ in ours if (row := full.get(f"/{name}")) and kind != "link"
-              and (row["type"] != kind or row["mode"] not in ("", "u+s", mode))]
+    ours = [
+        line.split("\t")
+        for line in (ROOT / "stand-ins/image/tree.tsv").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    differ = [
+        name
+        for name, kind, mode, *_ in ours
+        if (row := full.get(f"/{name}"))
+        and kind != "link"
+        and (row["type"] != kind or row["mode"] not in ("", "u+s", mode))
+    ]
     unknown = [name for name, *_ in ours if f"/{name}" not in full]
     assert not differ
     assert len(unknown) < 12, unknown
@@ -217,13 +296,28 @@ def test_a_brave_that_begins_with_its_makers_preferences_is_found(clone):
 
 def test_a_helper_of_braves_that_keeps_its_set_user_id_bit_is_found(clone):
     edit(clone / image_tree.SCRIPTS / "brave.sh", "chmod ug-s", "true")
-    assert [one.path for one in build(clone)[0] if "set-user-ID" in one.text] == [f"{image_tree.SCRIPTS}/brave.sh"]
+    assert [one.path for one in build(clone)[0] if "set-user-ID" in one.text] == [
+        f"{image_tree.SCRIPTS}/brave.sh"
+    ]
 
 
-@pytest.mark.parametrize(("spoil", "text"), [
-    (("Exec=/usr/bin/brave-browser-stable", "Exec=/usr/bin/chromium"), "no desktop entry starts it by our launcher"),
-    (("chmod 0755 \"$VEILOR_ROOT/var/opt/brave.com/brave/brave\"", "rm \"$VEILOR_ROOT/var/opt/brave.com/brave/brave\""), "is not there"),
-], ids=["another entry", "another place"])
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (
+            ("Exec=/usr/bin/brave-browser-stable", "Exec=/usr/bin/chromium"),
+            "no desktop entry starts it by our launcher",
+        ),
+        (
+            (
+                'chmod 0755 "$VEILOR_ROOT/var/opt/brave.com/brave/brave"',
+                'rm "$VEILOR_ROOT/var/opt/brave.com/brave/brave"',
+            ),
+            "is not there",
+        ),
+    ],
+    ids=["another entry", "another place"],
+)
 def test_a_brave_that_is_packaged_differently_stops_the_build(clone, spoil, text):
     edit(clone / "stand-ins/image/bin/dnf5", *spoil)
     found, _ = build(clone)

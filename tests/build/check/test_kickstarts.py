@@ -27,13 +27,21 @@ def spoil(path, old, new):
     text = path.read_text()
     assert old in text, "the case has nothing to spoil any more"
     path.write_text(text.replace(old, new, 1))
-    return next(number for number, line in enumerate(path.read_text().splitlines(), 1) if line not in text.splitlines())
+    return next(
+        number
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if line not in text.splitlines()
+    )
 
 
-@pytest.mark.parametrize(("name", "old", "new"), [
-    ("install.ks", "rootpw --lock", "rootpw --lokc"), ("snippets/storage.ks", "\nreqpart\n", "\nreqpart --nonsense\n"),
-    ("veilor-os.ks", "selinux --enforcing", "selinux --enforced"),
-])
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("install.ks", "rootpw --lock", "rootpw --lokc"),
+        ("snippets/storage.ks", "\nreqpart\n", "\nreqpart --nonsense\n"),
+        ("veilor-os.ks", "selinux --enforcing", "selinux --enforced"),
+    ],
+)
 def test_a_line_that_fedoras_parser_refuses(clone, name, old, new):
     line = spoil(clone / "kickstart" / name, old, new)
     assert any((one.path, one.line) == (f"kickstart/{name}", line) for one in check_kickstarts(clone, None))
@@ -41,7 +49,10 @@ def test_a_line_that_fedoras_parser_refuses(clone, name, old, new):
 
 def test_a_broken_rule_names_the_kickstart(clone):
     spoil(clone / "kickstart/snippets/storage.ks", "--grow --encrypted", "--grow")
-    assert {one.path for one in check_kickstarts(clone, None)} == {"kickstart/install.ks", "kickstart/veilor-os.ks"}
+    assert {one.path for one in check_kickstarts(clone, None)} == {
+        "kickstart/install.ks",
+        "kickstart/veilor-os.ks",
+    }
 
 
 def test_the_iso_of_image_builder_says_the_same(clone):
@@ -55,7 +66,11 @@ def test_the_iso_of_image_builder_says_the_same(clone):
 def test_a_difference_is_found_on_either_side(clone, spoiled):
     spoil(clone / spoiled, "timezone --utc UTC", "timezone UTC")
     (found,) = check_installer_iso(clone, None)
-    line = next(n for n, text in enumerate((clone / image_builder.FILE).read_text().splitlines(), 1) if text.startswith("timezone"))
+    line = next(
+        n
+        for n, text in enumerate((clone / image_builder.FILE).read_text().splitlines(), 1)
+        if text.startswith("timezone")
+    )
     assert (found.path, found.line) == (image_builder.FILE, line)
 
 

@@ -29,8 +29,18 @@ def unable(root, run):
 CASES = {
     "passes": (lambda root, run: [], 0, 0, "passed   passes\n"),
     "finds": (lambda root, run: [Finding("a", 3, "is\nwrong")], 1, 1, "a:3: is wrong\n"),
-    "knows": (lambda root, run: [Notice("a", 0, "unfinished")], 0, 1, "a:0: unfinished (known; a release refuses it)\npassed   knows\n"),
-    "cannot": (unable, 4, 4, "NOT RUN  cannot: secilc is in the tools tree, which is not there; `veilor lab tools` makes it\n"),
+    "knows": (
+        lambda root, run: [Notice("a", 0, "unfinished")],
+        0,
+        1,
+        "a:0: unfinished (known; a release refuses it)\npassed   knows\n",
+    ),
+    "cannot": (
+        unable,
+        4,
+        4,
+        "NOT RUN  cannot: secilc is in the tools tree, which is not there; `veilor lab tools` makes it\n",
+    ),
 }
 
 
@@ -60,18 +70,23 @@ def test_a_tree_without_the_program_is_no_pass(tools):
 def clone(tmp_path):
     """The parts of this repository that the three oldest checks read, to be spoilt."""
     for part in ("overlay", "src", "bluebuild/keys", "kickstart", "docs", "threats", "scenarios", "artwork"):
-        shutil.copytree(ROOT / part, tmp_path / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / part, tmp_path / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copyfile(ROOT / "product.toml", tmp_path / "product.toml")
     return tmp_path
 
 
-@pytest.mark.parametrize(("path", "text", "check"), [
-    ("docs/VERIFIED.md", "all is verified\n", "generated pages"),
-    ("product.toml", "", "staged tree"),
-    ("bluebuild/keys/veilor-image-b.pub", "no key\n", "staged tree"),
-    ("overlay/usr/lib/os-release", "NAME=x\n", "staged tree"),
-    ("kickstart/install.ks", "autopart\nnonsense\n", "kickstarts by pykickstart"),
-])
+@pytest.mark.parametrize(
+    ("path", "text", "check"),
+    [
+        ("docs/VERIFIED.md", "all is verified\n", "generated pages"),
+        ("product.toml", "", "staged tree"),
+        ("bluebuild/keys/veilor-image-b.pub", "no key\n", "staged tree"),
+        ("overlay/usr/lib/os-release", "NAME=x\n", "staged tree"),
+        ("kickstart/install.ks", "autopart\nnonsense\n", "kickstarts by pykickstart"),
+    ],
+)
 def test_it_says_what_is_wrong_and_where(path, text, check, clone):
     (clone / path).write_text(text)
     (result,) = registry.walk(clone, None, [pair for pair in registry.CHECKS if pair[0] == check])

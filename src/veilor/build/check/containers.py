@@ -1,4 +1,6 @@
-"""The container policy and the lookaside configuration of the staged tree, read by the library that reads them on machines."""
+"""The container policy and the lookaside configuration of the staged tree, read by the library that reads
+them on machines.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from veilor.core import policy
 from veilor.core.product import load
 
 POLICY, LOOKASIDE = "etc/containers/policy.json", "etc/containers/registries.d/veilor.yaml"
-CLOSED = "docker://127.0.0.1:1/nothing"   # nobody listens there: what is read before the network is what counts
+CLOSED = (
+    "docker://127.0.0.1:1/nothing"  # nobody listens there: what is read before the network is what counts
+)
 
 
 def check_policy(root: Path, run) -> list[Finding]:
@@ -26,19 +30,32 @@ def check_policy(root: Path, run) -> list[Finding]:
         except BuildError as error:
             return [Finding("product.toml", 0, str(error).replace(f"{root}/", ""))]
         found = judge_policy(root, Path(scratch, "tree") / POLICY)
-        code, said = ask(run, ["skopeo", *flags, "copy", "--quiet", CLOSED, f"dir:{scratch}/out"], [Path(scratch)])
+        code, said = ask(
+            run, ["skopeo", *flags, "copy", "--quiet", CLOSED, f"dir:{scratch}/out"], [Path(scratch)]
+        )
         if "connection refused" not in said:
-            found.append(Finding("src/veilor/core/policy.py", 0, f"skopeo does not take {POLICY}: {' '.join(said.split())[:300]}"))
+            found.append(
+                Finding(
+                    "src/veilor/core/policy.py",
+                    0,
+                    f"skopeo does not take {POLICY}: {' '.join(said.split())[:300]}",
+                )
+            )
     return found
 
 
 def judge_policy(root: Path, path: Path) -> list[Finding]:
     """What is wrong with the policy at PATH by our own rules."""
-    return [Finding("src/veilor/core/policy.py", 0, text) for text in policy.problems(path.read_text(), load(root / "product.toml"))]
+    return [
+        Finding("src/veilor/core/policy.py", 0, text)
+        for text in policy.problems(path.read_text(), load(root / "product.toml"))
+    ]
 
 
 def check_lookaside(root: Path, run) -> list[Finding]:
-    """registries.d names each repository of ours with its signatures beside the images; else they look unsigned."""
+    """registries.d names each repository of ours with its signatures beside the images; else they look
+    unsigned.
+    """
     product = load(root / "product.toml")
     with tempfile.TemporaryDirectory(prefix="veilor-policy-") as scratch:
         text = (stage(root, Path(scratch, "tree")) / LOOKASIDE).read_text()
@@ -50,7 +67,14 @@ def judge_lookaside(text: str, repositories: list[str]) -> list[Finding]:
     where = "src/veilor/core/policy.py"
     try:
         scopes = yaml.safe_load(text)["docker"]
-        return [Finding(where, 0, f"{LOOKASIDE} does not say that the signatures of {repository} lie beside its images")
-                for repository in repositories if scopes.get(repository, {}).get("use-sigstore-attachments") is not True]
+        return [
+            Finding(
+                where,
+                0,
+                f"{LOOKASIDE} does not say that the signatures of {repository} lie beside its images",
+            )
+            for repository in repositories
+            if scopes.get(repository, {}).get("use-sigstore-attachments") is not True
+        ]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         return [Finding(where, 0, f"{LOOKASIDE} cannot be read: {error}")]

@@ -14,7 +14,9 @@ LIMIT = 120.0
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """Something that is wrong: the file below the repository's root, the line in it (0: the file as a whole) and one sentence."""
+    """Something that is wrong: the file below the repository's root, the line in it (0: the file as a whole)
+    and one sentence.
+    """
 
     path: str
     line: int
@@ -34,7 +36,9 @@ class CannotRun(Exception):
 
 
 class Nothing(Exception):
-    """There was nothing to look at, in the place below the repository's root that the text names. A finding, never a pass."""
+    """There was nothing to look at, in the place below the repository's root that the text names. A finding,
+    never a pass.
+    """
 
 
 def some(files: list[Path], place: str) -> list[Path]:
@@ -44,9 +48,11 @@ def some(files: list[Path], place: str) -> list[Path]:
     return files
 
 
-def ask(run: Callable | None, argv: list[str], binds: list[Path], stdin: bytes | None = None) -> tuple[int, str]:
-    """Run ARGV in the tools tree: its exit code and both outputs as text. Raises CannotRun without a tree, or where the
-    tree is older than the program's place in its package list."""
+def ask(
+    run: Callable | None, argv: list[str], binds: list[Path], stdin: bytes | None = None
+) -> tuple[int, str]:
+    """Run ARGV in the tools tree: its exit code and both outputs as text. Raises CannotRun without a tree, or
+    where the tree is older than the program's place in its package list."""
     if run is None:
         raise CannotRun(f"{argv[0]} is in the tools tree, which is not there; `veilor lab tools` makes it")
     done = run(argv, binds=binds, timeout=LIMIT, stdin=stdin, check=False)
@@ -66,7 +72,15 @@ def own(name: str) -> Path:
 
 def call(name: str, argv: list[str], cwd: Path) -> tuple[int, str, str]:
     """Run our own program NAME with ARGV in CWD: exit code, standard output, standard error."""
-    done = subprocess.run([own(name), *argv], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=LIMIT, check=False)
+    done = subprocess.run(
+        [own(name), *argv],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=LIMIT,
+        check=False,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -77,4 +91,8 @@ def line_of(text: str, needle: str) -> int:
 
 def lines_matching(text: str, pattern: str) -> list[tuple[int, re.Match]]:
     """Number and match of every line of TEXT in which PATTERN is found."""
-    return [(number, found) for number, line in enumerate(text.splitlines(), 1) if (found := re.search(pattern, line))]
+    return [
+        (number, found)
+        for number, line in enumerate(text.splitlines(), 1)
+        if (found := re.search(pattern, line))
+    ]

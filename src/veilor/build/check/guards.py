@@ -1,4 +1,6 @@
-"""Settings of the programs that guard a machine: firewalld, USBGuard, polkit, audit, chrony, sshd; desktop entries."""
+"""Settings of the programs that guard a machine: firewalld, USBGuard, polkit, audit, chrony, sshd; desktop
+entries.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from veilor.build.check.units import settings_in
 from veilor.build.stage import stage
 
 FIREWALLD, ZONES = "overlay/etc/firewalld/firewalld.conf", "overlay/usr/lib/firewalld/zones"
-# Two programs read nothing for anyone but root. In a user namespace everyone is, and no setting of this machine is in reach.
+# Two programs read nothing for anyone but root. In a user namespace everyone is, and no setting of this
+# machine is in reach.
 AS_ROOT = ["unshare", "--user", "--map-root-user"]
 USBGUARD = "usr/share/veilor/usbguard"
 APPLICATIONS = "usr/share/applications"
@@ -23,7 +26,9 @@ SHELL_COPY = "cp -a /usr/lib/firewalld {tree}/default && cp {tree}/zones/* {tree
 
 
 def check_firewall(root: Path, run: Callable | None) -> list[Finding]:
-    """The zones and firewalld.conf, by firewalld's own check: each zone alone, so that a finding names its file."""
+    """The zones and firewalld.conf, by firewalld's own check: each zone alone, so that a finding names its
+    file.
+    """
     found = []
     for zone in settings_in(root, "usr/lib/firewalld/zones", "*"):
         said = offline(root, run, [zone], "--check-config")
@@ -52,19 +57,33 @@ def offline(root: Path, run: Callable | None, zones: list[Path], verb: str) -> s
             shutil.copy(root / FIREWALLD, tree / "system")
         code, said = ask(run, ["sh", "-c", SHELL_COPY.format(tree=tree)], [tree])
         if code:
-            raise CannotRun(f"firewalld's own zones can't be copied from the tools tree: {said.strip()[-200:]}")
+            raise CannotRun(
+                f"firewalld's own zones can't be copied from the tools tree: {said.strip()[-200:]}"
+            )
         places = ["--default-config", f"{tree}/default", "--system-config", f"{tree}/system"]
         code, said = as_root(run, ["firewall-offline-cmd", *places, verb], [tree])
     wrong = [line for line in said.splitlines() if re.search(r"(?i)error|warning|not valid|invalid", line)]
-    return " ".join(wrong[0].replace(scratch, "").split()) if wrong else f"firewalld ends with {code}" if code else ""
+    return (
+        " ".join(wrong[0].replace(scratch, "").split())
+        if wrong
+        else f"firewalld ends with {code}"
+        if code
+        else ""
+    )
 
 
 def as_root(run: Callable | None, argv: list[str], binds: list[Path]) -> tuple[int, str]:
-    """`ask` ARGV as root of a user namespace, whoever we are. Raises CannotRun where there are none, or the program isn't."""
+    """`ask` ARGV as root of a user namespace, whoever we are. Raises CannotRun where there are none, or the
+    program isn't.
+    """
     code, said = ask(run, [*AS_ROOT, *argv], binds)
-    if lacking := re.search(r"unshare: .+|(?i:must be root|need to be root)|audit support not in kernel", said):
-        raise CannotRun(f"{argv[0]} can't be run as root of a user namespace here ({lacking[0]}); "
-                        "allow user namespaces, or run `veilor lab tools` where the program is missing")
+    if lacking := re.search(
+        r"unshare: .+|(?i:must be root|need to be root)|audit support not in kernel", said
+    ):
+        raise CannotRun(
+            f"{argv[0]} can't be run as root of a user namespace here ({lacking[0]}); "
+            "allow user namespaces, or run `veilor lab tools` where the program is missing"
+        )
     return code, said
 
 
@@ -77,36 +96,51 @@ def check_usbguard(root: Path, run: Callable | None) -> list[Finding]:
                 code, said = ask(run, ["usbguard-rule-parser", line], [])
                 if code or "ERROR" in said:
                     why = next((one for one in said.splitlines() if "ERROR" in one), said)
-                    found.append(Finding(str(path.relative_to(root)), number, f"USBGuard can't read this rule: {why}"))
+                    found.append(
+                        Finding(str(path.relative_to(root)), number, f"USBGuard can't read this rule: {why}")
+                    )
     conf = root / "overlay" / USBGUARD / "usbguard-daemon.conf"
     if conf.exists():
         _, example = ask(run, ["cat", "/etc/usbguard/usbguard-daemon.conf"], [])
         known = set(re.findall(r"^#?\s*([A-Z]\w+)=", example, re.M))
         for number, hit in lines_matching(conf.read_text(), r"^([^#\s][^=]*)(=?)"):
             if hit[1].strip() not in known or not hit[2]:
-                found.append(Finding(str(conf.relative_to(root)), number, f"usbguard-daemon knows no setting {hit[1].strip()}"))
+                found.append(
+                    Finding(
+                        str(conf.relative_to(root)),
+                        number,
+                        f"usbguard-daemon knows no setting {hit[1].strip()}",
+                    )
+                )
     return found
 
 
-# What a rules file finds in polkitd: the object and its results. Duktape is the engine that polkitd runs them in.
+# What a rules file finds in polkitd: the object and its results. Duktape is the engine that polkitd runs them
+# in.
 POLKIT = """var polkit = {Result: {NO: "no", YES: "yes", AUTH_SELF: "auth_self", AUTH_SELF_KEEP: "auth_self_keep", AUTH_ADMIN: "auth_admin",
   AUTH_ADMIN_KEEP: "auth_admin_keep", NOT_HANDLED: null}, rules: [], addRule: function (rule) { polkit.rules.push(rule); },
   addAdminRule: function (rule) {}, log: function (text) {}, spawn: function (argv) { return ""; }};
-"""
+"""  # noqa: E501
 
 
 def check_polkit(root: Path, run: Callable | None) -> list[Finding]:
-    """polkit's rules, loaded by the JavaScript engine that polkit has; ours come before the base's, by name."""
+    """polkit's rules, loaded by the JavaScript engine that polkit has; ours
+    come before the base's, by name.
+    """
     found = []
     for path in settings_in(root, "usr/share/polkit-1/rules.d", "*.rules"):
         with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
             script = Path(scratch, "rules.js")
-            script.write_text(POLKIT.replace("\n", " ") + path.read_text())  # in one line, so that lines keep their numbers
+            script.write_text(
+                POLKIT.replace("\n", " ") + path.read_text()
+            )  # in one line, so that lines keep their numbers
             code, said = ask(run, ["duk", str(script)], [script.parent])
         if code or "Error" in said:
             at = re.search(r"\(line (\d+)", said)  # of a syntax error; of others duk tells no line to rely on
             why = said.strip().splitlines()[0] if said.strip() else f"exit code {code}"
-            found.append(Finding(str(path.relative_to(root)), int(at[1]) if at else 0, f"polkit can't load it: {why}"))
+            found.append(
+                Finding(str(path.relative_to(root)), int(at[1]) if at else 0, f"polkit can't load it: {why}")
+            )
     return found
 
 
@@ -116,22 +150,33 @@ REMARKS = (UNDERSTOOD, "Old style watch rules are slower", "There was an error w
 
 
 def check_audit(root: Path, run: Callable | None) -> list[Finding]:
-    """audit's rules, each by auditctl, and each for both ways into the kernel. From a user namespace the kernel takes no rule, so none
-    is ever loaded here. The rule stands on the command line, since in a file it is not even read before the kernel is asked."""
+    """audit's rules, each by auditctl, and each for both ways into the kernel. From a user namespace the
+    kernel takes no rule, so none is ever loaded here. The rule stands on the command line, since in a file it
+    is not even read before the kernel is asked."""
     found = []
     for path in settings_in(root, "etc/audit/rules.d", "*.rules"):
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines, 1):
             if "arch=b64" in line and line.replace("arch=b64", "arch=b32") not in lines:
-                found.append(Finding(str(path.relative_to(root)), number, "a program that calls the kernel by its 32-bit way is not "
-                                     "seen: the same rule with arch=b32 is missing"))
-            if not line.strip() or line.startswith("#") or line == "-i":  # -i is no rule: go on after one that can't be loaded
+                found.append(
+                    Finding(
+                        str(path.relative_to(root)),
+                        number,
+                        "a program that calls the kernel by its 32-bit way is not "
+                        "seen: the same rule with arch=b32 is missing",
+                    )
+                )
+            if (
+                not line.strip() or line.startswith("#") or line == "-i"
+            ):  # -i is no rule: go on after one that can't be loaded
                 continue
             _, said = as_root(run, ["auditctl", *line.split()], [])
             wrong = [one for one in said.splitlines() if one.strip() and one not in REMARKS]
             if wrong or UNDERSTOOD not in said:
                 why = wrong[0] if wrong else "no reason given"
-                found.append(Finding(str(path.relative_to(root)), number, f"auditctl can't read this rule: {why}"))
+                found.append(
+                    Finding(str(path.relative_to(root)), number, f"auditctl can't read this rule: {why}")
+                )
     return found
 
 
@@ -146,16 +191,27 @@ def check_chrony(root: Path, run: Callable | None) -> list[Finding]:
     found = []
     if code:
         hit = re.search(r"(?:error|Fatal error) : (.+?) at line (\d+)", said)
-        found.append(Finding(name, int(hit[2]) if hit else 0, f"chronyd can't read it: {hit[1] if hit else said.strip()[-200:]}"))
+        found.append(
+            Finding(
+                name,
+                int(hit[2]) if hit else 0,
+                f"chronyd can't read it: {hit[1] if hit else said.strip()[-200:]}",
+            )
+        )
     for number, hit in lines_matching(text, r"^\s*(?:server|pool|peer)\s.*"):
         if "nts" not in hit[0].split():
-            found.append(Finding(name, number, f"{hit[0].split()[1]} is asked without nts, so anyone on the way can answer"))
+            found.append(
+                Finding(
+                    name, number, f"{hit[0].split()[1]} is asked without nts, so anyone on the way can answer"
+                )
+            )
     return found
 
 
 def check_sshd(root: Path, run: Callable | None) -> list[Finding]:
-    """Our files for sshd, by sshd itself: `-G` reads them as `-t` does, but needs neither host keys nor root. Then what a file
-    says is what sshd goes by: of two values for one word it takes the first, and that has to be ours."""
+    """Our files for sshd, by sshd itself: `-G` reads them as `-t` does, but needs neither host keys nor root.
+    Then what a file says is what sshd goes by: of two values for one word it takes the first, and that has to
+    be ours."""
     found = []
     for path in settings_in(root, "etc/ssh/sshd_config.d", "*.conf"):
         name, text = str(path.relative_to(root)), path.read_text()
@@ -164,7 +220,10 @@ def check_sshd(root: Path, run: Callable | None) -> list[Finding]:
             copy.write_text(text)
             code, said = by_sshd(run, ["-G", "-f", str(copy)], [copy.parent])
         if re.search(r"(?:unknown|illegal) option -- G", said):
-            raise CannotRun("this sshd is older than OpenSSH 9.3 and can't read a file alone; install a newer openssh-server")
+            raise CannotRun(
+                "this sshd is older than OpenSSH 9.3 and can't read a file alone; install a newer "
+                "openssh-server"
+            )
         wrong = lines_matching(said, rf"^{re.escape(str(copy))}:? line (\d+):? (.+)$") if code else []
         found += [Finding(name, int(hit[1]), f"sshd can't read it: {hit[2]}") for _, hit in wrong]
         if code and not wrong:
@@ -172,7 +231,13 @@ def check_sshd(root: Path, run: Callable | None) -> list[Finding]:
         effective = said.lower().splitlines()
         for number, hit in lines_matching(text, r"^\s*([A-Za-z]\w+)[\s=]+(.+?)\s*$") if not code else ():
             if f"{hit[1]} {hit[2]}".lower() not in effective:
-                found.append(Finding(name, number, f"sshd does not go by {hit[0].strip()!r}: another line before it decides"))
+                found.append(
+                    Finding(
+                        name,
+                        number,
+                        f"sshd does not go by {hit[0].strip()!r}: another line before it decides",
+                    )
+                )
     return found
 
 
@@ -183,8 +248,17 @@ def by_sshd(run: Callable | None, arguments: list[str], binds: list[Path]) -> tu
     except CannotRun:
         program = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if not program:
-            raise CannotRun("neither the tools tree nor this machine has sshd; install openssh-server") from None
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=LIMIT, check=False)
+            raise CannotRun(
+                "neither the tools tree nor this machine has sshd; install openssh-server"
+            ) from None
+    done = subprocess.run(
+        [program, *arguments],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=LIMIT,
+        check=False,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -195,7 +269,16 @@ def check_desktop_entries(root: Path, run: Callable | None) -> list[Finding]:
         tree = stage(root, Path(scratch, "tree"))
         for path in some(sorted((tree / APPLICATIONS).rglob("*.desktop")), f"artwork/tree/{APPLICATIONS}"):
             inside = path.relative_to(tree)
-            name = next((f"{home}/{inside}" for home in ("overlay", "artwork/tree") if (root / home / inside).exists()), "artwork/tree")
+            name = next(
+                (
+                    f"{home}/{inside}"
+                    for home in ("overlay", "artwork/tree")
+                    if (root / home / inside).exists()
+                ),
+                "artwork/tree",
+            )
             _, said = ask(run, ["desktop-file-validate", str(path)], [path.parent])
-            found += [Finding(name, 0, hit[1]) for _, hit in lines_matching(said, r": (?:error|warning): (.+)$")]
+            found += [
+                Finding(name, 0, hit[1]) for _, hit in lines_matching(said, r": (?:error|warning): (.+)$")
+            ]
     return found

@@ -34,7 +34,11 @@ def judge(root: Path, name: str, checks: tuple[Callable, ...]) -> list[Finding]:
     for problem in check(text, checks):
         at = re.search(r"line (\d+)", problem) if problem.startswith("parser:") else None
         place = lines[int(at[1]) - 1] if at and 1 <= int(at[1]) <= len(lines) else None
-        found.append(Finding(str(place[0].relative_to(root)), place[1], problem) if place else Finding(name, 0, problem))
+        found.append(
+            Finding(str(place[0].relative_to(root)), place[1], problem)
+            if place
+            else Finding(name, 0, problem)
+        )
     return found
 
 
@@ -56,5 +60,8 @@ def check_installer_iso(root: Path, run: Callable | None) -> list[Finding]:
         return []
     pairs = enumerate(zip([*text.splitlines(), ""], [*wanted.splitlines(), ""], strict=False), 1)
     line = next((number for number, (one, other) in pairs if one != other), 0)
-    return [Finding(image_builder.FILE, line, f"it differs from {INSTALL} from here on; `make docs` makes it anew")]
-
+    return [
+        Finding(
+            image_builder.FILE, line, f"it differs from {INSTALL} from here on; `make docs` makes it anew"
+        )
+    ]

@@ -35,7 +35,11 @@ def check_references(root: Path, run) -> list[Finding]:
     """Image references and addresses of the project are product.toml's."""
     product, found = load(root / "product.toml"), []
     owner = product.repository.split("/")[0]
-    repositories = {product.image_repo: product.tag, product.channel_repo: product.tag, product.base_image: product.base_tag}
+    repositories = {
+        product.image_repo: product.tag,
+        product.channel_repo: product.tag,
+        product.base_image: product.base_tag,
+    }
     owners = "|".join(re.escape(name.split("/")[1]) for name in (product.image_repo, product.base_image))
     images = rf"{re.escape(product.registry)}/(?:{owners})/[\w./-]*\w(?::[\w.-]*\w)?"
     home = re.sub(r"^https://", "", product.urls["home"])
@@ -44,9 +48,17 @@ def check_references(root: Path, run) -> list[Finding]:
             repository, _, tag = hit[0].partition(":")
             if repository not in repositories:
                 near = [known for known in repositories if known.split("/")[1] == repository.split("/")[1]]
-                found.append(Finding(name, number, f"{repository} is not product.toml's; it has {' and '.join(near)}"))
+                found.append(
+                    Finding(name, number, f"{repository} is not product.toml's; it has {' and '.join(near)}")
+                )
             elif tag and tag != repositories[repository] and not re.fullmatch(r"(candidate|sha256)-?.*", tag):
-                found.append(Finding(name, number, f"{hit[0]} has another tag than product.toml's {repositories[repository]}"))
+                found.append(
+                    Finding(
+                        name,
+                        number,
+                        f"{hit[0]} has another tag than product.toml's {repositories[repository]}",
+                    )
+                )
         for number, hit in lines_matching(text, rf"github\.com/{re.escape(owner)}/[\w.-]+"):
             if hit[0].rstrip(".") != home:
                 found.append(Finding(name, number, f"{hit[0]} is not product.toml's {home}"))
@@ -58,48 +70,84 @@ def check_recipe_names(root: Path, run) -> list[Finding]:
     product, name = load(root / "product.toml"), "bluebuild/recipe.yml"
     text = (root / name).read_text()
     recipe = yaml.safe_load(text)
-    wanted = {"name": product.repository.split("/")[-1], "base-image": product.base_image, "image-version": product.base_tag}
-    return [Finding(name, line_of(text, f"{key}:"), f"{key} is {recipe.get(key)!r}, and product.toml says {value!r}")
-            for key, value in wanted.items() if str(recipe.get(key)) != value]
+    wanted = {
+        "name": product.repository.split("/")[-1],
+        "base-image": product.base_image,
+        "image-version": product.base_tag,
+    }
+    return [
+        Finding(
+            name, line_of(text, f"{key}:"), f"{key} is {recipe.get(key)!r}, and product.toml says {value!r}"
+        )
+        for key, value in wanted.items()
+        if str(recipe.get(key)) != value
+    ]
 
 
 def fedora_versions(root: Path, product: Product) -> dict[str, str]:
     """Where a Fedora version stands, and which."""
-    found = {"product.toml [product] version": product.version, "product.toml [image] tag": product.tag,
-             "product.toml [base] tag": product.base_tag, f"{PIN} tag": read_pin(root).tag}
+    found = {
+        "product.toml [product] version": product.version,
+        "product.toml [image] tag": product.tag,
+        "product.toml [base] tag": product.base_tag,
+        f"{PIN} tag": read_pin(root).tag,
+    }
     handler = re.search(r"handlers\.f(\d+)", (root / "src/veilor/build/kickstart.py").read_text())
     if handler:
         found["src/veilor/build/kickstart.py handler"] = handler[1]
     for path in sorted([*(root / "kickstart").glob("*.ks"), *(root / "scripts").glob("*")]):
-        for hit in re.finditer(r"(?:--releasever[ =]|fedora-|netinst-x86_64-|fedora:)(\d\d)\b", path.read_text()):
+        for hit in re.finditer(
+            r"(?:--releasever[ =]|fedora-|netinst-x86_64-|fedora:)(\d\d)\b", path.read_text()
+        ):
             found[f"{path.relative_to(root)} {hit[0]}"] = hit[1]
     return found
 
 
 def check_versions(root: Path, run) -> list[Finding]:
-    """Base, tag, pin and installers are for one Fedora. A notice: while a version is changed they disagree for a while."""
+    """Base, tag, pin and installers are for one Fedora. A notice: while a version is changed they disagree
+    for a while.
+    """
     product = load(root / "product.toml")
     try:
         versions = fedora_versions(root, product)
     except BuildError as error:
         return [Finding(PIN, 0, str(error))]
-    return [Notice(place.split()[0], 0, f"{place} is for Fedora {version}, and product.toml for {product.version}")
-            for place, version in versions.items() if version != product.version]
+    return [
+        Notice(
+            place.split()[0], 0, f"{place} is for Fedora {version}, and product.toml for {product.version}"
+        )
+        for place, version in versions.items()
+        if version != product.version
+    ]
 
 
 def check_unfinished(root: Path, run) -> list[Finding]:
     """What a release has to refuse: keys that nobody holds, a base that nobody verified."""
     product = load(root / "product.toml")
-    found: list[Finding] = [Notice(f"{KEYS}/{name}", 0, "a placeholder: nobody can sign with it; make keys, docs/RELEASING.md")
-                            for name in placeholder_keys(root / KEYS, product)]
+    found: list[Finding] = [
+        Notice(f"{KEYS}/{name}", 0, "a placeholder: nobody can sign with it; make keys, docs/RELEASING.md")
+        for name in placeholder_keys(root / KEYS, product)
+    ]
     try:
         pin = read_pin(root)
     except BuildError as error:
         return [*found, Finding(PIN, line_of((root / PIN).read_text(), "digest = "), str(error))]
     if not pin.digest:
-        found.append(Notice(PIN, line_of((root / PIN).read_text(), "digest = "), "the base is not pinned yet: veilor base pin"))
+        found.append(
+            Notice(
+                PIN,
+                line_of((root / PIN).read_text(), "digest = "),
+                "the base is not pinned yet: veilor base pin",
+            )
+        )
     if not (root / "bluebuild" / pin.key).is_file():
-        found.append(Notice(f"bluebuild/{pin.key}", 0, "the key that vouches for the base is not there yet: docs/RELEASING.md"))
+        found.append(
+            Notice(
+                f"bluebuild/{pin.key}",
+                0,
+                "the key that vouches for the base is not there yet: docs/RELEASING.md",
+            )
+        )
     return found
 
 
@@ -108,4 +156,8 @@ def check_mutable_is_gone(root: Path, run) -> list[Finding]:
     version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
     if int(version.split(".")[0]) < 1:
         return []
-    return [Finding(name, 0, f"version {version} has no mutable fallback; remove it") for name in MUTABLE if (root / name).exists()]
+    return [
+        Finding(name, 0, f"version {version} has no mutable fallback; remove it")
+        for name in MUTABLE
+        if (root / name).exists()
+    ]

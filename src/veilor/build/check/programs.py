@@ -1,7 +1,8 @@
 """Programs and data that no Python package carries, put into the environment: `make checkers`.
 
-actionlint comes through Go's module proxy, whose checksum database vouches for it; BlueBuild's schemas from its crate,
-held against a hash; the `bluebuild` program itself (`--all`, some minutes) by cargo with the crate's own lock file.
+actionlint comes through Go's module proxy, whose checksum database vouches for it; BlueBuild's schemas from
+its crate, held against a hash; the `bluebuild` program itself (`--all`, some minutes) by cargo with the
+crate's own lock file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ SCHEMAS = Path(sys.prefix, "share", f"blue-build-{BLUEBUILD}")
 
 
 def unpack_schemas(crate: bytes, dest: Path) -> None:
-    """Write the schemas in the gzipped CRATE to the new folder DEST. Raises ValueError when it is not the one we know."""
+    """Write the schemas in the gzipped CRATE to the new folder DEST. Raises ValueError when it is not the one
+    we know.
+    """
     if hashlib.sha256(crate).hexdigest() != CRATE_SHA256:
         raise ValueError(f"{CRATE} is not the file it was; nothing was taken from it")
     new = dest.with_name(dest.name + ".new")
@@ -42,7 +45,9 @@ def install_schemas() -> str:
     if SCHEMAS.exists():
         return ""
     try:
-        with urllib.request.urlopen(urllib.request.Request(CRATE, headers={"User-Agent": "veilor"}), timeout=120) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(CRATE, headers={"User-Agent": "veilor"}), timeout=120
+        ) as answer:
             unpack_schemas(answer.read(), SCHEMAS)
     except (OSError, ValueError) as error:
         return f"BlueBuild's schemas: {error}"
@@ -50,20 +55,32 @@ def install_schemas() -> str:
 
 
 def install(name: str, argv: list[str], env: dict[str, str]) -> str:
-    """Run ARGV, which puts the program NAME into the environment, unless it is there; what went wrong, or nothing."""
+    """Run ARGV, which puts the program NAME into the environment, unless it is there; what went wrong, or
+    nothing.
+    """
     if Path(sys.executable).with_name(name).exists():
         return ""
     if not shutil.which(argv[0]):
         return f"{name}: {argv[0]} is not installed here"
-    done = subprocess.run(argv, env={**os.environ, **env}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3600,
-                          check=False)
+    done = subprocess.run(
+        argv,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=3600,
+        check=False,
+    )
     return f"{name}: {' / '.join(done.stderr.strip().splitlines()[-2:])}" if done.returncode else ""
 
 
 def main(argv: list[str]) -> int:
     """Install what is missing; one line for each that could not be, and exit code 1 then."""
     here = Path(sys.executable).parent
-    missing = [install_schemas(), install("actionlint", ["go", "install", ACTIONLINT], {"GOBIN": str(here), "GOFLAGS": "-mod=mod"})]
+    missing = [
+        install_schemas(),
+        install("actionlint", ["go", "install", ACTIONLINT], {"GOBIN": str(here), "GOFLAGS": "-mod=mod"}),
+    ]
     if "--all" in argv:
         root = ["--root", str(here.parent), "--locked", "--debug", "blue-build", "--version", BLUEBUILD]
         missing.append(install("bluebuild", ["cargo", "install", "--quiet", *root], {}))

@@ -17,23 +17,53 @@ from veilor.build.check.image_tree import SCRIPTS, steps
 from veilor.build.check.programs import SCHEMAS
 
 RECIPE = "bluebuild/recipe.yml"
-# What the program takes and its crate's copy of the schemas is too old for. https://blue-build.org/reference/recipe/
+# What the program takes and its crate's copy of the schemas is too old for.
+# https://blue-build.org/reference/recipe/
 NEWER_KEYS = {"cosign-version": {"type": "string"}, "nushell-version": {"type": "string"}}
 STRINGS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-NEWER_MODULES = {"dnf": {  # https://blue-build.org/reference/modules/dnf/
-    "type": "object", "required": ["type"], "additionalProperties": False,
-    "properties": {
-        "type": {"const": "dnf"}, "no-cache": {"type": "boolean"},
-        "repos": {"type": "object", "additionalProperties": False, "properties": {
-            "cleanup": {"type": "boolean"}, "files": STRINGS, "copr": STRINGS, "keys": STRINGS, "nonfree": {"type": "string"}}},
-        "install": {"type": "object", "additionalProperties": False, "required": ["packages"], "properties": {
-            "packages": STRINGS, "install-weak-deps": {"type": "boolean"}, "skip-unavailable": {"type": "boolean"},
-            "allow-erasing": {"type": "boolean"}}},
-        "remove": {"type": "object", "additionalProperties": False, "properties": {
-            "packages": STRINGS, "auto-remove": {"type": "boolean"}}},
-    },
-}}
-LOCAL = {"type": "object", "required": ["type", "source"], "properties": {"type": {"type": "string"}, "source": {"const": "local"}}}
+NEWER_MODULES = {
+    "dnf": {  # https://blue-build.org/reference/modules/dnf/
+        "type": "object",
+        "required": ["type"],
+        "additionalProperties": False,
+        "properties": {
+            "type": {"const": "dnf"},
+            "no-cache": {"type": "boolean"},
+            "repos": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "cleanup": {"type": "boolean"},
+                    "files": STRINGS,
+                    "copr": STRINGS,
+                    "keys": STRINGS,
+                    "nonfree": {"type": "string"},
+                },
+            },
+            "install": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["packages"],
+                "properties": {
+                    "packages": STRINGS,
+                    "install-weak-deps": {"type": "boolean"},
+                    "skip-unavailable": {"type": "boolean"},
+                    "allow-erasing": {"type": "boolean"},
+                },
+            },
+            "remove": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {"packages": STRINGS, "auto-remove": {"type": "boolean"}},
+            },
+        },
+    }
+}
+LOCAL = {
+    "type": "object",
+    "required": ["type", "source"],
+    "properties": {"type": {"type": "string"}, "source": {"const": "local"}},
+}
 
 
 def line_at(text: str, path: list) -> int:
@@ -62,7 +92,9 @@ def module_schema(schemas: Path, module: dict) -> dict:
         return NEWER_MODULES[kind]
     path = schemas / f"modules/{kind}-latest.json"
     if not kind or not path.is_file():
-        raise KeyError(f"BlueBuild has no module {kind or 'without a type'}; a module of our own says `source: local`")
+        raise KeyError(
+            f"BlueBuild has no module {kind or 'without a type'}; a module of our own says `source: local`"
+        )
     return json.loads(path.read_text())
 
 
@@ -88,7 +120,11 @@ def check_schema(root: Path, run) -> list[Finding]:
             path = ["modules", number]
             if "from-file" in module:
                 if not (root / "bluebuild/recipes" / module["from-file"]).is_file():
-                    found.append(Finding(name, line_at(text, path), f"bluebuild/recipes/{module['from-file']} is not there"))
+                    found.append(
+                        Finding(
+                            name, line_at(text, path), f"bluebuild/recipes/{module['from-file']} is not there"
+                        )
+                    )
                 continue
             try:
                 found += validate(name, text, module, module_schema(SCHEMAS, module), path)
@@ -103,7 +139,9 @@ def check_files(root: Path, run) -> list[Finding]:
     named = {name for module in modules for name in module.get("scripts", [])}
     there = {path.name for path in (root / SCRIPTS).iterdir()}
     found += [Finding(f"{SCRIPTS}/{name}", 0, "the recipe never runs it") for name in there - named]
-    found += [Finding(f"{SCRIPTS}/{name}", 0, "the recipe names it, and it is not there") for name in named - there]
+    found += [
+        Finding(f"{SCRIPTS}/{name}", 0, "the recipe names it, and it is not there") for name in named - there
+    ]
     text = (root / RECIPE).read_text()
     for fragment in sorted((root / "bluebuild/recipes").glob("[0-9]*.yml")):
         if not line_of(text, f"from-file: {fragment.name}"):
@@ -111,22 +149,47 @@ def check_files(root: Path, run) -> list[Finding]:
     for module in modules:
         for name in module.get("repos", {}).get("files", []):
             if not (root / "bluebuild/files/dnf" / name).is_file():
-                found.append(Finding(f"bluebuild/files/dnf/{name}", 0, "the recipe names it, and it is not there"))
-        if module.get("source") == "local" and not (root / f"bluebuild/modules/{module['type']}/{module['type']}.sh").is_file():
-            found.append(Finding(f"bluebuild/modules/{module['type']}", 0, "the recipe names this module, and it is not there"))
+                found.append(
+                    Finding(f"bluebuild/files/dnf/{name}", 0, "the recipe names it, and it is not there")
+                )
+        if (
+            module.get("source") == "local"
+            and not (root / f"bluebuild/modules/{module['type']}/{module['type']}.sh").is_file()
+        ):
+            found.append(
+                Finding(
+                    f"bluebuild/modules/{module['type']}",
+                    0,
+                    "the recipe names this module, and it is not there",
+                )
+            )
     return found
 
 
 def check_bluebuild(root: Path, run) -> list[Finding]:
     """bluebuild itself reads the recipe as the check does, from the root and the way its GitHub action does.
 
-    It asks for a container engine before it reads anything; a stand-in answers with a version, and is asked no more.
+    It asks for a container engine before it reads anything; a stand-in answers with a version, and is asked
+    no more.
     """
     program, wanted, found = own("bluebuild"), list(steps(root / "bluebuild")), []
     for cwd, path in ((root, RECIPE), (root / "bluebuild", "recipes/recipe.yml")):
-        env = {**os.environ, "PATH": f"{root}/stand-ins/image/engine:{os.environ.get('PATH', os.defpath)}", "NO_COLOR": "1"}
+        env = {
+            **os.environ,
+            "PATH": f"{root}/stand-ins/image/engine:{os.environ.get('PATH', os.defpath)}",
+            "NO_COLOR": "1",
+        }
         argv = [program, "generate", "--skip-validation", "--display-full-recipe", path]
-        done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=LIMIT, check=False)
+        done = subprocess.run(
+            argv,
+            cwd=cwd,
+            env=env,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=LIMIT,
+            check=False,
+        )
         try:
             understood = yaml.safe_load(done.stdout)["modules"] if done.returncode == 0 else None
         except (yaml.YAMLError, KeyError, TypeError):

@@ -27,7 +27,8 @@ from veilor.build.check.finding import CannotRun, Finding, Nothing, Notice
 
 Check = Callable[[Path, Callable | None], list[Finding]]
 
-# Each takes the repository's root and the tools tree's runner (None: there is no tree), and says what is wrong.
+# Each takes the repository's root and the tools tree's runner (None: there is no tree), and says what is
+# wrong.
 CHECKS: list[tuple[str, Check]] = [
     ("generated pages", pages.check_pages),
     ("staged tree", tree.check_staged_tree),
@@ -101,4 +102,11 @@ def walk(root: Path, run: Callable | None, checks: Iterable[tuple[str, Check]] =
         except CannotRun as error:
             yield Result(name, not_run=str(error))
         except Nothing as place:
-            yield Result(name, [Finding(str(place), 0, "there is nothing of the kind here, so this check looked at nothing")])
+            yield Result(
+                name,
+                [
+                    Finding(
+                        str(place), 0, "there is nothing of the kind here, so this check looked at nothing"
+                    )
+                ],
+            )

@@ -13,25 +13,46 @@ from veilor.build.check.units import settings_in
 
 LAST_OF_THE_BASE = "55-"  # 55-hardening.conf
 # Names that a kernel of the checking host may lack, and Fedora 44's has.
-KEYS = {"kernel.io_uring_disabled", "kernel.yama.ptrace_scope", "vm.unprivileged_userfaultfd", "kernel.kexec_load_disabled",
-        "kernel.unprivileged_bpf_disabled", "net.core.bpf_jit_harden", "dev.tty.ldisc_autoload", "kernel.sysrq"}
+KEYS = {
+    "kernel.io_uring_disabled",
+    "kernel.yama.ptrace_scope",
+    "vm.unprivileged_userfaultfd",
+    "kernel.kexec_load_disabled",
+    "kernel.unprivileged_bpf_disabled",
+    "net.core.bpf_jit_harden",
+    "dev.tty.ldisc_autoload",
+    "kernel.sysrq",
+}
 # Settings that veilor-os must never ship, each with its reason.
 NEVER_SYSCTL = {
-    "kernel.modules_disabled": "it can't be taken back, so a driver that loads after suspend (Wi-Fi) stays away; "
+    "kernel.modules_disabled": "it can't be taken back, so a driver that loads after suspend (Wi-Fi) stays "
+    "away; "
     "module.sig_enforce=1 keeps unsigned modules out",
 }
-NEVER_KARG = {"i915.modeset": "it takes the effect from nomodeset", "amdgpu.modeset": "it takes the effect from nomodeset",
-              "modules_disabled": "no such argument; see module.sig_enforce"}
+NEVER_KARG = {
+    "i915.modeset": "it takes the effect from nomodeset",
+    "amdgpu.modeset": "it takes the effect from nomodeset",
+    "modules_disabled": "no such argument; see module.sig_enforce",
+}
 NEEDED_KARGS = ("module.sig_enforce=1", "panic=30")
 
 
 def check_sysctl(root: Path, run: Callable | None) -> list[Finding]:
-    """sysctl.d, by a dry run of sysctl: lines it can't read, names no kernel has, names twice; nothing is set."""
+    """sysctl.d, by a dry run of sysctl: lines it can't read, names no kernel has, names twice; nothing is
+    set.
+    """
     found: list[Finding] = []
     for path in settings_in(root, "usr/lib/sysctl.d", "*"):
         name, seen = str(path.relative_to(root)), {}
         if path.name < LAST_OF_THE_BASE or not path.name.endswith(".conf"):
-            found.append(Finding(name, 0, f"its name must end in .conf and sort after the base's {LAST_OF_THE_BASE}, or that decides"))
+            found.append(
+                Finding(
+                    name,
+                    0,
+                    f"its name must end in .conf and sort after the base's {LAST_OF_THE_BASE}, or that "
+                    "decides",
+                )
+            )
         with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
             copy = Path(scratch, "sysctl.conf")
             copy.write_text(path.read_text())
@@ -54,7 +75,9 @@ def check_sysctl(root: Path, run: Callable | None) -> list[Finding]:
 
 
 def check_kargs(root: Path, run: Callable | None) -> list[Finding]:
-    """kargs.d as bootc reads it (an unknown key is an error there), each argument once, and what the fixes rest on."""
+    """kargs.d as bootc reads it (an unknown key is an error there), each argument once, and what the fixes
+    rest on.
+    """
     found, seen = [], {}
     files = settings_in(root, "usr/lib/bootc/kargs.d", "*")
     for path in files:
@@ -66,10 +89,16 @@ def check_kargs(root: Path, run: Callable | None) -> list[Finding]:
             found.append(Finding(name, int(at[1]) if at else 0, f"bootc can't read it: {error}"))
             continue
         for key in set(said) - {"kargs", "match-architectures"}:
-            found.append(Finding(name, line_that(text, key), f"bootc takes kargs and match-architectures, not {key}"))
+            found.append(
+                Finding(name, line_that(text, key), f"bootc takes kargs and match-architectures, not {key}")
+            )
         arguments = said.get("kargs")
-        if not isinstance(arguments, list) or not all(isinstance(one, str) and one and not re.search(r"\s", one) for one in arguments):
-            found.append(Finding(name, line_that(text, "kargs"), "kargs must be a list of arguments without spaces"))
+        if not isinstance(arguments, list) or not all(
+            isinstance(one, str) and one and not re.search(r"\s", one) for one in arguments
+        ):
+            found.append(
+                Finding(name, line_that(text, "kargs"), "kargs must be a list of arguments without spaces")
+            )
             continue
         for one in arguments:
             key, line = one.partition("=")[0], line_that(text, f'"{one}"')
@@ -80,23 +109,41 @@ def check_kargs(root: Path, run: Callable | None) -> list[Finding]:
             seen[one] = name
     missing = [one for one in NEEDED_KARGS if one not in seen]
     if missing and not found:
-        found.append(Finding("overlay/usr/lib/bootc/kargs.d", 0, f"{', '.join(missing)} is missing; other settings rely on it"))
+        found.append(
+            Finding(
+                "overlay/usr/lib/bootc/kargs.d",
+                0,
+                f"{', '.join(missing)} is missing; other settings rely on it",
+            )
+        )
     return found
 
 
 def line_that(text: str, words: str) -> int:
     """The first line with WORDS that is no comment, 0 without one."""
-    return next((number for number, line in enumerate(text.splitlines(), 1) if words in line and not line.lstrip().startswith("#")), 0)
+    return next(
+        (
+            number
+            for number, line in enumerate(text.splitlines(), 1)
+            if words in line and not line.lstrip().startswith("#")
+        ),
+        0,
+    )
 
 
 def check_modprobe(root: Path, run: Callable | None) -> list[Finding]:
-    """modprobe.d, by modprobe: lines it ignores; and a name that leaves a person's exceptions their effect."""
+    """modprobe.d, by modprobe: lines it ignores; and a name that leaves a
+    person's exceptions their effect.
+    """
     found: list[Finding] = []
     files = settings_in(root, "usr/lib/modprobe.d", "*")
     for path in files:
         name = str(path.relative_to(root))
         if path.name <= "99-" or not path.name.endswith(".conf"):
-            why = "its name must end in .conf and sort after 99-, where a person makes exceptions: the first line for a module counts"
+            why = (
+                "its name must end in .conf and sort after 99-, where a person makes exceptions: the "
+                "first line for a module counts"
+            )
             found.append(Finding(name, 0, why))
         with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
             Path(scratch, path.name).write_text(path.read_text())
@@ -118,9 +165,17 @@ def check_dracut(root: Path, run: Callable | None) -> list[Finding]:
                 continue
             added = re.fullmatch(r'[a-z0-9_]+\+=(".*")', line)
             if not added and not re.fullmatch(r'[a-z0-9_]+="[^"]*"', line):
-                found.append(Finding(name, number, f'dracut takes NAME="VALUE" or NAME+=" VALUES ", not {line!r}'))
+                found.append(
+                    Finding(name, number, f'dracut takes NAME="VALUE" or NAME+=" VALUES ", not {line!r}')
+                )
             elif added and not re.fullmatch(r'" [^"]* "', added[1]):
-                found.append(Finding(name, number, "a list that is added to needs a space at both ends, or its words run into others"))
+                found.append(
+                    Finding(
+                        name,
+                        number,
+                        "a list that is added to needs a space at both ends, or its words run into others",
+                    )
+                )
     return found
 
 
@@ -139,10 +194,20 @@ def check_zram(root: Path, run: Callable | None) -> list[Finding]:
             (tree / "proc/meminfo").write_text("MemTotal:        8388608 kB\n")
             (tree / "proc/cmdline").write_text("\n")
             generator = "/usr/lib/systemd/system-generators/zram-generator"
-            code, said = ask(run, ["env", f"ZRAM_GENERATOR_ROOT={tree}", generator, *[f"{tree}/out"] * 3], [tree])
+            code, said = ask(
+                run, ["env", f"ZRAM_GENERATOR_ROOT={tree}", generator, *[f"{tree}/out"] * 3], [tree]
+            )
             made = (tree / "out/dev-zram0.swap").exists()
-        wrong = [line for line in said.splitlines() if re.search(r"(?i)unknown|error|couldn't|failed to parse|invalid", line)]
+        wrong = [
+            line
+            for line in said.splitlines()
+            if re.search(r"(?i)unknown|error|couldn't|failed to parse|invalid", line)
+        ]
         if code or wrong or not made:
-            told = wrong[0].replace(scratch, "") if wrong else f"zram-generator makes no swap from it (exit code {code})"
+            told = (
+                wrong[0].replace(scratch, "")
+                if wrong
+                else f"zram-generator makes no swap from it (exit code {code})"
+            )
             found.append(Finding(str(path.relative_to(root)), 0, told))
     return found

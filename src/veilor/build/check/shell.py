@@ -35,4 +35,7 @@ def check_shell(root: Path, run) -> list[Finding]:
     code, said, wrong = call("shellcheck", ["--format=json1", *scripts], root)
     if code not in (0, 1):
         return [Finding(".", 0, f"ShellCheck could not look: {wrong.strip()[-300:]}")]
-    return [Finding(one["file"], one["line"], f"{one['message']} [SC{one['code']}]") for one in json.loads(said)["comments"]]
+    return [
+        Finding(one["file"], one["line"], f"{one['message']} [SC{one['code']}]")
+        for one in json.loads(said)["comments"]
+    ]

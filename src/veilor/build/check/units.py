@@ -21,13 +21,15 @@ SAID = re.compile(r"^(?P<unit>[^\s:]+\.[a-z]+)(?::(?P<line>\d+))?: (?P<text>.+)$
 
 
 def settings_in(root: Path, folder: str, pattern: str) -> list[Path]:
-    """The files of overlay/FOLDER that match PATTERN, in order of names. Raises Nothing where there is none."""
+    """The files of overlay/FOLDER that match PATTERN, in order of names. Raises
+    Nothing where there is none.
+    """
     return some(sorted((root / "overlay" / folder).glob(pattern)), f"overlay/{folder}")
 
 
 def check_units(root: Path, run: Callable | None) -> list[Finding]:
-    """Every unit and drop-in of ours, by `systemd-analyze verify`: unknown settings, programs that aren't there. The system's,
-    a person's session's, and those that dracut takes into the initramfs."""
+    """Every unit and drop-in of ours, by `systemd-analyze verify`: unknown settings, programs that aren't
+    there. The system's, a person's session's, and those that dracut takes into the initramfs."""
     found = verify(root, UNITS, run) + verify(root, USER_UNITS, run, "--user")
     for folder in sorted({path.parent for path in some(sorted((root / DRACUT).glob("*/*.service")), DRACUT)}):
         found += verify(root, str(folder.relative_to(root)), run)
@@ -41,16 +43,28 @@ def verify(root: Path, home: str, run: Callable | None, *options: str) -> list[F
         place = Path(scratch, "units")
         some(list((root / home).glob("*")), home)
         shutil.copytree(root / home, place, symlinks=True)
-        named = some([path for path in sorted(place.iterdir()) if path.is_file() and path.suffix != ".sh"], home)
+        named = some(
+            [path for path in sorted(place.iterdir()) if path.is_file() and path.suffix != ".sh"], home
+        )
         for folder in sorted(place.glob("*.d")):
-            # A drop-in for a unit of the base is checked where the tools tree has that unit, else with an empty one.
+            # A drop-in for a unit of the base is checked where the tools tree has that unit, else with an
+            # empty one.
             base = folder.name.removesuffix(".d")
             if not (place / base).exists():
                 (place / base).write_text(stand_in_for(base))
                 named.append(place / base)
         # A session's manager doesn't begin without the folder that a login makes.
-        argv = ["env", f"SYSTEMD_UNIT_PATH={place}:", "XDG_RUNTIME_DIR=/run", "systemd-analyze", *options, "verify", "--man=no",
-                "--generators=no", *map(str, named)]
+        argv = [
+            "env",
+            f"SYSTEMD_UNIT_PATH={place}:",
+            "XDG_RUNTIME_DIR=/run",
+            "systemd-analyze",
+            *options,
+            "verify",
+            "--man=no",
+            "--generators=no",
+            *map(str, named),
+        ]
         said_all = ask(run, argv, [place])[1]
         if "Failed to initialize manager" in said_all:
             raise CannotRun(f"systemd-analyze can't begin: {' '.join(said_all.split())[-200:]}")
@@ -71,14 +85,18 @@ def stand_in_for(unit: str) -> str:
 
 
 def links_that_lead_nowhere(root: Path) -> list[Finding]:
-    """Enabling links to units of ours that the overlay doesn't have; units of the base are not ours to know."""
+    """Enabling links to units of ours that the overlay doesn't have; units of
+    the base are not ours to know.
+    """
     found = []
     for link in sorted([*(root / ENABLED).rglob("*"), *(root / USER_UNITS).glob("*.wants/*")]):
         if link.is_symlink():
             unit = Path(link.readlink())
             home = root / "overlay" / str(unit).lstrip("/") if unit.is_absolute() else link.parent / unit
             if unit.name.startswith("veilor-") and not home.is_file():
-                found.append(Finding(str(link.relative_to(root)), 0, f"leads to {unit}, which is not in the overlay"))
+                found.append(
+                    Finding(str(link.relative_to(root)), 0, f"leads to {unit}, which is not in the overlay")
+                )
     return found
 
 
@@ -88,14 +106,23 @@ def check_presets(root: Path, run: Callable | None) -> list[Finding]:
     for path in some(sorted((root / PRESETS).glob("*")), PRESETS):
         name = str(path.relative_to(root))
         if not path.name.endswith(".preset") or path.name[:2] >= FIRST_OF_THE_BASE:
-            why = f"its name must end in .preset and sort before {FIRST_OF_THE_BASE}-, or the base's presets decide"
+            why = (
+                f"its name must end in .preset and sort before {FIRST_OF_THE_BASE}-, or the base's "
+                "presets decide"
+            )
             found.append(Finding(name, 0, why))
         for number, line in enumerate(path.read_text().splitlines(), 1):
             words = line.split()
             if not words or words[0].startswith(("#", ";")):
                 continue
             if len(words) != 2 or words[0] not in ("enable", "disable", "ignore"):
-                found.append(Finding(name, number, f"systemd can't read {line!r}: it takes enable, disable or ignore, and a unit"))
+                found.append(
+                    Finding(
+                        name,
+                        number,
+                        f"systemd can't read {line!r}: it takes enable, disable or ignore, and a unit",
+                    )
+                )
             elif words[1].startswith("veilor-") and not list((root / UNITS).glob(words[1])):
                 found.append(Finding(name, number, f"there is no unit {words[1]} in {UNITS}"))
     return found
@@ -104,7 +131,10 @@ def check_presets(root: Path, run: Callable | None) -> list[Finding]:
 def check_tmpfiles(root: Path, run: Callable | None) -> list[Finding]:
     """tmpfiles.d and sysusers.d, by a dry run of the programs that read them."""
     found = []
-    for folder, program in (("tmpfiles.d", ["systemd-tmpfiles", "--create", "--remove", "--boot"]), ("sysusers.d", ["systemd-sysusers"])):
+    for folder, program in (
+        ("tmpfiles.d", ["systemd-tmpfiles", "--create", "--remove", "--boot"]),
+        ("sysusers.d", ["systemd-sysusers"]),
+    ):
         if folder == "sysusers.d" and not (root / "overlay/usr/lib" / folder).exists():
             continue  # the base has every user that we need
         settings_in(root, f"usr/lib/{folder}", "*.conf")
@@ -120,7 +150,12 @@ def check_tmpfiles(root: Path, run: Callable | None) -> list[Finding]:
     return found
 
 
-OOMD = {"SwapUsedLimit", "DefaultMemoryPressureLimit", "DefaultMemoryPressureDurationSec", "PrekillHookTimeoutSec"}
+OOMD = {
+    "SwapUsedLimit",
+    "DefaultMemoryPressureLimit",
+    "DefaultMemoryPressureDurationSec",
+    "PrekillHookTimeoutSec",
+}
 
 
 def check_oomd(root: Path, run: Callable | None) -> list[Finding]:
@@ -131,6 +166,12 @@ def check_oomd(root: Path, run: Callable | None) -> list[Finding]:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if line.startswith("["):
                 section = line
-            elif line.strip() and not line.startswith(("#", ";")) and (section != "[OOM]" or line.partition("=")[0].strip() not in OOMD):
-                found.append(Finding(name, number, f"systemd-oomd ignores {line!r} in the section {section or 'none'}"))
+            elif (
+                line.strip()
+                and not line.startswith(("#", ";"))
+                and (section != "[OOM]" or line.partition("=")[0].strip() not in OOMD)
+            ):
+                found.append(
+                    Finding(name, number, f"systemd-oomd ignores {line!r} in the section {section or 'none'}")
+                )
     return found

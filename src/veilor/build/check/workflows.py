@@ -1,4 +1,6 @@
-"""The workflows, by actionlint and zizmor, and by our own rule that each step calls a script a person can run."""
+"""The workflows, by actionlint and zizmor, and by our own rule that each step calls a script a person can
+run.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +19,34 @@ def check_actionlint(root: Path, run) -> list[Finding]:
     """Syntax, expressions, and the shell in the steps."""
     files = sorted(str(path.relative_to(root)) for path in (root / FOLDER).glob("*.yml"))
     own("actionlint")
-    code, said, wrong = call("actionlint", ["-shellcheck", str(own("shellcheck")), "-pyflakes", "", "-format", "{{json .}}", *files], root)
+    code, said, wrong = call(
+        "actionlint",
+        ["-shellcheck", str(own("shellcheck")), "-pyflakes", "", "-format", "{{json .}}", *files],
+        root,
+    )
     if code not in (0, 1):
         return [Finding(FOLDER, 0, f"actionlint could not look at them: {wrong or said}")]
-    return [Finding(one["filepath"], one["line"], f"{one['message']} [{one['kind']}]") for one in json.loads(said or "[]") or []]
+    return [
+        Finding(one["filepath"], one["line"], f"{one['message']} [{one['kind']}]")
+        for one in json.loads(said or "[]") or []
+    ]
 
 
 def check_zizmor(root: Path, run) -> list[Finding]:
     """What an attacker could do with them, as far as that shows without a network."""
-    code, said, wrong = call("zizmor", ["--offline", "--no-progress", "--no-exit-codes", "--format", "json", ".github"], root)
+    code, said, wrong = call(
+        "zizmor", ["--offline", "--no-progress", "--no-exit-codes", "--format", "json", ".github"], root
+    )
     if code:
         return [Finding(FOLDER, 0, f"zizmor could not look at them: {wrong.strip()[-300:]}")]
     found = []
     for one in json.loads(said):
         if one["ignored"]:
             continue
-        place = next((place for place in one["locations"] if place["symbolic"]["kind"] == "Primary"), one["locations"][0])
+        place = next(
+            (place for place in one["locations"] if place["symbolic"]["kind"] == "Primary"),
+            one["locations"][0],
+        )
         path = place["symbolic"]["key"]["Local"]["verbatim_path"]
         row = place["concrete"]["location"]["start_point"]["row"] + 1
         found.append(Finding(path, row, f"{one['desc']}: {place['symbolic']['annotation']} [{one['ident']}]"))
@@ -52,5 +66,9 @@ def check_pins(root: Path, run) -> list[Finding]:
             if not script.is_file() or not script.stat().st_mode & 0o100:
                 found.append(Finding(name, number, f"{hit[1]} is not there, or not executable"))
         if text.count("actions/checkout@") != text.count("persist-credentials: false"):
-            found.append(Finding(name, 0, "a checkout leaves its credentials behind; it wants persist-credentials: false"))
+            found.append(
+                Finding(
+                    name, 0, "a checkout leaves its credentials behind; it wants persist-credentials: false"
+                )
+            )
     return found

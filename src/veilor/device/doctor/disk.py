@@ -11,7 +11,9 @@ LUKS2 = "CRYPT-LUKS2-"  # how cryptsetup begins the device-mapper UUID of what i
 
 
 def mounts() -> dict[str, tuple[str, str, str]]:
-    """Mount point: device number, source, per-mount options (proc_pid_mountinfo(5)); of several at one place the last."""
+    """Mount point: device number, source, per-mount options (proc_pid_mountinfo(5)); of several at one place
+    the last.
+    """
     found = {}
     for line in (read("/proc/self/mountinfo") or "").splitlines():
         fields = line.split()
@@ -44,7 +46,9 @@ def block_device(number: str, source: str) -> str:
 
 
 def in_luks(number: str, seen: int = 0) -> bool:
-    """Whether the block device NUMBER, or every device beneath it, was opened from LUKS2 (sysfs: dm/uuid, slaves)."""
+    """Whether the block device NUMBER, or every device beneath it, was opened from LUKS2 (sysfs: dm/uuid,
+    slaves).
+    """
     folder = f"/sys/dev/block/{number}"
     if not at(folder).exists():
         raise Unseen(f"{folder} is not there")
@@ -59,23 +63,36 @@ def in_luks(number: str, seen: int = 0) -> bool:
 def encrypted(paths: list[str]) -> Finding:
     """Each of PATHS lies on a disk that was opened from LUKS2."""
     bare = [path for path in paths if not in_luks(block_device(*holding(path)[:2]))]
-    return judge(not bare, f"not encrypted: {', '.join(bare)}" if bare else f"{' and '.join(paths)}: on LUKS2")
+    return judge(
+        not bare, f"not encrypted: {', '.join(bare)}" if bare else f"{' and '.join(paths)}: on LUKS2"
+    )
 
 
 def swap_safe() -> Finding:
-    """Nothing of the memory is written to a disk in the clear: all swap is compressed memory, or lies in LUKS2."""
+    """Nothing of the memory is written to a disk in the clear: all swap is compressed memory, or lies in
+    LUKS2.
+    """
     lines = [line.split() for line in (read("/proc/swaps") or "").splitlines()[1:]]
     bare = []
     for name, kind, *_ in lines:
         if os.path.basename(name).startswith("zram"):
             continue
-        inside = in_luks(block_device(*holding(name)[:2])) if kind == "file" else in_luks(block_device("0:0", name))
+        inside = (
+            in_luks(block_device(*holding(name)[:2]))
+            if kind == "file"
+            else in_luks(block_device("0:0", name))
+        )
         bare += [] if inside else [name]
-    return judge(not bare, f"swap in the clear: {', '.join(bare)}" if bare else f"{len(lines)} swap areas, none on a bare disk")
+    return judge(
+        not bare,
+        f"swap in the clear: {', '.join(bare)}" if bare else f"{len(lines)} swap areas, none on a bare disk",
+    )
 
 
 def first_said(folder: str, want: dict[str, str]) -> Finding:
-    """In the files *.conf of FOLDER, by name, what is said first of each word of WANT is its value: so sshd reads them."""
+    """In the files *.conf of FOLDER, by name, what is said first of each word of WANT is its value: so sshd
+    reads them.
+    """
     try:
         names = sorted(name for name in os.listdir(at(folder)) if name.endswith(".conf"))
     except FileNotFoundError:
@@ -86,7 +103,9 @@ def first_said(folder: str, want: dict[str, str]) -> Finding:
     for line in "\n".join(read(f"{folder}/{name}") or "" for name in names).splitlines():
         word, _, value = line.strip().partition(" ")
         said.setdefault(word.lower(), value.strip().lower())
-    wrong = [f"{word} is {said.get(word, 'not set')}" for word, value in want.items() if said.get(word) != value]
+    wrong = [
+        f"{word} is {said.get(word, 'not set')}" for word, value in want.items() if said.get(word) != value
+    ]
     return judge(not wrong, "; ".join(wrong) or f"{folder} says what it should of {len(want)} words")
 
 
@@ -100,7 +119,9 @@ def read_only(path: str) -> Finding:
 
 
 def label(path: str, want: str) -> Finding:
-    """SELinux has the file at PATH down as of the type WANT, by which it knows whose domain a program lands in."""
+    """SELinux has the file at PATH down as of the type WANT, by which it knows whose domain a program lands
+    in.
+    """
     try:
         said = os.getxattr(at(path), "security.selinux").decode().rstrip("\0")
     except OSError as error:
@@ -109,8 +130,9 @@ def label(path: str, want: str) -> Finding:
 
 
 def setuid(folders: list[str], upper: list[str], allowed: list[str]) -> Finding:
-    """No file in FOLDERS, or up to three folders deep in those called UPPER, has a bit with which a program runs as another
-    user than who starts it, but those ALLOWED (patterns). Deeper lie tens of thousands of files, and no package's programs."""
+    """No file in FOLDERS, or up to three folders deep in those called UPPER, has a bit with which a program
+    runs as another user than who starts it, but those ALLOWED (patterns). Deeper lie tens of thousands of
+    files, and no package's programs."""
     found, hidden = [], []
     waiting = [(str(at(folder)), deep) for some, deep in ((folders, 99), (upper, 3)) for folder in some]
     while waiting:
@@ -119,7 +141,9 @@ def setuid(folders: list[str], upper: list[str], allowed: list[str]) -> Finding:
             for entry in os.scandir(place):
                 if entry.is_dir(follow_symlinks=False):
                     waiting += [(entry.path, deep - 1)] if deep else []
-                elif entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mode & (stat.S_ISUID | stat.S_ISGID):
+                elif entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mode & (
+                    stat.S_ISUID | stat.S_ISGID
+                ):
                     found.append("/" + os.path.relpath(entry.path, at("/")))
         except (FileNotFoundError, NotADirectoryError):
             continue  # nothing is there, so nothing has the bit
@@ -128,5 +152,9 @@ def setuid(folders: list[str], upper: list[str], allowed: list[str]) -> Finding:
     extra = sorted(path for path in set(found) if not any(fnmatchcase(path, one) for one in allowed))
     if hidden and not extra:
         raise Unseen(f"cannot be looked into: {', '.join(hidden[:5])}")
-    return judge(not extra, f"set-user-ID beyond what is named: {', '.join(extra[:5])}" if extra else
-                 f"{len(found)} files with the bit, all named")
+    return judge(
+        not extra,
+        f"set-user-ID beyond what is named: {', '.join(extra[:5])}"
+        if extra
+        else f"{len(found)} files with the bit, all named",
+    )

@@ -19,7 +19,9 @@ def sysctl(key: str, want: str, at_least: bool = False) -> Finding:
 
 
 def karg(argument: str) -> Finding:
-    """The kernel was started with ARGUMENT, and with nothing else for the same name after it (the last one counts)."""
+    """The kernel was started with ARGUMENT, and with nothing else for the same name after it (the last one
+    counts).
+    """
     given = (read("/proc/cmdline") or "").split()
     name = argument.split("=")[0]
     same = [one for one in given if one.split("=")[0] == name]
@@ -30,7 +32,12 @@ def karg(argument: str) -> Finding:
 def no_karg(names: list[str]) -> Finding:
     """The kernel was started without any argument of these NAMES."""
     given = [one for one in (read("/proc/cmdline") or "").split() if one.split("=")[0] in names]
-    return judge(not given, f"the kernel was started with {', '.join(given)}" if given else f"no {' or '.join(names)} on the command line")
+    return judge(
+        not given,
+        f"the kernel was started with {', '.join(given)}"
+        if given
+        else f"no {' or '.join(names)} on the command line",
+    )
 
 
 def lockdown(level: str) -> Finding:
@@ -47,14 +54,18 @@ def modules_signed() -> Finding:
     if at("/proc/modules").exists() is False:
         return not_applicable("this kernel loads no modules at all")
     found = read("/sys/module/module/parameters/sig_enforce")
-    return judge(found == "Y", "unsigned modules are refused" if found == "Y" else "an unsigned module would be taken")
+    return judge(
+        found == "Y", "unsigned modules are refused" if found == "Y" else "an unsigned module would be taken"
+    )
 
 
 def modules_out(names: list[str]) -> Finding:
     """None of the modules NAMES is loaded."""
     loaded = {line.split()[0] for line in (read("/proc/modules") or "").splitlines() if line}
     found = sorted(loaded & set(names))
-    return judge(not found, f"loaded: {', '.join(found)}" if found else f"none of {', '.join(names)} is loaded")
+    return judge(
+        not found, f"loaded: {', '.join(found)}" if found else f"none of {', '.join(names)} is loaded"
+    )
 
 
 def selinux() -> Finding:
@@ -75,11 +86,20 @@ def mapped(library: str) -> Finding:
 
 
 def usb_waits() -> Finding:
-    """What is plugged into any USB bus waits until it is allowed: the bus takes nothing by itself (authorized_default)."""
-    said = {bus.name: read(f"/sys/bus/usb/devices/{bus.name}/authorized_default") for bus in at("/sys/bus/usb/devices").glob("usb*")}
+    """What is plugged into any USB bus waits until it is allowed: the bus takes nothing by itself
+    (authorized_default).
+    """
+    said = {
+        bus.name: read(f"/sys/bus/usb/devices/{bus.name}/authorized_default")
+        for bus in at("/sys/bus/usb/devices").glob("usb*")
+    }
     lets_in = sorted(name for name, text in said.items() if text != "0")
-    return judge(bool(said) and not lets_in, f"lets in what is plugged in: {', '.join(lets_in)}" if lets_in else
-                 f"{len(said)} USB buses, on which each new device waits")
+    return judge(
+        bool(said) and not lets_in,
+        f"lets in what is plugged in: {', '.join(lets_in)}"
+        if lets_in
+        else f"{len(said)} USB buses, on which each new device waits",
+    )
 
 
 def secure_boot() -> Finding:

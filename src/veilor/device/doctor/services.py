@@ -11,7 +11,9 @@ TIMEOUT = 10.0
 
 
 def call(service: str, path: str, interface: str, member: str, *arguments: str) -> list:
-    """What the method MEMBER answers, as data. Raises Unseen when the service is not there, refuses or is silent."""
+    """What the method MEMBER answers, as data. Raises Unseen when the service is not there, refuses or is
+    silent.
+    """
     return _ask(["call", service, path, interface, member, *arguments], f"{service} {member}")
 
 
@@ -35,12 +37,18 @@ class Units:
         self.names, self.found, self.silence = sorted(set(names)), None, ""
 
     def state(self, name: str) -> tuple[str, str]:
-        """Load state (loaded, masked, not-found) and active state (active, inactive, failed) of the unit NAME."""
+        """Load state (loaded, masked, not-found) and active state (active, inactive, failed) of the unit
+        NAME.
+        """
         if self.found is None:
             self.found = {}
-            try:  # ListUnitsByNames: name, description, load, active, sub state, … (org.freedesktop.systemd1(5)), in the asked order
+            # ListUnitsByNames: name, description, load, active, sub state, … (org.freedesktop.systemd1(5)),
+            # in the asked order
+            try:
                 rows = call(*MANAGER, "ListUnitsByNames", "as", str(len(self.names)), *self.names)[0]
-                asked = self.names if len(rows) == len(self.names) else [row[0] for row in rows]  # an alias is answered by its own name
+                asked = (
+                    self.names if len(rows) == len(self.names) else [row[0] for row in rows]
+                )  # an alias is answered by its own name
                 self.found = {name: (row[2], row[3]) for name, row in zip(asked, rows, strict=True)}
             except Unseen as error:
                 self.silence = str(error)
@@ -61,11 +69,16 @@ def dbus_answer(service: str, path: str, interface: str, method: str, arguments:
     """The first value that a method answers is WANT."""
     answer = call(service, path, interface, method, *arguments)
     value = answer[0] if isinstance(answer, list) and answer else answer
-    return judge(value == want, f"{method} of {service} answers {value!r}" + ("" if value == want else f", not {want!r}"))
+    return judge(
+        value == want,
+        f"{method} of {service} answers {value!r}" + ("" if value == want else f", not {want!r}"),
+    )
 
 
 def audited(rules: str) -> Finding:
-    """The kernel has been given as many audit rules under each key as the file RULES has, the image's own, or more."""
+    """The kernel has been given as many audit rules under each key as the file RULES has, the image's own, or
+    more.
+    """
     wanted = re.findall(r"^-[aw] .*(?:\bkey=|\s-k\s+)(\S+)", read(rules) or "", re.MULTILINE)
     if not wanted:
         raise Unseen(f"{rules} has no audit rule to hold them against")
@@ -73,5 +86,12 @@ def audited(rules: str) -> Finding:
     if done.code:
         raise Unseen(f"the audit rules are not shown ({done.reason})")
     given = re.findall(r"(?:\bkey=|\s-k\s+)(\S+)", done.out)  # the two forms in which auditctl writes a rule
-    few = [f"{given.count(key)} of {wanted.count(key)} for {key}" for key in dict.fromkeys(wanted) if given.count(key) < wanted.count(key)]
-    return judge(not few, f"too few audit rules: {', '.join(few)}" if few else f"{len(wanted)} audit rules are in force")
+    few = [
+        f"{given.count(key)} of {wanted.count(key)} for {key}"
+        for key in dict.fromkeys(wanted)
+        if given.count(key) < wanted.count(key)
+    ]
+    return judge(
+        not few,
+        f"too few audit rules: {', '.join(few)}" if few else f"{len(wanted)} audit rules are in force",
+    )

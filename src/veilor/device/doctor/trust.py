@@ -10,14 +10,20 @@ from veilor.device import bootc, firstboot, state
 from veilor.device.doctor.look import Finding, Unseen, content, judge, read
 from veilor.device.run import DeviceError, at
 
-RULES = [f"{place}/polkit-1/rules.d" for place in ("/etc", "/run", "/usr/local/share", "/usr/share")]  # polkit's order at one name
+RULES = [
+    f"{place}/polkit-1/rules.d" for place in ("/etc", "/run", "/usr/local/share", "/usr/share")
+]  # polkit's order at one name
 FLOOR = "/usr/lib/veilor/channel-floor.json"
 
 
 def known() -> set[str]:
-    """Digests that a verified statement announced to this machine, as far as its own records still tell. Raises Unseen."""
+    """Digests that a verified statement announced to this machine, as far as its own records still tell.
+    Raises Unseen.
+    """
     try:
-        seen, health, first = (json.loads(read(path) or "{}") for path in (state.STATE, state.HEALTH, firstboot.STAMP))
+        seen, health, first = (
+            json.loads(read(path) or "{}") for path in (state.STATE, state.HEALTH, firstboot.STAMP)
+        )
         targets = [state.part(state.part(health, "armed"), "target"), *state.many(health, "healthy")]
         return {one.get("digest") for one in (state.part(seen, "channel"), first, *targets)} - {None}
     except (ValueError, RecursionError, TypeError, AttributeError):
@@ -25,7 +31,9 @@ def known() -> set[str]:
 
 
 def image_verified(product: Product) -> Finding:
-    """What runs is the product's image from its registry, fetched under the container policy (asked of bootc), and announced."""
+    """What runs is the product's image from its registry, fetched under the container policy (asked of
+    bootc), and announced.
+    """
     try:
         booted = bootc.status().booted
     except DeviceError as error:
@@ -35,7 +43,10 @@ def image_verified(product: Product) -> Finding:
     good = booted.follows(product.image_ref)
     seen = f"runs {booted.reference} from {booted.transport}, verified by {booted.signature or 'nothing'}"
     if good and booted.digest not in known():
-        raise Unseen(f"{seen}; but nothing here remembers that {booted.digest} was announced: it may have been fetched by hand")
+        raise Unseen(
+            f"{seen}; but nothing here remembers that {booted.digest} was announced: it may have been "
+            "fetched by hand"
+        )
     return judge(good, seen)
 
 
@@ -47,29 +58,48 @@ def policy_intact(product: Product) -> Finding:
 
 
 def keys_as_shipped(product: Product) -> Finding:
-    """The policy's keys are those that the image was made with: each has the hash that was written down then."""
+    """The policy's keys are those that the image was made with: each has the
+    hash that was written down then.
+    """
     paths = [path for some in policy.scopes(product).values() for path in some]
-    shipped = dict(reversed(line.split(maxsplit=1)) for line in (read(policy.SUMS) or "").splitlines() if " " in line)
+    shipped = dict(
+        reversed(line.split(maxsplit=1)) for line in (read(policy.SUMS) or "").splitlines() if " " in line
+    )
     other = [path for path in paths if shipped.get(path) != hashlib.sha256(content(path) or b"").hexdigest()]
-    return judge(not other, f"missing, or not as it was shipped: {', '.join(other)}" if other else
-                 f"{len(paths)} keys, each as it was shipped")
+    return judge(
+        not other,
+        f"missing, or not as it was shipped: {', '.join(other)}"
+        if other
+        else f"{len(paths)} keys, each as it was shipped",
+    )
 
 
 def asked_first(ours: list[str]) -> Finding:
-    """polkit asks our rules, the files OURS, before any other: it goes by name, and the first that answers decides."""
+    """polkit asks our rules, the files OURS, before any other: it goes by name, and the first that answers
+    decides.
+    """
     earlier, hidden = [], []
     for folder in RULES:
         try:
-            names = [name for name in sorted(os.listdir(at(folder))) if name.endswith(".rules") and name <= max(ours)]
+            names = [
+                name
+                for name in sorted(os.listdir(at(folder)))
+                if name.endswith(".rules") and name <= max(ours)
+            ]
             earlier += [f"{folder}/{name}" for name in names if folder != RULES[-1] or name not in ours]
         except FileNotFoundError:
             continue
         except OSError as error:
             hidden.append(f"{folder} ({error.strerror})")
-    gone = [name for name in ours if "return polkit.Result.AUTH_ADMIN;" not in (read(f"{RULES[-1]}/{name}") or "")]
+    gone = [
+        name for name in ours if "return polkit.Result.AUTH_ADMIN;" not in (read(f"{RULES[-1]}/{name}") or "")
+    ]
     if hidden and not earlier and not gone:
         raise Unseen(f"cannot be looked into: {', '.join(hidden)}")
-    wrong = [*(f"{path} is asked before them" for path in earlier), *(f"{name} asks for no password" for name in gone)]
+    wrong = [
+        *(f"{path} is asked before them" for path in earlier),
+        *(f"{name} asks for no password" for name in gone),
+    ]
     return judge(not wrong, "; ".join(wrong) or f"{' and '.join(ours)} are asked first")
 
 
@@ -81,4 +111,6 @@ def statement_remembered() -> Finding:
     except (ValueError, TypeError, LookupError, AttributeError):
         return judge(False, f"{FLOOR} or {state.STATE} cannot be understood")
     good = isinstance(seen, int) and isinstance(floor, int) and seen >= floor >= 0
-    return judge(good, f"statements below {max(seen, floor) if good else f'{seen!r} (floor {floor!r})'} are refused")
+    return judge(
+        good, f"statements below {max(seen, floor) if good else f'{seen!r} (floor {floor!r})'} are refused"
+    )
