@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -149,7 +150,36 @@ def links_to_nothing(root: Path, name: str) -> list[str]:
     return [link for link in found if not (root / name).parent.joinpath(link).exists()]
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+README_ELSEWHERE = {
+    "docs": "its first page is index.md",
+    "overlay": "whatever lies in it is shipped, so docs/DEVELOP.md describes it",
+}
+FOLDER_READMES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("*/README.md"))
+
+
+def folders_without_readme(root: Path) -> list[str]:
+    """The top folders of ROOT that git keeps, that say nowhere what they are."""
+    argv = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(argv, capture_output=True, check=True, timeout=60).stdout.decode().split("\0")
+    folders = {name.split("/")[0] for name in listed if "/" in name and not name.startswith(".")}
+    return sorted(
+        name for name in folders - set(README_ELSEWHERE) if not (root / name / "README.md").is_file()
+    )
+
+
+def test_each_top_folder_says_what_it_is():
+    assert folders_without_readme(ROOT) == []
+
+
+def test_a_top_folder_that_says_nothing_is_noticed(tmp_path):
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True, timeout=60)
+    for name in ("told/README.md", "silent/program.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    assert folders_without_readme(tmp_path) == ["silent"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *FOLDER_READMES])
 def test_the_repositorys_own_pages_link_to_files_that_are_there(name):
     assert links_to_nothing(ROOT, name) == []
 

@@ -191,7 +191,7 @@ def test_the_tag_moves_only_after_check_signature_and_gate(failing, last, tmp_pa
 
 def test_every_script_says_what_it_wants(tmp_path):
     for path in sorted((ROOT / "scripts").iterdir()):
-        if "want" in path.read_text():
+        if path.suffix != ".md" and "want" in path.read_text():
             done = subprocess.run(
                 [path], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
             )
