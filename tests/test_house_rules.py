@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# The limits count statements, not lines: whoever needs room for a plain name or a guard has it. What is there today
-# fills nine tenths. A limit that is reached asks whether the new code belongs there; it is raised here, with a reason.
+# The limits count statements, not lines: whoever needs room for a plain name or a guard has it. What is there
+# today fills nine tenths. A limit that is reached asks whether the new code belongs there; it is raised here,
+# with a reason.
 FILE_STATEMENTS = 350
 SHELL_LINES = 40
 BUDGETS = {  # statements by part
@@ -148,8 +149,9 @@ def statement_budgets(root: Path) -> list[str]:
         if total > limit:
             largest = ", ".join(sorted(files, key=lambda name: -files[name])[:3])
             over.append(
-                f"{part} has {total} statements, the limit is {limit} (largest: {largest}); move what belongs elsewhere, "
-                f"or raise the limit in BUDGETS of tests/test_house_rules.py and say why in the commit"
+                f"{part} has {total} statements, the limit is {limit} (largest: {largest}); move what "
+                "belongs elsewhere, or raise the limit in BUDGETS of tests/test_house_rules.py and say why "
+                "in the commit"
             )
     return over
 
@@ -160,12 +162,13 @@ def short_files(root: Path) -> list[str]:
     for name, text in texts(root):
         if is_python(name, text) and statements(text) > FILE_STATEMENTS:
             over.append(
-                f"{name} has {statements(text)} statements, the limit is {FILE_STATEMENTS}; give one of its nouns a "
-                "module of its own"
+                f"{name} has {statements(text)} statements, the limit is {FILE_STATEMENTS}; give one of its "
+                "nouns a module of its own"
             )
         if is_shell(name, text) and text.count("\n") > SHELL_LINES:
             over.append(
-                f"{name} has {text.count(chr(10))} lines, the limit for shell is {SHELL_LINES}; write the logic in Python"
+                f"{name} has {text.count(chr(10))} lines, the limit for shell is {SHELL_LINES}; write the "
+                "logic in Python"
             )
     return over
 
