@@ -199,7 +199,7 @@ def do_gate(args) -> int:
 
 
 def do_base(args) -> int:
-    from veilor.build.base import pin_base, pinned_base, verify_base
+    from veilor.build.base_pin import pin_base, pinned_base, verify_base
 
     if args.action == "pin":
         digest, new = pin_base(SOURCE_ROOT, run=runner(args), provenance=host_run)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from veilor.build.base import pin_base, pinned_base, verify_base
+from veilor.build.base_pin import pin_base, pinned_base, verify_base
 from veilor.build.errors import BuildError
 from veilor.build.readiness import PIN, read_pin
 
