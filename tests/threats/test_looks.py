@@ -14,7 +14,7 @@ from veilor.build import stage
 from veilor.core import claims, policy
 from veilor.core.product import load
 from veilor.device.doctor import disk, trust
-from veilor.device.doctor.look import Unseen
+from veilor.device.doctor.observation import Unseen
 
 sys.path.insert(0, str(Path(__file__).parent))
 from box import BOOTED, MODEL, ROOT

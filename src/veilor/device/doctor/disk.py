@@ -4,7 +4,7 @@ import os
 import stat
 from fnmatch import fnmatchcase
 
-from veilor.device.doctor.look import Finding, Unseen, judge, read
+from veilor.device.doctor.observation import Observation, Unseen, judge, read_text
 from veilor.device.run import at
 
 LUKS2 = "CRYPT-LUKS2-"  # how cryptsetup begins the device-mapper UUID of what it opened
@@ -15,7 +15,7 @@ def mounts() -> dict[str, tuple[str, str, str]]:
     the last.
     """
     found = {}
-    for line in (read("/proc/self/mountinfo") or "").splitlines():
+    for line in (read_text("/proc/self/mountinfo") or "").splitlines():
         fields = line.split()
         if "-" in fields[6:]:
             found[fields[4]] = (fields[2], fields[fields.index("-", 6) + 2], fields[5])
@@ -52,15 +52,15 @@ def in_luks(number: str, seen: int = 0) -> bool:
     folder = f"/sys/dev/block/{number}"
     if not at(folder).exists():
         raise Unseen(f"{folder} is not there")
-    if (read(f"{folder}/dm/uuid") or "").startswith(LUKS2):
+    if (read_text(f"{folder}/dm/uuid") or "").startswith(LUKS2):
         return True
     slaves = at(f"{folder}/slaves")
     below = sorted(slaves.iterdir()) if slaves.is_dir() else []
-    numbers = [read(f"{folder}/slaves/{path.name}/dev") or "" for path in below]
+    numbers = [read_text(f"{folder}/slaves/{path.name}/dev") or "" for path in below]
     return bool(numbers) and seen < 8 and all(in_luks(one, seen + 1) for one in numbers)
 
 
-def encrypted(paths: list[str]) -> Finding:
+def encrypted(paths: list[str]) -> Observation:
     """Each of PATHS lies on a disk that was opened from LUKS2."""
     bare = [path for path in paths if not in_luks(block_device(*holding(path)[:2]))]
     return judge(
@@ -68,11 +68,11 @@ def encrypted(paths: list[str]) -> Finding:
     )
 
 
-def swap_safe() -> Finding:
+def swap_safe() -> Observation:
     """Nothing of the memory is written to a disk in the clear: all swap is compressed memory, or lies in
     LUKS2.
     """
-    lines = [line.split() for line in (read("/proc/swaps") or "").splitlines()[1:]]
+    lines = [line.split() for line in (read_text("/proc/swaps") or "").splitlines()[1:]]
     bare = []
     for name, kind, *_ in lines:
         if os.path.basename(name).startswith("zram"):
@@ -89,7 +89,7 @@ def swap_safe() -> Finding:
     )
 
 
-def first_said(folder: str, want: dict[str, str]) -> Finding:
+def first_said(folder: str, want: dict[str, str]) -> Observation:
     """In the files *.conf of FOLDER, by name, what is said first of each word of WANT is its value: so sshd
     reads them.
     """
@@ -100,7 +100,7 @@ def first_said(folder: str, want: dict[str, str]) -> Finding:
     except OSError as error:
         raise Unseen(f"{folder} cannot be looked into ({error.strerror})") from None
     said: dict[str, str] = {}
-    for line in "\n".join(read(f"{folder}/{name}") or "" for name in names).splitlines():
+    for line in "\n".join(read_text(f"{folder}/{name}") or "" for name in names).splitlines():
         word, _, value = line.strip().partition(" ")
         said.setdefault(word.lower(), value.strip().lower())
     wrong = [
@@ -109,7 +109,7 @@ def first_said(folder: str, want: dict[str, str]) -> Finding:
     return judge(not wrong, "; ".join(wrong) or f"{folder} says what it should of {len(want)} words")
 
 
-def read_only(path: str) -> Finding:
+def read_only(path: str) -> Observation:
     """Nobody can write below PATH."""
     try:
         fixed = bool(os.statvfs(at(path)).f_flag & os.ST_RDONLY)
@@ -118,7 +118,7 @@ def read_only(path: str) -> Finding:
     return judge(fixed, f"{path} is {'read-only' if fixed else 'writable'}")
 
 
-def label(path: str, want: str) -> Finding:
+def label(path: str, want: str) -> Observation:
     """SELinux has the file at PATH down as of the type WANT, by which it knows whose domain a program lands
     in.
     """
@@ -129,7 +129,7 @@ def label(path: str, want: str) -> Finding:
     return judge(want in said.split(":"), f"SELinux has {path} down as {said}")
 
 
-def setuid(folders: list[str], upper: list[str], allowed: list[str]) -> Finding:
+def setuid(folders: list[str], upper: list[str], allowed: list[str]) -> Observation:
     """No file in FOLDERS, or up to three folders deep in those called UPPER, has a bit with which a program
     runs as another user than who starts it, but those ALLOWED (patterns). Deeper lie tens of thousands of
     files, and no package's programs."""

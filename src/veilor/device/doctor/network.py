@@ -1,6 +1,6 @@
 """Looks at the network: what listens, from the kernel's own tables."""
 
-from veilor.device.doctor.look import Finding, Unseen, judge, read
+from veilor.device.doctor.observation import Observation, Unseen, judge, read_text
 from veilor.device.doctor.services import call
 
 LISTEN = "0A"  # TCP_LISTEN in the kernel's tables
@@ -12,7 +12,7 @@ def sockets() -> list[tuple[str, str, int]]:
     """(protocol, local address in hex, port) of every socket that waits for strangers (proc_pid_net(5))."""
     found = []
     for table, state in (("tcp", LISTEN), ("tcp6", LISTEN), ("udp", UNCONNECTED), ("udp6", UNCONNECTED)):
-        text = read(f"/proc/net/{table}")
+        text = read_text(f"/proc/net/{table}")
         if text is None and table in ("tcp", "udp"):
             raise Unseen(f"/proc/net/{table} is not there")
         for line in (text or "").splitlines()[1:]:
@@ -34,7 +34,7 @@ def loopback(address: str) -> bool:
     )
 
 
-def listening(allowed: list[str]) -> Finding:
+def listening(allowed: list[str]) -> Observation:
     """Nothing waits for strangers but ALLOWED, as protocol/port."""
     found = sorted({f"{kind}/{port}" for kind, address, port in sockets() if not loopback(address)})
     extra = [one for one in found if one not in allowed]
@@ -46,9 +46,9 @@ def listening(allowed: list[str]) -> Finding:
     )
 
 
-def every_source(path: str, word: str) -> Finding:
+def every_source(path: str, word: str) -> Observation:
     """In chrony's configuration at PATH each time source (server or pool) carries WORD, and there is one."""
-    text = read(path)
+    text = read_text(path)
     if text is None:
         return judge(False, f"{path} is missing")
     sources = [
@@ -61,11 +61,11 @@ def every_source(path: str, word: str) -> Finding:
     )
 
 
-def says(path: str, lines: list[str]) -> Finding:
+def says(path: str, lines: list[str]) -> Observation:
     """chrony's configuration at PATH gives each of LINES (a word and its value), and nowhere another value
     for that word.
     """
-    given = [line.lower().split() for line in (read(path) or "").splitlines() if line.split()]
+    given = [line.lower().split() for line in (read_text(path) or "").splitlines() if line.split()]
     beside = [" ".join(words) for words in given if words[0] in ("include", "confdir")]
     wrong = []
     for word, value in (line.split() for line in lines):
@@ -80,7 +80,7 @@ def says(path: str, lines: list[str]) -> Finding:
     return judge(not wrong, "; ".join(wrong) or f"{path} says {' and '.join(lines)}")
 
 
-def zones(allowed: dict[str, list[str]]) -> Finding:
+def zones(allowed: dict[str, list[str]]) -> Observation:
     """Every interface and sender for which firewalld knows a zone is in one of ALLOWED: zone to what may be
     in it, if not all.
     """

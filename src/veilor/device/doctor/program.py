@@ -11,10 +11,10 @@ from veilor.core.claims import Check, Claim, Status
 from veilor.core.outcome import Code, Outcome
 from veilor.device import channel, tell
 from veilor.device.doctor import disk, kernel, network, services, trust
-from veilor.device.doctor.look import Finding, Unseen, not_applicable
+from veilor.device.doctor.observation import Observation, Unseen, not_applicable
 from veilor.device.run import DeviceError, at
 
-PLAIN: dict[str, Callable[..., Finding]] = {
+PLAIN: dict[str, Callable[..., Observation]] = {
     "sysctl": kernel.sysctl,
     "karg": kernel.karg,
     "no-karg": kernel.no_karg,
@@ -61,7 +61,7 @@ def load() -> tuple[Claim, ...]:
         ) from None
 
 
-def look(check: Check, units: services.Units) -> Finding:
+def look(check: Check, units: services.Units) -> Observation:
     """Make one CHECK; what goes wrong in the looking is UNKNOWN."""
     try:
         if check.when and not at(check.when).exists():
@@ -72,13 +72,13 @@ def look(check: Check, units: services.Units) -> Finding:
             return OF_THE_PRODUCT[check.kind](channel.product())
         return PLAIN[check.kind](**check.arguments)
     except Unseen as error:
-        return Finding(Status.UNKNOWN, str(error))
+        return Observation(Status.UNKNOWN, str(error))
     except DeviceError as error:
-        return Finding(Status.UNKNOWN, error.outcome.what)
+        return Observation(Status.UNKNOWN, error.outcome.what)
     except (
         Exception
     ) as error:  # a claim that cannot be looked at is unknown, and the others are still looked at
-        return Finding(
+        return Observation(
             Status.UNKNOWN, f"a fault in veilor-doctor itself ({type(error).__name__}: {str(error)[:120]})"
         )
 

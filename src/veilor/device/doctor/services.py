@@ -3,7 +3,7 @@
 import json
 import re
 
-from veilor.device.doctor.look import Finding, Unseen, judge, read
+from veilor.device.doctor.observation import Observation, Unseen, judge, read_text
 from veilor.device.run import DeviceError, run
 
 MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
@@ -58,14 +58,16 @@ class Units:
             raise Unseen(self.silence or f"systemd says nothing of {name}")
         return self.found[name]
 
-    def unit(self, name: str, active: str = "", load: list[str] = ()) -> Finding:
+    def unit(self, name: str, active: str = "", load: list[str] = ()) -> Observation:
         """The unit NAME is in the ACTIVE state and in one of the LOAD states, where they are given."""
         loaded, now = self.state(name)
         good = (not active or now == active) and (not load or loaded in load)
         return judge(good, f"{name} is {loaded} and {now}")
 
 
-def dbus_answer(service: str, path: str, interface: str, method: str, arguments: list[str], want) -> Finding:
+def dbus_answer(
+    service: str, path: str, interface: str, method: str, arguments: list[str], want
+) -> Observation:
     """The first value that a method answers is WANT."""
     answer = call(service, path, interface, method, *arguments)
     value = answer[0] if isinstance(answer, list) and answer else answer
@@ -75,11 +77,11 @@ def dbus_answer(service: str, path: str, interface: str, method: str, arguments:
     )
 
 
-def audited(rules: str) -> Finding:
+def audited(rules: str) -> Observation:
     """The kernel has been given as many audit rules under each key as the file RULES has, the image's own, or
     more.
     """
-    wanted = re.findall(r"^-[aw] .*(?:\bkey=|\s-k\s+)(\S+)", read(rules) or "", re.MULTILINE)
+    wanted = re.findall(r"^-[aw] .*(?:\bkey=|\s-k\s+)(\S+)", read_text(rules) or "", re.MULTILINE)
     if not wanted:
         raise Unseen(f"{rules} has no audit rule to hold them against")
     done = run(["auditctl", "-l"], timeout=TIMEOUT)

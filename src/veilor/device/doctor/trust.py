@@ -7,7 +7,7 @@ import os
 from veilor.core import policy
 from veilor.core.product import Product
 from veilor.device import bootc, firstboot, state
-from veilor.device.doctor.look import Finding, Unseen, content, judge, read
+from veilor.device.doctor.observation import Observation, Unseen, judge, read_bytes, read_text
 from veilor.device.run import DeviceError, at
 
 RULES = [
@@ -22,7 +22,7 @@ def known() -> set[str]:
     """
     try:
         seen, health, first = (
-            json.loads(read(path) or "{}") for path in (state.STATE, state.HEALTH, firstboot.STAMP)
+            json.loads(read_text(path) or "{}") for path in (state.STATE, state.HEALTH, firstboot.STAMP)
         )
         targets = [state.part(state.part(health, "armed"), "target"), *state.many(health, "healthy")]
         return {one.get("digest") for one in (state.part(seen, "channel"), first, *targets)} - {None}
@@ -30,7 +30,7 @@ def known() -> set[str]:
         raise Unseen("what this machine remembers of its releases cannot be understood") from None
 
 
-def image_verified(product: Product) -> Finding:
+def image_verified(product: Product) -> Observation:
     """What runs is the product's image from its registry, fetched under the container policy (asked of
     bootc), and announced.
     """
@@ -50,22 +50,26 @@ def image_verified(product: Product) -> Finding:
     return judge(good, seen)
 
 
-def policy_intact(product: Product) -> Finding:
+def policy_intact(product: Product) -> Observation:
     """The machine's container policy refuses by default and asks for our signatures."""
-    text = read("/etc/containers/policy.json")
+    text = read_text("/etc/containers/policy.json")
     found = ["there is no container policy"] if text is None else policy.problems(text, product)
     return judge(not found, "; ".join(found) or "nothing is taken but what our keys signed")
 
 
-def keys_as_shipped(product: Product) -> Finding:
+def keys_as_shipped(product: Product) -> Observation:
     """The policy's keys are those that the image was made with: each has the
     hash that was written down then.
     """
     paths = [path for some in policy.scopes(product).values() for path in some]
     shipped = dict(
-        reversed(line.split(maxsplit=1)) for line in (read(policy.SUMS) or "").splitlines() if " " in line
+        reversed(line.split(maxsplit=1))
+        for line in (read_text(policy.SUMS) or "").splitlines()
+        if " " in line
     )
-    other = [path for path in paths if shipped.get(path) != hashlib.sha256(content(path) or b"").hexdigest()]
+    other = [
+        path for path in paths if shipped.get(path) != hashlib.sha256(read_bytes(path) or b"").hexdigest()
+    ]
     return judge(
         not other,
         f"missing, or not as it was shipped: {', '.join(other)}"
@@ -74,7 +78,7 @@ def keys_as_shipped(product: Product) -> Finding:
     )
 
 
-def asked_first(ours: list[str]) -> Finding:
+def asked_first(ours: list[str]) -> Observation:
     """polkit asks our rules, the files OURS, before any other: it goes by name, and the first that answers
     decides.
     """
@@ -92,7 +96,9 @@ def asked_first(ours: list[str]) -> Finding:
         except OSError as error:
             hidden.append(f"{folder} ({error.strerror})")
     gone = [
-        name for name in ours if "return polkit.Result.AUTH_ADMIN;" not in (read(f"{RULES[-1]}/{name}") or "")
+        name
+        for name in ours
+        if "return polkit.Result.AUTH_ADMIN;" not in (read_text(f"{RULES[-1]}/{name}") or "")
     ]
     if hidden and not earlier and not gone:
         raise Unseen(f"cannot be looked into: {', '.join(hidden)}")
@@ -103,11 +109,11 @@ def asked_first(ours: list[str]) -> Finding:
     return judge(not wrong, "; ".join(wrong) or f"{' and '.join(ours)} are asked first")
 
 
-def statement_remembered() -> Finding:
+def statement_remembered() -> Observation:
     """The newest statement ever seen is no older than the image's floor, so an older one is refused."""
     try:
-        floor = json.loads(read(FLOOR) or "null")["sequence"]
-        seen = json.loads(read(state.STATE) or "{}").get("channel", {}).get("sequence", floor)
+        floor = json.loads(read_text(FLOOR) or "null")["sequence"]
+        seen = json.loads(read_text(state.STATE) or "{}").get("channel", {}).get("sequence", floor)
     except (ValueError, TypeError, LookupError, AttributeError):
         return judge(False, f"{FLOOR} or {state.STATE} cannot be understood")
     good = isinstance(seen, int) and isinstance(floor, int) and seen >= floor >= 0
