@@ -255,6 +255,18 @@ def declared_and_locked_agree(root: Path) -> list[str]:
     ]
 
 
+def ruff_reaches_every_program(root: Path) -> list[str]:
+    """A Python program whose name has no ending is named in pyproject.toml, or ruff passes it by."""
+    named = set(
+        tomllib.loads((root / "pyproject.toml").read_text())["tool"]["ruff"].get("extend-include", ())
+    )
+    programs = {name for name, text in texts(root) if is_python(name, text) and not name.endswith(".py")}
+    return [
+        f"{name} is missing in extend-include of [tool.ruff] in pyproject.toml, so ruff does not reach it"
+        for name in sorted(programs - named)
+    ]
+
+
 RULES: list[Callable[[Path], list[str]]] = [
     import_walls,
     statement_budgets,
@@ -265,6 +277,7 @@ RULES: list[Callable[[Path], list[str]]] = [
     no_private_keys,
     dependencies_have_reasons,
     declared_and_locked_agree,
+    ruff_reaches_every_program,
 ]
 
 
@@ -317,6 +330,10 @@ BROKEN = [
         {"requirements.lock": "ruff==1 \\\n    --hash=sha256:0\n", "pyproject.toml": PYPROJECT},
     ),
     (declared_and_locked_agree, {"requirements.lock": "jinja2==1\n", "pyproject.toml": PYPROJECT}),
+    (
+        ruff_reaches_every_program,
+        {"a": "#!/usr/bin/python3 -I\n", "pyproject.toml": "[tool.ruff]\nextend-include = ['b']\n"},
+    ),
 ]
 
 
