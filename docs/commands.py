@@ -20,8 +20,18 @@ MACHINE = f"""# Commands on the machine
 
 {NOTE}
 
-What veilor-os adds to an installed machine. Each program ends with one line: what happened, what it means, what to do
-next. With `--json` it answers with one JSON object instead, which a front end can rely on.
+Every program that veilor-os adds to an installed machine, with all its arguments. What they are for in daily life
+stands in [daily use](USE.md).
+
+Each program ends with one line: what happened, what it means, what to do next. With `--json` it answers with one JSON
+object instead, which a front end can rely on; its schema lies in `/usr/share/veilor/schema`. There lie also the schemas
+`progress` (one line each on standard error during `veilor-update --json`) and `notice` (`/run/veilor/notice.json`, what
+the person should know).
+
+They run as root, by `run0` or `sudo`. Without root there are `veilor-firstboot-rebase --status` and `veilor-doctor`, which
+then leaves more claims UNKNOWN. Who sits at the machine also has, through units that polkit guards
+(`11-veilor-ask.rules`), `veilor-status` and `veilor-update` (also with `--check` or `--now`) without a password, and
+`veilor-rollback --yes` with an administrator's password.
 """  # noqa: E501
 DEVELOPER = f"""# The veilor command
 

@@ -14,14 +14,12 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 PRODUCT = tomllib.loads((ROOT / "product.toml").read_text())
 HOME = PRODUCT["urls"]["home"]
-ELSEWHERE = {
-    "FIRST-CHANGE": "CONTRIBUTING.md"
-}  # pages of the site whose text lies at another place of the repository
+TOP = ["CONTRIBUTING"]  # pages of the site that lie at the top of the repository, where GitHub looks for them
 
 NAV = {
-    "Use it": ["INSTALL", "USE", "TRUST", "RECOVERY", "THREAT-MODEL", "PROGRAMS", "COMMANDS"],
+    "Use it": ["INSTALL", "USE", "TRUST", "RECOVERY", "THREAT-MODEL", "COMMANDS"],
     "Work on it": [
-        "FIRST-CHANGE",
+        "CONTRIBUTING",
         "DEVELOP",
         "REHEARSE",
         "VERIFIED",
@@ -89,7 +87,7 @@ def navigation() -> str:
     others = sorted(path.stem for path in DOCS.glob("*.md") if path.stem not in known | {"index"})
     parts = []
     for caption, pages in {**NAV, "More": others}.items():
-        there = [page for page in pages if (DOCS / f"{page}.md").exists()]
+        there = [page for page in pages if ((ROOT if page in TOP else DOCS) / f"{page}.md").exists()]
         if there:
             parts.append(
                 "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *there, "```", ""])
@@ -103,27 +101,36 @@ def lead_outside(text: str, folder: str) -> str:
 
     A link to nothing is left as it is, so that the strict build names it.
     """
-    pages = {path: f"{page}.md" for page, path in ELSEWHERE.items()}
 
     def turn(found: re.Match) -> str:
         target, anchor = found[1], found[2] or ""
         path = os.path.normpath(Path(folder, target))
-        if path in pages:
-            path = f"docs/{pages[path]}"
-        if path.startswith("docs/"):
-            return f"]({os.path.relpath(path, folder or 'docs')}{anchor})"
+        if path.startswith("docs/") or path.removesuffix(".md") in TOP:
+            return f"]({os.path.relpath(path, folder or '.')}{anchor})"
         kind = "tree" if (ROOT / path).is_dir() else "blob"
         return f"]({HOME}/{kind}/main/{path}{anchor})" if (ROOT / path).exists() else f"](missing/{path})"
 
     return re.sub(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)", turn, text)
 
 
+def add_pages_of_the_top(app, env, docnames: list[str]) -> None:
+    """Sphinx's event: the pages of docs/ were found, and DOCNAMES are to be read. Adds those of TOP.
+
+    Sphinx has no public way to take a page from outside its folder, so its tables of paths are extended.
+    """
+    for page in TOP:
+        path = ROOT / f"{page}.md"
+        if path.exists():
+            docnames.append(page)
+            env.project.docnames.add(page)
+            env.project._docname_to_path[page] = Path("..", path.name)
+            env.project._path_to_docname[path] = page
+
+
 def read(app, docname: str, source: list[str]) -> None:
     """Sphinx's event: the text of DOCNAME was read."""
-    if docname in ELSEWHERE:
-        source[0] = lead_outside((ROOT / ELSEWHERE[docname]).read_text(), "")
-    else:
-        source[0] = lead_outside(source[0], str(Path("docs", docname).parent))
+    folder = "" if docname in TOP else str(Path("docs", docname).parent)
+    source[0] = lead_outside(source[0], folder)
     if docname == "index":
         source[0] += navigation()
     if docname == "DECISIONS":
@@ -131,6 +138,7 @@ def read(app, docname: str, source: list[str]) -> None:
 
 
 def setup(app) -> dict:
+    app.connect("env-before-read-docs", add_pages_of_the_top)
     app.connect("source-read", read)
     app.connect("build-finished", paint)
     return {"parallel_read_safe": True}

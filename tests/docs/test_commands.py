@@ -40,6 +40,18 @@ def test_a_page_that_lost_a_word_or_is_missing_is_noticed(tmp_path, name):
     assert commands.stale(tmp_path) == [name]
 
 
+def test_a_table_of_findings_that_says_something_else_is_noticed(tmp_path):
+    for page, make in commands.PAGES.items():
+        (tmp_path / page).write_text(make())
+    assert commands.stale(tmp_path) == []
+    page = tmp_path / "COMMANDS.md"
+    assert "\n  metered    ask      goes on     3  NetworkManager says" in page.read_text()
+    page.write_text(page.read_text().replace("\n  metered ", "\n  meters  "))
+    assert commands.stale(tmp_path) == ["COMMANDS.md"]
+    page.write_text("# nothing\n")
+    assert commands.stale(tmp_path) == ["COMMANDS.md"]
+
+
 def test_each_launcher_on_the_machine_has_its_chapter():
     launchers = {path.name for path in (ROOT / "overlay/usr/bin").glob("veilor-*")}
     assert launchers and launchers <= set(re.findall(r"^## (veilor-\S+)$", commands.machine_page(), re.M))

@@ -55,6 +55,7 @@ def test_each_page_is_there_and_in_the_navigation(site):
         assert any(path.as_posix().endswith(f"/site/{name}") for path in site), name
         if source.parent == ROOT / "docs":
             assert name == "index.html" or name in index.links, name
+    assert "CONTRIBUTING.html" in index.links  # it lies at the top of the repository
 
 
 def test_every_link_within_the_site_leads_somewhere(site):
@@ -98,7 +99,7 @@ def test_the_search_finds_a_word_of_a_page(site):
 def small(tmp_path):
     """A site of one page that builds."""
     (tmp_path / "docs/_static").mkdir(parents=True)
-    for name in ("product.toml", "CONTRIBUTING.md", "docs/conf.py", "docs/_static/site.css"):
+    for name in ("product.toml", "docs/conf.py", "docs/_static/site.css"):
         shutil.copyfile(ROOT / name, tmp_path / name)
     (tmp_path / "docs/index.md").write_text(
         "# Site\n\n## Part\n\n[part](#part) and [facts](../product.toml)\n"
@@ -110,6 +111,19 @@ def test_a_link_out_of_the_pages_leads_to_the_repository(small, build):
     done = build(small / "docs", small / "site")
     assert done.returncode == 0, done.stderr
     assert re.search(r'href="https://[^"]*/blob/main/product.toml"', (small / "site/index.html").read_text())
+
+
+def test_a_page_at_the_top_is_a_page_of_the_site_and_linked_both_ways(small, build):
+    (small / "CONTRIBUTING.md").write_text(
+        "# Contribute\n\n[facts](product.toml), [start](docs/index.md#part)\n"
+    )
+    with (small / "docs/index.md").open("a") as page:
+        page.write("\n[how](../CONTRIBUTING.md)\n")
+    done = build(small / "docs", small / "site")
+    assert done.returncode == 0, done.stderr
+    assert "CONTRIBUTING.html" in Page(small / "site/index.html").links
+    links = Page(small / "site/CONTRIBUTING.html").links
+    assert "index.html#part" in links and any(link.endswith("/blob/main/product.toml") for link in links)
 
 
 def test_links_to_nothing_fail_the_build_and_are_named(small, build):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from veilor.build import threat_page
 from veilor.build.errors import BuildError
-from veilor.core.preflight import rows
 
 STAND_INS = "src/veilor/lab/stand_ins.toml"
 VERIFIED = "docs/VERIFIED.md"
@@ -43,25 +42,6 @@ def verified_page(source_root: Path) -> str:
     return HEAD.format(seen=SOME if any(entry.get("seen") for entry in entries) else NONE) + "".join(rows)
 
 
-PROGRAMS = "docs/PROGRAMS.md"
-MARKS = (
-    "<!-- findings: generated from src/veilor/core/preflight.py by `make docs` -->\n",
-    "<!-- end of findings -->\n",
-)
-
-
-def programs_page(text: str) -> str:
-    """docs/PROGRAMS.md, now TEXT, with its table of findings as the programs have it. Raises BuildError
-    without its marks.
-    """
-    first, last = text.find(MARKS[0]), text.find(MARKS[1])
-    if not 0 <= first < last:
-        raise BuildError(f"{PROGRAMS} has lost the two marks around its table of findings; put them back")
-    table = "| finding | when | then | with `--now` | exit |\n|---|---|---|---|---|\n"
-    table += "".join(f"| {' | '.join(row)} |\n" for row in rows())
-    return text[: first + len(MARKS[0])] + table + text[last:]
-
-
 DECISIONS = "docs/DECISIONS.md"
 RECORDS = ("<!-- records: generated from docs/decisions by `make docs` -->\n", "<!-- end of records -->\n")
 
@@ -90,7 +70,6 @@ def decisions_page(source_root: Path) -> str:
 def write_pages(source_root: Path) -> None:
     """Write the generated pages anew."""
     (source_root / VERIFIED).write_text(verified_page(source_root))
-    (source_root / PROGRAMS).write_text(programs_page((source_root / PROGRAMS).read_text()))
     (source_root / DECISIONS).write_text(decisions_page(source_root))
     (source_root / threat_page.PAGE).write_text(threat_page.page(source_root))
 
@@ -100,10 +79,6 @@ def check_pages(source_root: Path) -> None:
     if (source_root / VERIFIED).read_text() != verified_page(source_root):
         raise BuildError(
             f"{VERIFIED} does not say what {STAND_INS} says; write it anew with `make docs` and commit it"
-        )
-    if (source_root / PROGRAMS).read_text() != programs_page((source_root / PROGRAMS).read_text()):
-        raise BuildError(
-            f"{PROGRAMS} does not say what the programs do; write it anew with `make docs` and commit it"
         )
     if (source_root / DECISIONS).read_text() != decisions_page(source_root):
         raise BuildError(
