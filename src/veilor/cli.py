@@ -35,7 +35,7 @@ BUILD_FUNCTIONS = {
     "make_statement": "channel",
     "publish": "channel",
     "read_medium": "iso",
-    "snapshot": "threat_results",
+    "snapshot": "threats.results",
 }
 
 
@@ -225,7 +225,7 @@ def do_check(args) -> int:
 
 
 def do_threats(args) -> int:
-    from veilor.build.threat_command import run
+    from veilor.build.threats.command import run
 
     return run(args, SOURCE_ROOT)
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from veilor.build import attest, threat_results, threats
+from veilor.build import attest
 from veilor.build.errors import BuildError
 from veilor.build.gate import pass_gate
 from veilor.build.stage import stage, tree_digest
+from veilor.build.threats import results
+from veilor.build.threats.model import load_model
 from veilor.core import claims
 from veilor.device import shown
 from veilor.lab import images
@@ -115,7 +117,7 @@ def released(bench, tmp_path):  # noqa: F811  # noqa: F811
 @pytest.fixture
 def recorded(monkeypatch):
     """Results as a rehearsal of this very tree would have left them; one is of another tree, one stale."""
-    said = threat_results.snapshot(ROOT)
+    said = results.snapshot(ROOT)
     row = {
         "layer": "attack",
         "run": "attacks:programs",
@@ -133,7 +135,7 @@ def recorded(monkeypatch):
     ]
     rows[0]["fails"] = {"verdict": "PASS", "proof": rows[0]["proof"]}
     rows[1]["verdict"], rows[2]["tree"], rows[3]["proof"] = "OS_FAULT", "sha256:" + "0" * 64, "stale"
-    monkeypatch.setattr(threat_results, "load", lambda root: rows)
+    monkeypatch.setattr(results, "load_results", lambda root: rows)
     return said["tree"]
 
 
@@ -144,7 +146,7 @@ def test_what_was_shown_of_an_image_and_of_its_tree_stands_apart_and_arrives_ver
     tmp_path,
 ):
     digest, counts = released()
-    of_image = {claim.id for claim in threats.load(ROOT).claims if attest.of_image(claim)} - {
+    of_image = {claim.id for claim in load_model(ROOT).claims if attest.of_image(claim)} - {
         "laptop.encrypted",
         "laptop.no-second-copy",
     }

@@ -6,13 +6,14 @@ import json
 import sys
 from pathlib import Path
 
-from veilor.build import stage, threats
+from veilor.build import stage
+from veilor.build.threats.model import load_model, render_claims
 from veilor.core import claims, policy
 from veilor.core.product import load
 from veilor.device import main as programs
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = threats.load(ROOT)
+MODEL = load_model(ROOT)
 REF = load(ROOT / "product.toml").image_ref
 BOOTED = {
     "image": {
@@ -68,7 +69,7 @@ class Box:
     def make_good(self) -> None:
         """Everything that MODEL's boot checks ask for."""
         product = load(ROOT / "product.toml")
-        self.put(claims.PATH, threats.shipped(MODEL))
+        self.put(claims.PATH, render_claims(MODEL))
         self.put("/usr/lib/veilor/product.toml", (ROOT / "product.toml").read_text())
         self.put("/usr/lib/veilor/channel-floor.json", '{"schema": 1, "sequence": 3}')
         self.put(

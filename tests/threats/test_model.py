@@ -10,19 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from veilor.build import threat_page, threat_proof, threat_results, threat_rules, threats
 from veilor.build.check.threats import check_threats
 from veilor.build.errors import BuildError
-from veilor.build.threats import ImageCheck, Trial
+from veilor.build.threats import page, proof, results, rules
+from veilor.build.threats.kinds.registry import Kind
+from veilor.build.threats.model import ImageCheck, Model, Trial, load_model, render_claims
 from veilor.core import claims
 from veilor.lab.sabotage import SABOTAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = threats.load(ROOT)
+MODEL = load_model(ROOT)
 
 
 def test_the_model_keeps_its_rules():
-    assert threat_rules.problems(ROOT, MODEL, SABOTAGES, date(2100, 1, 1)) == []
+    assert rules.problems(ROOT, MODEL, SABOTAGES, date(2100, 1, 1)) == []
 
 
 def test_nine_adversaries_are_in_scope_and_nine_out_each_with_a_better_tool():
@@ -32,19 +33,19 @@ def test_nine_adversaries_are_in_scope_and_nine_out_each_with_a_better_tool():
 
 @pytest.fixture(scope="module")
 def subject():
-    with threat_proof.staged(ROOT) as made:
+    with proof.staged(ROOT) as made:
         yield made
 
 
 def test_the_staged_tree_keeps_every_image_check_and_each_check_fails_without_its_control(subject):
-    tried, blind = threat_proof.mutate(MODEL, subject)
+    tried, blind = proof.mutate(MODEL, subject)
     assert blind == []
     assert {check.id for claim in MODEL.claims for check in claim.image if not check.built} <= {
         one.rsplit(": ", 1)[0] for one in tried
     }
 
 
-def changed(name: str, **fields) -> threats.Model:
+def changed(name: str, **fields) -> Model:
     """MODEL with other FIELDS in the claim NAME."""
     return replace(
         MODEL,
@@ -66,18 +67,16 @@ def test_a_blind_check_and_a_control_that_no_check_sees_are_found(subject, monke
         changed("local.ptrace", image=(), controls=("overlay/usr/lib/sysctl.d/60-veilor.conf",)), costs=()
     )
     blind = replace(blind, adversaries=tuple(one for one in blind.adversaries if one.id == only[0].id))
-    assert threat_proof.mutate(blind, subject)[1] == [
+    assert proof.mutate(blind, subject)[1] == [
         "local.ptrace: without overlay/usr/lib/sysctl.d/60-veilor.conf"
     ]
     lying = changed(
         "local.ptrace", image=(ImageCheck("x", "sysctl", {"key": "kernel.yama.ptrace_scope", "want": "1"}),)
     )
     with pytest.raises(BuildError, match="does not keep its claims"):
-        threat_proof.mutate(lying, subject)
-    monkeypatch.setitem(
-        threat_proof.KINDS, "sysctl", (lambda *_, **__: None, threat_proof.KINDS["sysctl"][1])
-    )
-    assert len(threat_proof.mutate(blind, subject)[1]) > 10, (
+        proof.mutate(lying, subject)
+    monkeypatch.setitem(proof.KINDS, "sysctl", Kind(lambda *_, **__: None, proof.KINDS["sysctl"].mutations))
+    assert len(proof.mutate(blind, subject)[1]) > 10, (
         "a look that never complains is found by each of its mutations"
     )
 
@@ -99,7 +98,7 @@ def test_a_sabotage_of_the_rehearsal_is_seen_in_the_image_too_unless_it_is_in_ou
         path.is_file() and path.read_bytes() != (subject.tree / path.relative_to(spoilt.tree)).read_bytes()
         for path in (spoilt.tree / APP).rglob("*.py")
     )
-    assert any(threat_proof.complaints(MODEL, spoilt).values()) != in_code
+    assert any(proof.image_problems(MODEL, spoilt).values()) != in_code
 
 
 def test_veilor_check_names_what_breaks_the_model(clone):
@@ -134,7 +133,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("fields", "said"), BROKEN, ids=[str(number) for number in range(len(BROKEN))])
 def test_a_broken_claim_is_named(fields, said):
-    found = threat_rules.problems(ROOT, changed("local.ptrace", **fields), SABOTAGES, date(2100, 1, 1))
+    found = rules.problems(ROOT, changed("local.ptrace", **fields), SABOTAGES, date(2100, 1, 1))
     assert found and (said is None or any(said in one for one in found)), found
 
 
@@ -150,14 +149,14 @@ def clone(tmp_path):
 
 
 def test_what_lies_in_the_overlay_is_named_by_a_claim_or_excused(clone):
-    assert threat_rules.problems(clone, threats.load(clone), SABOTAGES) == []
+    assert rules.problems(clone, load_model(clone), SABOTAGES) == []
     (clone / "overlay/etc/new.conf").write_text("x")
     with (clone / "overlay/usr/lib/sysctl.d/60-veilor.conf").open("a") as file:
         file.write("kernel.new = 1\n")
     kargs = clone / "overlay/usr/lib/bootc/kargs.d/10-veilor.toml"
     kargs.write_text(kargs.read_text().replace("kargs = [", 'kargs = ["new=1",'))
     (clone / "overlay/etc/motd.d/.gitkeep").unlink()
-    found = threat_rules.problems(clone, threats.load(clone), SABOTAGES)
+    found = rules.problems(clone, load_model(clone), SABOTAGES)
     assert [one.split(":")[0] + one[one.index(":") :][:18] for one in found] and len(found) == 4
     for said in (
         "overlay/etc/new.conf: no claim",
@@ -186,7 +185,7 @@ def test_what_lies_in_the_overlay_is_named_by_a_claim_or_excused(clone):
 def test_a_new_line_in_a_file_of_settings_needs_a_claim_or_a_reason(clone, name, line):
     with (clone / "overlay" / name).open("a") as file:
         file.write(line + "\n")
-    assert threat_rules.problems(clone, threats.load(clone), SABOTAGES) == [
+    assert rules.problems(clone, load_model(clone), SABOTAGES) == [
         f"overlay/{name}#{line}: no claim names it, and threats/excused.toml gives no reason"
     ]
 
@@ -194,13 +193,13 @@ def test_a_new_line_in_a_file_of_settings_needs_a_claim_or_a_reason(clone, name,
 def test_a_line_that_is_claimed_in_one_file_is_not_claimed_in_another(clone):
     with (clone / "overlay/etc/firewalld/firewalld.conf").open("a") as file:
         file.write("port 0\n")
-    assert len(threat_rules.problems(clone, threats.load(clone), SABOTAGES)) == 1
+    assert len(rules.problems(clone, load_model(clone), SABOTAGES)) == 1
 
 
 def test_a_phase_of_the_attacks_that_no_claim_names_is_found(clone):
     with (clone / "scenarios/attacks.py").open("a") as file:
         file.write('\n\n@phase("new", "New")\ndef new(life, checks):\n    pass\n')
-    assert threat_rules.problems(clone, threats.load(clone), SABOTAGES) == [
+    assert rules.problems(clone, load_model(clone), SABOTAGES) == [
         "attacks:new: this phase checks something that no claim says"
     ]
 
@@ -219,7 +218,7 @@ def test_a_file_that_breaks_the_schema_is_named_with_the_place(clone, old, new, 
     path = clone / "threats/usb.toml"
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(BuildError, match="usb.toml") as error:
-        threats.load(clone)
+        load_model(clone)
     assert said in str(error.value) and "\n" not in str(error.value)[:200]
 
 
@@ -236,7 +235,7 @@ def report(clone: Path, **changes) -> Path:
         "started": "2099-01-01T20:00:00Z",
         "base": "x",
         "stand_ins": ["base-system"],
-        "source": threat_results.snapshot(clone),
+        "source": results.snapshot(clone),
     }
     data |= {
         "phases": [
@@ -272,19 +271,19 @@ def report(clone: Path, **changes) -> Path:
 @pytest.fixture
 def cell(clone):
     by_id = {claim.id: claim for claim in MODEL.claims}
-    return lambda name, layer: threat_results.cell(
-        clone, threats.load(clone), threat_results.load(clone), by_id[name], layer
+    return lambda name, layer: results.cell(
+        clone, load_model(clone), results.load_results(clone), by_id[name], layer
     )
 
 
 @pytest.fixture
 def clean(clone):
-    (clone / threat_results.RESULTS).unlink(missing_ok=True)
+    (clone / results.RESULTS).unlink(missing_ok=True)
     return clone
 
 
 def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_checks(clean, cell):
-    threat_results.record(clean, threats.load(clean), report(clean))
+    results.record(clean, load_model(clean), report(clean))
     assert cell("local.ptrace", "attack") == "PASS, fails without (stand-in, 2099-01-01)"
     assert cell("local.ptrace", "boot") == "PASS, not yet seen to fail (stand-in, 2099-01-01)"
     assert cell("local.links", "attack") == "OS_FAULT (2099-01-01)"
@@ -294,13 +293,13 @@ def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_che
         "a phase that has no check of a claim shows nothing of it"
     )
     assert cell("laptop.encrypted", "attack") == "NOT_RUN" and cell("laptop.asleep", "attack") == ""
-    assert "no module" in "".join(threat_page.not_run(clean, MODEL, threat_results.load(clean)))
-    threat_results.record(clean, MODEL, report(clean))
-    assert len({json.dumps(one) for one in threat_results.load(clean)}) == len(threat_results.load(clean))
+    assert "no module" in "".join(page.not_run(clean, MODEL, results.load_results(clean)))
+    results.record(clean, MODEL, report(clean))
+    assert len({json.dumps(one) for one in results.load_results(clean)}) == len(results.load_results(clean))
     left_out = [
         {"name": name, "verdict": "NOT_RUN", "carried": "", "checks": []} for name in ("programs", "doctor")
     ]
-    threat_results.record(clean, MODEL, report(clean, phases=left_out))
+    results.record(clean, MODEL, report(clean, phases=left_out))
     assert cell("local.ptrace", "attack") == "PASS, fails without (stand-in, 2099-01-01)", (
         "a phase left out takes nothing away"
     )
@@ -318,7 +317,7 @@ def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_che
         assert cell("local.ptrace", layer) == "NOT_RUN (stale: PASS on 2099-01-01)", path
         (clean / path).write_text(before)
     assert "no module" not in "".join(
-        threat_page.not_run(clean, changed("local.modules", controls=()), threat_results.load(clean))
+        page.not_run(clean, changed("local.modules", controls=()), results.load_results(clean))
     )
 
 
@@ -328,25 +327,25 @@ def test_a_phase_stands_on_the_helpers_that_it_uses_and_on_no_others():
         '@phase("one", "t")\ndef one(life, checks):\n    near()\n\n@phase("two", "t")\ndef two(life, '
         "checks):\n    B\n"
     )
-    before = threat_results.phases_in(text)
+    before = results.phases_in(text)
     assert set(before) == {"one", "two"}
     for old, new, moved in (
         ("A = 1", "A = 3", {"one"}),
         ("B = 2", "B = 3", {"two"}),
         ("return far()", "return  far()", {"one"}),
     ):
-        after = threat_results.phases_in(text.replace(old, new))
+        after = results.phases_in(text.replace(old, new))
         assert {name for name in before if before[name] != after[name]} == moved
 
 
 def test_a_sabotaged_run_shows_only_that_a_check_can_fail(clean, cell):
     phase = {"name": "bad-update", "verdict": "PASS", "carried": "", "checks": []}
-    threat_results.record(clean, MODEL, report(clean, scenario="life", phases=[phase]))
+    results.record(clean, MODEL, report(clean, scenario="life", phases=[phase]))
     assert cell("supply.bad-release", "attack") == "PASS, not yet seen to fail (stand-in, 2099-01-01)"
     spoilt = {"scenario": "life", "sabotage": "health-check-missing", "noticed": True}
-    threat_results.record(clean, MODEL, report(clean, **spoilt))
+    results.record(clean, MODEL, report(clean, **spoilt))
     assert cell("supply.bad-release", "attack") == "PASS, fails without (stand-in, 2099-01-01)"
-    threat_results.record(clean, MODEL, report(clean, **spoilt | {"noticed": False}))
+    results.record(clean, MODEL, report(clean, **spoilt | {"noticed": False}))
     assert cell("supply.bad-release", "attack") == "PASS, not yet seen to fail (stand-in, 2099-01-01)"
     assert cell("local.ptrace", "attack") == "NOT_RUN", "nothing but the claims that name the sabotage"
 
@@ -369,39 +368,39 @@ def test_a_damaged_or_unfinished_report_or_one_of_changed_sources_is_not_taken(c
         {"sabotage": "health-check-missing"},
     ):
         with pytest.raises(BuildError):
-            threat_results.record(clean, MODEL, report(clean, **changes))
+            results.record(clean, MODEL, report(clean, **changes))
     with pytest.raises(BuildError):
-        threat_results.record(clean, MODEL, clean / "missing.json")
-    assert not (clean / threat_results.RESULTS).exists()
+        results.record(clean, MODEL, clean / "missing.json")
+    assert not (clean / results.RESULTS).exists()
 
 
 def test_a_result_that_no_claim_names_any_more_goes_at_the_next_record(clean):
-    threat_results.record(clean, MODEL, report(clean))
-    path = clean / threat_results.RESULTS
+    results.record(clean, MODEL, report(clean))
+    path = clean / results.RESULTS
     data = json.loads(path.read_text())
     before = len(data["results"])
     data["results"].append({**data["results"][0], "run": "attacks:gone"})
     path.write_text(json.dumps(data))
-    threat_results.record(clean, MODEL, report(clean))
-    assert len(threat_results.load(clean)) == before
+    results.record(clean, MODEL, report(clean))
+    assert len(results.load_results(clean)) == before
 
 
 @pytest.mark.parametrize(
     "text", ["[]", '{"results": 1}', '{"results": [1]}', '{"results": [{"claim": "local.ptrace"}]}']
 )
 def test_results_of_another_form_are_named(clean, text):
-    (clean / threat_results.RESULTS).write_text(text)
+    (clean / results.RESULTS).write_text(text)
     with pytest.raises(BuildError, match="results.json cannot be used .*record anew"):
-        threat_results.load(clean)
+        results.load_results(clean)
 
 
 def test_a_scenario_that_cannot_be_read_is_named(clean):
     (clean / "scenarios/broken.py").write_text("def (")
     with pytest.raises(BuildError, match="broken.py is no scenario that can be read"):
-        threat_results.snapshot(clean)
+        results.snapshot(clean)
 
 
-def unfounded(model: threats.Model):
+def unfounded(model: Model):
     """Sources of the comparison that name nothing: of our own cells a claim, a path or a command; of others'
     no list of search hits.
     """
@@ -438,7 +437,7 @@ def test_a_source_that_names_nothing_is_found(system, source):
 
 
 def test_the_page_is_what_its_source_says_and_no_cell_of_the_comparison_is_without_source():
-    assert (ROOT / threat_page.PAGE).read_text() == threat_page.page(ROOT)
+    assert (ROOT / page.PAGE).read_text() == page.page(ROOT)
     for axis in MODEL.compared["axis"]:
         assert axis["best"] and axis["cells"]["veilor-os"]
         for system, (text, source, when) in axis["cells"].items():
@@ -463,16 +462,16 @@ def test_what_is_stale_is_neither_shown_nor_wrong():
         "NOT_RUN (stale: OS_FAULT on 2099-01-01)",
         "LAB_FAULT (2099-01-01)",
     )
-    assert threat_page.count([shown, stale, wrong, f"{stale}, {wrong}", f"{stale}, {shown}"]) == (1, 2, 2)
-    assert threat_page.count([stale, "NOT_RUN (stale: LAB_FAULT on 2099-01-01)"]) == (0, 0, 0)
+    assert page.count([shown, stale, wrong, f"{stale}, {wrong}", f"{stale}, {shown}"]) == (1, 2, 2)
+    assert page.count([stale, "NOT_RUN (stale: LAB_FAULT on 2099-01-01)"]) == (0, 0, 0)
 
 
 def test_what_comes_before_the_tables_is_read_in_ten_minutes():
-    assert len(threat_page.page(ROOT).split("## Every claim")[0].split()) < 2500, "at 250 words a minute"
+    assert len(page.page(ROOT).split("## Every claim")[0].split()) < 2500, "at 250 words a minute"
 
 
 def test_the_shipped_claims_are_those_of_the_model():
-    shipped = claims.parse(threats.shipped(MODEL))
+    shipped = claims.parse(render_claims(MODEL))
     assert [(one.id, one.state, len(one.checks)) for one in shipped] == [
         (one.id, one.state, len(one.boot)) for one in MODEL.claims
     ]

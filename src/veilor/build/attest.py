@@ -21,11 +21,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from veilor.build import threat_proof, threat_results, threats
 from veilor.build.errors import BuildError
 from veilor.build.sign import TIMEOUT, old_format, registry_setting, sign_image
 from veilor.build.stage import stage, tree_digest
-from veilor.build.threat_checks import Subject
+from veilor.build.threats import results as recorded
+from veilor.build.threats.kinds.subject import Subject
+from veilor.build.threats.model import Claim, ImageCheck, load_model
+from veilor.build.threats.proof import image_problem
 from veilor.core.claims import PREDICATE
 from veilor.core.product import load
 
@@ -100,7 +102,7 @@ def lay(dest: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         path.chmod(member.mode | 0o600)
 
 
-def of_image(claim: threats.Claim) -> list[threats.ImageCheck]:
+def of_image(claim: Claim) -> list[ImageCheck]:
     """The image checks of CLAIM that look at an image's files, and not at what the repository has beside
     them.
     """
@@ -114,12 +116,12 @@ def of_image(claim: threats.Claim) -> list[threats.ImageCheck]:
 def on_image(source_root: Path, files: Path, when: str) -> list[dict]:
     """The results of every image check that looks at FILES, an image's: one for each claim. Raises BuildError
     when a claim is not kept: such an image is not to be released."""
-    model, found = threats.load(source_root), []
+    model, found = load_model(source_root), []
     subject = Subject(files, source_root)
     for claim in model.claims:
         checks = of_image(claim)
         for check in checks:
-            wrong = threat_proof.complaint(subject, check)
+            wrong = image_problem(subject, check)
             if wrong:
                 raise BuildError(f"the image does not keep {claim.id} ({wrong}); nothing was attached")
         if checks:
@@ -139,15 +141,15 @@ def on_tree(source_root: Path) -> tuple[str, list[dict]]:
     """The staged tree's digest, and what recorded rehearsals of that very tree showed, none of it stale."""
     with tempfile.TemporaryDirectory(prefix="veilor-attest-") as scratch:
         tree = tree_digest(stage(source_root, Path(scratch, "tree")))
-    model = threats.load(source_root)
+    model = load_model(source_root)
     rows = [
         one
-        for one in threat_results.load(source_root)
-        if one.get("tree") == tree and threat_results.fresh(source_root, model, one)
+        for one in recorded.load_results(source_root)
+        if one.get("tree") == tree and recorded.fresh(source_root, model, one)
     ]
     return tree, [
         {name: one[name] for name in ("claim", "layer", "run", "verdict", "when", "base", "stand_ins")}
-        | {"seen_to_fail": threat_results.proved(one)}
+        | {"seen_to_fail": recorded.proved(one)}
         for one in rows
     ]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from veilor.build import threat_page
 from veilor.build.errors import BuildError
+from veilor.build.threats import page as threat_page
 
 STAND_INS = "src/veilor/lab/stand_ins.toml"
 VERIFIED = "docs/VERIFIED.md"

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from veilor.build import manual, threats
+from veilor.build import manual
 from veilor.build.errors import BuildError
 from veilor.build.look import write_look
+from veilor.build.threats.model import load_model, render_claims
 from veilor.core import claims, policy
 from veilor.core.product import KEYS_DIR, Product, load, os_release
 
@@ -123,7 +124,7 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
             policy.render_registries(product),
             os_release(product),
             json.dumps({"schema": 1, "sequence": floor}) + "\n",
-            threats.shipped(threats.load(source_root)),
+            render_claims(load_model(source_root)),
         ),
         strict=True,
     ):

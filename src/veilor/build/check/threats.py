@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from veilor.build import threat_proof, threat_rules, threats
 from veilor.build.check.finding import Finding
 from veilor.build.errors import BuildError
+from veilor.build.threats import proof, rules
+from veilor.build.threats.model import FOLDER, load_model
 
 
 def check_threats(root: Path, run) -> list[Finding]:
@@ -14,12 +15,12 @@ def check_threats(root: Path, run) -> list[Finding]:
     `veilor threats --mutate`.
     """
     try:
-        model = threats.load(root)
-        wrong = threat_rules.problems(root, model)
-        with threat_proof.staged(root) as subject:
+        model = load_model(root)
+        wrong = rules.problems(root, model)
+        with proof.staged(root) as subject:
             wrong += [
-                f"{name}: {what}" for name, what in threat_proof.complaints(model, subject).items() if what
+                f"{name}: {what}" for name, what in proof.image_problems(model, subject).items() if what
             ]
     except BuildError as error:
         wrong = [str(error)]
-    return [Finding(threats.FOLDER, 0, what) for what in wrong]
+    return [Finding(FOLDER, 0, what) for what in wrong]

@@ -18,8 +18,7 @@ from pathlib import Path
 
 from veilor.build.errors import BuildError
 from veilor.build.stage import stage, tree_digest
-from veilor.build.threats import FOLDER, LAYERS, Claim, Model
-from veilor.build.threats import load as load_model
+from veilor.build.threats.model import FOLDER, LAYERS, Claim, Model, load_model
 
 RESULTS = f"{FOLDER}/results.json"
 DOCTOR = "attacks:doctor"  # the phase that runs veilor-doctor on a machine: what it shows is the boot layer's
@@ -168,7 +167,7 @@ def snapshot(source_root: Path) -> dict:
     }
 
 
-def load(source_root: Path) -> list[dict]:
+def load_results(source_root: Path) -> list[dict]:
     """The recorded results. Raises BuildError when the file cannot be used."""
     path = source_root / RESULTS
     try:
@@ -212,9 +211,11 @@ def record(source_root: Path, model: Model, report: Path) -> list[dict]:
         )
     new, ids = [], {claim.id for claim in model.claims}
     named = {(claim.id, layer, run) for claim in model.claims for layer, run, _ in runs(claim)}
-    rows = {
-        name: one for one in load(source_root) if (name := (one["claim"], one["layer"], one["run"])) in named
-    }
+    rows = {}
+    for one in load_results(source_root):
+        name = (one["claim"], one["layer"], one["run"])
+        if name in named:
+            rows[name] = one
     for claim in model.claims:
         for layer, run, counterpart in runs(claim):
             name, stamp = (claim.id, layer, run), proofs.get(f"{claim.id} {layer} {run}")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from veilor.build.errors import BuildError
 from veilor.build.stage import stage
-from veilor.build.threat_checks import KINDS, Subject
-from veilor.build.threats import ImageCheck, Model
+from veilor.build.threats.kinds.registry import KINDS
+from veilor.build.threats.kinds.subject import Subject
+from veilor.build.threats.model import ImageCheck, Model
 
 KEPT = ("kickstart",)  # what a subject holds beside the staged tree
 
@@ -73,15 +74,15 @@ class Copy:
                     path.chmod(mode & 0o7777)
 
 
-def complaint(subject: Subject, check: ImageCheck) -> str | None:
+def image_problem(subject: Subject, check: ImageCheck) -> str | None:
     """What CHECK has to say against SUBJECT; None when it holds."""
-    return KINDS[check.kind][0](subject, **check.arguments)
+    return KINDS[check.kind].check(subject, **check.arguments)
 
 
-def complaints(model: Model, subject: Subject, built: bool = False) -> dict[str, str | None]:
+def image_problems(model: Model, subject: Subject, built: bool = False) -> dict[str, str | None]:
     """Each image check's complaint, or None; without BUILT those that need a built image are left out."""
     return {
-        check.id: complaint(subject, check)
+        check.id: image_problem(subject, check)
         for claim in model.claims
         for check in claim.image
         if built or not check.built
@@ -94,7 +95,7 @@ def mutate(model: Model, subject: Subject) -> tuple[list[str], list[str]]:
 
     Raises BuildError when a check complains about the honest tree: then nothing could be proved.
     """
-    wrong = [f"{name}: {what}" for name, what in complaints(model, subject).items() if what]
+    wrong = [f"{name}: {what}" for name, what in image_problems(model, subject).items() if what]
     if wrong:
         raise BuildError(
             f"the staged tree does not keep its claims ({wrong[0]}); mend that before proving the checks"
@@ -106,7 +107,7 @@ def mutate(model: Model, subject: Subject) -> tuple[list[str], list[str]]:
         for title, change, checks in attempts(model):
             tried.append(title)
             change(copy.subject)
-            if not any(complaint(copy.subject, check) for check in checks):
+            if not any(image_problem(copy.subject, check) for check in checks):
                 blind.append(title)
             copy.mend()
     return tried, blind
@@ -119,7 +120,7 @@ def attempts(model: Model) -> Iterator[tuple[str, Callable[[Subject], None], lis
         for check in checks:
             yield from (
                 (f"{check.id}: {what}", change, [check])
-                for what, change in KINDS[check.kind][1](**check.arguments)
+                for what, change in KINDS[check.kind].mutations(**check.arguments)
             )
         for control in claim.controls:
             path = staged_path(control)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from veilor.build import threat_results
-from veilor.build.threats import Adversary, Claim, Model, load
+from veilor.build.threats import results as recorded
+from veilor.build.threats.model import Adversary, Claim, Model, load_model
 
 PAGE = "docs/THREAT-MODEL.md"
 HEAD = """# What veilor-os protects, from whom, and how you can tell
@@ -49,7 +49,7 @@ def table(*titles: str) -> str:
 
 def page(source_root: Path) -> str:
     """The text of docs/THREAT-MODEL.md. Raises BuildError when threats/ cannot be used."""
-    model = load(source_root)
+    model = load_model(source_root)
     inside = [one for one in model.adversaries if one.scope == "in"]
     outside = [one for one in model.adversaries if one.scope == "out"]
     return "".join(
@@ -164,10 +164,10 @@ def matrix(source_root: Path, model: Model) -> list[str]:
     """Claim × layer from the recorded results; what was not shown is there to be seen, with the command that
     shows it.
     """
-    results = threat_results.load(source_root)
+    results = recorded.load_results(source_root)
     machine_shows = [one for one in model.claims if any(map(one.layer, ("image", "boot", "attack")))]
     cells = [(one, matrix_row(source_root, model, results, one)) for one in machine_shows]
-    names = sorted({run.split(":")[0] for one in model.claims for _, run, _ in threat_results.runs(one)})
+    names = sorted({run.split(":")[0] for one in model.claims for _, run, _ in recorded.runs(one)})
     commands = ", ".join(f"`veilor rehearse {name} --base {BASE}`" for name in names)
     needs = [cell for _, line in cells for cell in line[1:] if cell]
     shown, wrong, proved = count(needs)
@@ -209,7 +209,7 @@ def not_run(source_root: Path, model: Model, results: list[dict]) -> list[str]:
     rows = [
         row(f"`{one['claim']}`", one["layer"], title, reason)
         for one in results
-        if "verdict" in one and threat_results.fresh(source_root, model, one)
+        if "verdict" in one and recorded.fresh(source_root, model, one)
         for title, reason in one["not_run"]
     ]
     head = (
@@ -232,7 +232,7 @@ def matrix_row(source_root: Path, model: Model, results: list[dict], claim: Clai
     return [
         image,
         *(
-            threat_results.cell(source_root, model, results, claim, layer)
+            recorded.cell(source_root, model, results, claim, layer)
             for layer in ("boot", "attack", "usability")
         ),
     ]

@@ -8,9 +8,11 @@ from datetime import date
 from fnmatch import fnmatch
 from pathlib import Path
 
-from veilor.build import threat_results
-from veilor.build.threat_checks import KINDS, Mutation, audit_rules, lines_of
-from veilor.build.threats import Model
+from veilor.build.threats import results
+from veilor.build.threats.kinds.files import audit_rules
+from veilor.build.threats.kinds.registry import KINDS
+from veilor.build.threats.kinds.subject import Mutation, lines_of
+from veilor.build.threats.model import Model
 
 
 def problems(
@@ -100,7 +102,7 @@ def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None)
     """Phases that are named exist, and so do the sabotages; every phase of attacks, outside and strangers
     belongs to a claim.
     """
-    known, used = threat_results.phases(source_root), {threat_results.DOCTOR}
+    known, used = results.phases(source_root), {results.DOCTOR}
     for claim in model.claims:
         for trial in (*claim.attack, *claim.usability):
             used.add(trial.run)
@@ -201,7 +203,7 @@ def kinds(model: Model) -> Iterator[str]:
                 yield f"{check.id}: there is no kind {check.kind}"
                 continue
             try:
-                mutations: list[Mutation] = KINDS[check.kind][1](**check.arguments)
+                mutations: list[Mutation] = KINDS[check.kind].mutations(**check.arguments)
             except TypeError as error:
                 yield f"{check.id}: {error}"
                 continue

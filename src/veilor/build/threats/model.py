@@ -22,8 +22,9 @@ ALONE = ("excused", "base", "compared")  # files of the folder that are no adver
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """A look at the staged tree (or, where `built`, only at a built image): a kind of build/threat_checks.py
-    and what it takes.
+    """A check of the staged tree (or, where `built`, only of a built image).
+
+    `kind` names one of build/threats/kinds/registry.py, and `arguments` are what it takes.
     """
 
     id: str
@@ -114,7 +115,7 @@ def read(path: Path) -> dict:
         ) from None
 
 
-def load(source_root: Path) -> Model:
+def load_model(source_root: Path) -> Model:
     """The threat model of the repository at SOURCE_ROOT. Raises BuildError that names the file and what is
     wrong in it.
     """
@@ -244,7 +245,7 @@ def claim(row: dict, adversary_id: str) -> Claim:
     )
 
 
-def shipped(model: Model) -> str:
+def render_claims(model: Model) -> str:
     """The text of /usr/lib/veilor/claims.json: what the machine's veilor-doctor knows of MODEL."""
     return claims.render(
         claims.Claim(one.id, one.adversary, one.says, one.state, one.boot) for one in model.claims
