@@ -2,8 +2,8 @@
 to see it fail.
 
 Titles of checks begin with a claim's id, so that `veilor threats --record` knows whose they are: "ID: …" for
-what has to hold, "ID without it: …" for what has to be seen once the control is gone. What the base lacks
-(SELinux, hardened_malloc, stripped set-user-ID bits, Brave) is NOT_RUN there, with the reason.
+what has to hold, "ID negative control: …" for what has to be seen once the control is removed. What the base
+lacks (SELinux, hardened_malloc, stripped set-user-ID bits, Brave) is NOT_RUN there, with the reason.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def weaken(
         for key, weak in settings.items():
             life.machine.run(["sysctl", "-w", f"{key}={weak}"])
         checks.equal(
-            f"{claim} without it: that {what} no longer holds",
+            f"{claim} negative control: that {what} no longer holds",
             life.attempt(name, nobody=nobody),
             "ok",
             go_on=True,
@@ -129,7 +129,7 @@ def processes(life: Life, checks: Checks) -> None:
     life.machine.run(["modprobe", "--remove", "ppp_async"], check=False)
     refused(life, checks, less, "there is no BPF", "bpf", nobody=True)
     checks.equal(
-        f"{less} without it: root may use BPF, so it is refused for want of rights",
+        f"{less} negative control: root may use BPF, so it is refused for want of rights",
         life.attempt("bpf"),
         "ok",
         go_on=True,
@@ -175,7 +175,7 @@ def modules(life: Life, checks: Checks) -> None:
             "local.modules: nor with one byte changed", seen["changed"] not in ("ok", ""), seen, go_on=True
         )
         checks.equal(
-            "local.modules without it: the same module is loaded when its signature is whole",
+            "local.modules negative control: the same module is loaded when its signature is whole",
             seen["signed"],
             "ok",
             go_on=True,
@@ -193,11 +193,14 @@ def modules(life: Life, checks: Checks) -> None:
             )
         if life.machine.run(["modinfo", names[0]], check=False).code:
             checks.not_run(
-                f"{claim} without it: past the block {names[0]} is loaded", "this kernel has no such module"
+                f"{claim} negative control: past the block {names[0]} is loaded",
+                "this kernel has no such module",
             )
             continue
         freed = life.machine.run(["modprobe", "--ignore-install", names[0]], check=False)
-        checks.equal(f"{claim} without it: past the block {names[0]} is loaded", freed.code, 0, go_on=True)
+        checks.equal(
+            f"{claim} negative control: past the block {names[0]} is loaded", freed.code, 0, go_on=True
+        )
         life.machine.run(["modprobe", "--remove", "--ignore-remove", names[0]], check=False)
 
 
@@ -210,7 +213,7 @@ def rights(life: Life, checks: Checks) -> None:
     write = "mount -o remount,bind,rw /usr && touch /usr/bin/veilor-lab && rm /usr/bin/veilor-lab"
     opened = machine.run(["unshare", "-m", "sh", "-c", write], check=False)
     checks.equal(
-        "local.system-fixed without it: mounted to be written, it can be", opened.code, 0, go_on=True
+        "local.system-fixed negative control: mounted to be written, it can be", opened.code, 0, go_on=True
     )
     weaken(
         life,
@@ -264,7 +267,7 @@ def rights(life: Life, checks: Checks) -> None:
             go_on=True,
         )
         checks.equal(
-            "local.sudo without it: by a rule that asks nobody both are root",
+            "local.sudo negative control: by a rule that asks nobody both are root",
             seen.get("unasked"),
             [True, True],
             go_on=True,
@@ -283,7 +286,7 @@ def rights(life: Life, checks: Checks) -> None:
     title = "browser.memory: a program that writes to memory it gave back is ended"
     if not life.has("/usr/lib64/libhardened_malloc.so"):
         checks.not_run(title, f"this base has no hardened_malloc (here: {plain or 'ended'})")
-        checks.equal("browser.memory without it: it goes on unnoticed", plain, "ok", go_on=True)
+        checks.equal("browser.memory negative control: it goes on unnoticed", plain, "ok", go_on=True)
     else:
         checks.true(title, plain != "ok", plain or "ended", go_on=True)
 
@@ -313,12 +316,12 @@ def updaters(life: Life, checks: Checks) -> None:
     machine.run(["systemctl", "unmask", "--runtime", ours])
     started = machine.run(["systemctl", "start", ours], check=False)
     checks.true(
-        f"{one} without it: one that is not masked starts",
+        f"{one} negative control: one that is not masked starts",
         masked and started.code == 0,
         started.err,
         go_on=True,
     )
-    checks.true("supply.mended-soon without it: turned off it would not start", masked, go_on=True)
+    checks.true("supply.mended-soon negative control: turned off it would not start", masked, go_on=True)
 
     said = life.attempt("polkit", *MOVES) if life.has("/usr/bin/pkcheck") else ""
     asked, unasked = json.loads(said) if said.startswith("[") else ({}, {})
@@ -330,7 +333,10 @@ def updaters(life: Life, checks: Checks) -> None:
             f"{title} an administrator's password is asked for", asked.get(move, said), 2, go_on=True
         )
         checks.equal(
-            f"{title.replace(':', ' without it:', 1)} nobody is asked", unasked.get(move, said), 0, go_on=True
+            f"{title.replace(':', ' negative control:', 1)} nobody is asked",
+            unasked.get(move, said),
+            0,
+            go_on=True,
         )
 
     title = "forensics.changes-are-logged: a change to the accounts is written down"
@@ -349,7 +355,10 @@ def updaters(life: Life, checks: Checks) -> None:
             ["sh", "-c", f"sleep 1; {shlex.join(look)} | grep -c ^time"], check=False
         ).out.strip()
         checks.equal(
-            "forensics.changes-are-logged without it: nothing is written down", after, before, go_on=True
+            "forensics.changes-are-logged negative control: nothing is written down",
+            after,
+            before,
+            go_on=True,
         )
         machine.run(["augenrules", "--load"], check=False)
 
@@ -381,7 +390,10 @@ def browser(life: Life, checks: Checks) -> None:
         "network"
     )
     machine = life.boot()
-    runs = (([], True, title), (["--no-sandbox"], False, "browser.sandbox without it: started so, it is not"))
+    runs = (
+        ([], True, title),
+        (["--no-sandbox"], False, "browser.sandbox negative control: started so, it is not"),
+    )
     if not (life.has(BRAVE) and life.has("/sys/fs/selinux/enforce")):
         checks.not_run(title, "this base has neither Brave nor SELinux")
         runs = ()
@@ -590,7 +602,7 @@ def missed(life: Life, checks: Checks, group: list[tuple[str, str, str, dict]]) 
         found = {}
     for (claim, name, state, check), (away, _) in zip(group, ways, strict=True):
         title, wanted = (
-            f"{claim} without it: the doctor misses {name.split('/', 1)[1]}",
+            f"{claim} negative control: the doctor misses {name.split('/', 1)[1]}",
             "NOT_APPLICABLE" if state == "opt-in" else "FAIL",
         )
         if not away:

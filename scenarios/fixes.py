@@ -501,7 +501,7 @@ def wifi_after_suspend(life: Life, checks: Checks) -> None:
     machine.run(["sysctl", "-w", "kernel.modules_disabled=1"])
     latched = machine.run(["modprobe", DRIVER, "radios=2"], check=False)
     checks.true(
-        "local.modules without it: with 0.5.32's latch the driver stays away",
+        "local.modules negative control: with 0.5.32's latch the driver stays away",
         latched.code != 0 and radios(life) == 0,
         latched.err,
     )

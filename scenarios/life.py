@@ -105,8 +105,10 @@ def install(life: Life, checks: Checks) -> None:
     )
     disk.plant(raw, root, ours[0] + PASSPHRASE)
     found = disk.find(raw, [ours[0], PASSPHRASE], outside)
-    checks.equal("laptop.encrypted without it: what lies there in the clear is found", len(found), 2)
-    checks.equal("laptop.no-second-copy without it: the passphrase is found where it lies", len(found), 2)
+    checks.equal("laptop.encrypted negative control: what lies there in the clear is found", len(found), 2)
+    checks.equal(
+        "laptop.no-second-copy negative control: the passphrase is found where it lies", len(found), 2
+    )
     checks.true("the passphrase is not on the console", PASSPHRASE.decode() not in said)
     raw.unlink()
     other.unlink()

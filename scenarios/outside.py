@@ -112,7 +112,7 @@ def disk_off(life: Life, checks: Checks) -> None:
     try:
         clear = disk.find(raw, [outside.encode()], whole)
         for claim in ("laptop.encrypted", "laptop.no-swap-on-disk", "laptop.no-second-copy"):
-            checks.true(f"{claim} without it: the search finds what lies in the clear (/boot)", clear)
+            checks.true(f"{claim} negative control: the search finds what lies in the clear (/boot)", clear)
         checks.equal(
             "laptop.encrypted: a file of the person's can't be found",
             disk.find(raw, [inside.encode()], whole),
@@ -181,7 +181,7 @@ def prompt(life: Life, checks: Checks) -> None:
         not knock(life, machine),
     )
     checks.true(
-        f"{files} without it: by a wrong passphrase the disk is not opened",
+        f"{files} negative control: by a wrong passphrase the disk is not opened",
         OPENED not in machine.console.text(),
     )
     life.boots += 1  # the machine restarts by itself
@@ -195,7 +195,7 @@ def prompt(life: Life, checks: Checks) -> None:
     change_arguments(machine, {"rd.shell=0": "rd.shell=1", "rd.emergency=reboot": "rd.emergency=halt"})
     life.shut_down()
     machine = life.power_on()
-    checks.true(f"{shell} without it: a shell answers whoever stands there", knock(life, machine))
+    checks.true(f"{shell} negative control: a shell answers whoever stands there", knock(life, machine))
     life.cut_power()
 
 
@@ -227,7 +227,9 @@ def memory(life: Life, checks: Checks) -> None:
             if wiped:
                 checks.true(f"{claim}: {title}", seen not in ("ok", ""), seen, go_on=True)
             else:
-                checks.equal(f"{claim} without it: that {title} no longer holds", seen, "ok", go_on=True)
+                checks.equal(
+                    f"{claim} negative control: that {title} no longer holds", seen, "ok", go_on=True
+                )
         secret, marker = secrets.token_bytes(64), secrets.token_bytes(16)
         life.write_file(f"{DESK}/words", f"{secret.hex()} {marker.hex()}")
         machine.run(
@@ -270,5 +272,5 @@ def memory(life: Life, checks: Checks) -> None:
             )
             life.shut_down()
         else:
-            checks.true(f"{claim} without it: they do", leaking > 0, f"{leaking} of {marked} pages")
+            checks.true(f"{claim} negative control: they do", leaking > 0, f"{leaking} of {marked} pages")
             life.cut_power()

@@ -98,7 +98,7 @@ def scanned(life: Life, checks: Checks, interface: str, claim: str, answers_ping
         go_on=True,
     )
     checks.true(
-        "network.nothing-listens without it: a program that listens is seen by the scan",
+        "network.nothing-listens negative control: a program that listens is seen by the scan",
         port in seen.get("open", []),
         seen,
         go_on=True,
@@ -106,7 +106,7 @@ def scanned(life: Life, checks: Checks, interface: str, claim: str, answers_ping
     if firewall:
         everything = {"open": [port], "open6": [port], "ping": True, "datagrams": [NEAR, NEAR6]}
         checks.equal(
-            f"{claim} without it: past the firewall it is reached on {interface}",
+            f"{claim} negative control: past the firewall it is reached on {interface}",
             seen,
             everything,
             go_on=True,
@@ -210,16 +210,16 @@ def passwords(life: Life, checks: Checks, interface: str) -> None:
         go_on=True,
     )
     serve(life, "PasswordAuthentication=yes", "PermitRootLogin=yes", "MaxAuthTries=9")
-    checks.equal(f"{keys} without it: the password is taken", log_in(life, *by_word)[0], 0, go_on=True)
+    checks.equal(f"{keys} negative control: the password is taken", log_in(life, *by_word)[0], 0, go_on=True)
     checks.equal(
-        f"{keys} without it: root is let in",
+        f"{keys} negative control: root is let in",
         log_in(life, "-i", f"{DESK}/k1", f"root@{NEAR}")[0],
         0,
         go_on=True,
     )
     code, said = log_in(life, *many, f"labuser@{NEAR}")
     checks.true(
-        f"{keys} without it: it lets them go on trying",
+        f"{keys} negative control: it lets them go on trying",
         code == 255 and "Too many" not in said,
         (code, said),
         go_on=True,
@@ -227,7 +227,7 @@ def passwords(life: Life, checks: Checks, interface: str) -> None:
     if life.has("/usr/sbin/firewalld"):
         seen = life.attempt("knock", NEAR, "22")
         checks.equal(
-            "ssh.no-server without it: past the firewall a server that root started is reached",
+            "ssh.no-server negative control: past the firewall a server that root started is reached",
             seen,
             "ok",
             go_on=True,
@@ -287,7 +287,7 @@ def forged_time(life: Life, checks: Checks) -> None:
     )
     shift = moved(life, weak)
     checks.true(
-        f"{claim} without it: it sets the clock a year ahead",
+        f"{claim} negative control: it sets the clock a year ahead",
         abs(shift - YEAR) < 3600,
         f"{shift:.0f} s",
         go_on=True,
@@ -356,7 +356,7 @@ def forged_names(life: Life, checks: Checks, release) -> None:
                 f"nobody asked it: {heard}",
             )
     got, said, _ = update()
-    checks.equal(f"{claim} without it: by its right name the release is taken", got, release.digest)
+    checks.equal(f"{claim} negative control: by its right name the release is taken", got, release.digest)
     life.announce("44.1", old, sequence=1)  # rightly signed, and older than what this machine has seen
     now = life.attempt("clock")
     for what, shift in (("ten years back", -10 * YEAR), ("three weeks ahead", 21 * 86400)):
@@ -422,7 +422,7 @@ def usb(life: Life, checks: Checks) -> None:
     )  # a controller of its own, which lets in what comes
     works = seen("LAB0", *every)
     checks.true(
-        f"{claim} without it: a device that is keyboard, stick and network card at once works",
+        f"{claim} negative control: a device that is keyboard, stick and network card at once works",
         len(works["drivers"]) == 3,
         works,
         go_on=True,
@@ -456,7 +456,7 @@ def usb(life: Life, checks: Checks) -> None:
     machine.run(["usbguard", "allow-device", card])
     card = seen("LAB3")
     checks.true(
-        f"{claim} without it: allowed by root, the network card works",
+        f"{claim} negative control: allowed by root, the network card works",
         card["authorized"] and card["drivers"],
         card,
         go_on=True,

@@ -77,7 +77,7 @@ def test_a_blind_check_and_a_control_that_no_check_sees_are_found(subject, monke
         proof.mutate(lying, subject)
     monkeypatch.setitem(proof.KINDS, "sysctl", Kind(lambda *_, **__: None, proof.KINDS["sysctl"].mutations))
     assert len(proof.mutate(blind, subject)[1]) > 10, (
-        "a look that never complains is found by each of its mutations"
+        "a check that never reports a problem is found by each of its mutations"
     )
 
 
@@ -245,10 +245,10 @@ def report(clone: Path, **changes) -> Path:
                 "carried": "",
                 "checks": [
                     check("local.ptrace: one"),
-                    check("local.ptrace without it: one"),
+                    check("local.ptrace negative control: one"),
                     check("local.links: one"),
                     check("local.links: two", "OS_FAULT"),
-                    check("local.links without it: one"),
+                    check("local.links negative control: one"),
                     check("local.userns: one", "NOT_RUN", "no SELinux"),
                     check("local.modules: one"),
                     check("local.modules: two", "NOT_RUN", "no module"),

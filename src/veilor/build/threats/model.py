@@ -37,12 +37,12 @@ class ImageCheck:
 class Trial:
     """A phase of a scenario in which somebody tries (attack) or uses what was promised (usability).
 
-    `counterpart` says how the trial is seen to fail: `sabotage NAME` of the rehearsal, `phase` when the phase
-    itself takes the control away and looks again, or `none` with the reason.
+    `negative_control` says how the trial is seen to fail: `sabotage NAME` of the rehearsal, `phase` when the
+    phase itself removes the control and tries again, or `none` with the reason.
     """
 
     run: str
-    counterpart: str
+    negative_control: str
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def claim(row: dict, adversary_id: str) -> Claim:
             )
         )
     trials = {
-        layer: tuple(Trial(one["run"], one["counterpart"]) for one in row.get(layer, []))
+        layer: tuple(Trial(one["run"], one["negative_control"]) for one in row.get(layer, []))
         for layer in ("attack", "usability")
     }
     return Claim(

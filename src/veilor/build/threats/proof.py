@@ -80,7 +80,10 @@ def image_problem(subject: Subject, check: ImageCheck) -> str | None:
 
 
 def image_problems(model: Model, subject: Subject, built: bool = False) -> dict[str, str | None]:
-    """Each image check's complaint, or None; without BUILT those that need a built image are left out."""
+    """The problem that each image check reports, or None.
+
+    Checks that need a built image are left out unless BUILT.
+    """
     return {
         check.id: image_problem(subject, check)
         for claim in model.claims
@@ -93,7 +96,7 @@ def mutate(model: Model, subject: Subject) -> tuple[list[str], list[str]]:
     """(what was tried, what no check noticed): every mutation of every check on the staged tree, and every
     control removed.
 
-    Raises BuildError when a check complains about the honest tree: then nothing could be proved.
+    Raises BuildError when a check reports a problem of the honest tree: then nothing could be proved.
     """
     wrong = [f"{name}: {what}" for name, what in image_problems(model, subject).items() if what]
     if wrong:
@@ -114,7 +117,7 @@ def mutate(model: Model, subject: Subject) -> tuple[list[str], list[str]]:
 
 
 def attempts(model: Model) -> Iterator[tuple[str, Callable[[Subject], None], list[ImageCheck]]]:
-    """What is tried: a title, the change, and the checks of which one has to complain."""
+    """What is tried: a title, the change, and the checks of which one has to report a problem."""
     for claim in model.claims:
         checks = [check for check in claim.image if not check.built]
         for check in checks:

@@ -25,7 +25,7 @@ DOCTOR = "attacks:doctor"  # the phase that runs veilor-doctor on a machine: wha
 LOOKS, TRIES = "src/veilor/device/doctor", "scenarios/guest/tries.py"  # the code of checks that is no phase's
 VERDICTS = ("PASS", "NOT_RUN", "LAB_FAULT", "OS_FAULT")
 UNSEEN = ("NOT_RUN", "LAB_FAULT")  # a phase with one of these and without a check shows nothing
-WITHOUT = "{} without it: "  # how the title of a check begins that has to see the control gone
+NEGATIVE_CONTROL = "{} negative control: "  # how the title of such a check begins
 
 
 def phases(source_root: Path) -> dict[str, str]:
@@ -141,10 +141,10 @@ def proof(source_root: Path, model: Model, claim: Claim, layer: str, run: str) -
 
 
 def runs(claim: Claim) -> list[tuple[str, str, str]]:
-    """(layer, SCENARIO:PHASE, counterpart) of everything that shows CLAIM on a machine."""
+    """(layer, SCENARIO:PHASE, negative_control) of everything that shows CLAIM on a machine."""
     boot = [("boot", DOCTOR, "phase")] * bool(claim.boot)
     return boot + [
-        (layer, trial.run, trial.counterpart)
+        (layer, trial.run, trial.negative_control)
         for layer in ("attack", "usability")
         for trial in claim.layer(layer)
     ]
@@ -217,16 +217,16 @@ def record(source_root: Path, model: Model, report: Path) -> list[dict]:
         if name in named:
             rows[name] = one
     for claim in model.claims:
-        for layer, run, counterpart in runs(claim):
+        for layer, run, negative_control in runs(claim):
             name, stamp = (claim.id, layer, run), proofs.get(f"{claim.id} {layer} {run}")
-            if not stamp or (counterpart != f"sabotage {sabotage}" if sabotage else run not in shown):
+            if not stamp or (negative_control != f"sabotage {sabotage}" if sabotage else run not in shown):
                 continue
             if name in rows and not sabotage and shown[run]["verdict"] in UNSEEN and not shown[run]["checks"]:
                 continue
             row = rows.setdefault(name, {"claim": claim.id, "layer": layer, "run": run})
             if sabotage:
                 row["fails"] = {
-                    "by": counterpart,
+                    "by": negative_control,
                     "verdict": "PASS" if noticed else "OS_FAULT",
                     "when": when,
                     "proof": stamp,
@@ -238,7 +238,7 @@ def record(source_root: Path, model: Model, report: Path) -> list[dict]:
                     "when": (shown[run].get("carried") or when)[:10],
                     "proof": stamp,
                 }
-                gone = worst(shown[run], WITHOUT.format(claim.id))
+                gone = worst(shown[run], NEGATIVE_CONTROL.format(claim.id))
                 if gone:
                     row["fails"] = {"by": "phase", "verdict": gone, "when": row["when"], "proof": stamp}
             new.append(row)
@@ -295,7 +295,7 @@ def proved(row: dict) -> bool:
     return row.get("fails", {}).get("verdict") == "PASS" and row["fails"]["proof"] == row["proof"]
 
 
-def said(source_root: Path, model: Model, claim: Claim, row: dict | None, counterpart: str) -> str:
+def said(source_root: Path, model: Model, claim: Claim, row: dict | None, negative_control: str) -> str:
     """What a cell of the matrix says of one run."""
     if row is None or "verdict" not in row:
         return "NOT_RUN"
@@ -316,7 +316,7 @@ def said(source_root: Path, model: Model, claim: Claim, row: dict | None, counte
         )
     if row["verdict"] != "PASS":
         return f"{row['verdict']} ({row['when']})"
-    if counterpart.startswith("none"):
+    if negative_control.startswith("none"):
         return f"PASS ({where})"
     return f"PASS, {'fails without' if proved(row) else 'not yet seen to fail'} ({where})"
 
@@ -327,8 +327,8 @@ def cell(source_root: Path, model: Model, results: list[dict], claim: Claim, lay
     """
     rows = {(one["claim"], one["layer"], one["run"]): one for one in results}
     found = [
-        said(source_root, model, claim, rows.get((claim.id, layer, run)), counterpart)
-        for name, run, counterpart in runs(claim)
+        said(source_root, model, claim, rows.get((claim.id, layer, run)), negative_control)
+        for name, run, negative_control in runs(claim)
         if name == layer
     ]
     return ", ".join(dict.fromkeys(found))

@@ -108,7 +108,7 @@ def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None)
             used.add(trial.run)
             if trial.run not in known:
                 yield f"{claim.id}: there is no phase {trial.run}"
-            kind, _, name = trial.counterpart.partition(" ")
+            kind, _, name = trial.negative_control.partition(" ")
             if kind == "sabotage" and sabotages is not None and name not in sabotages:
                 yield f"{claim.id}: the rehearsal has no sabotage {name}"
     for run in sorted(set(known) - used):
