@@ -19,13 +19,13 @@ import time
 from pathlib import Path
 
 from veilor.build.iso import build_iso
-from veilor.lab.base import base_layout, epoch
 from veilor.lab.cache import cache_root
+from veilor.lab.debian_base import base_layout, epoch
 from veilor.lab.evidence import PROMPT
-from veilor.lab.life import PASSPHRASE
 from veilor.lab.live import live_medium
 from veilor.lab.machine import OVMF_VARS, Hardware, Machine
 from veilor.lab.tools import tools_tree
+from veilor.lab.world import PASSPHRASE
 
 SOURCE = Path(__file__).resolve().parents[1]
 WRITE = """set -e

@@ -16,8 +16,8 @@ import tempfile
 from pathlib import Path
 
 from veilor.build.stage import stage
-from veilor.lab.base import base_rootfs
 from veilor.lab.cache import cache_root
+from veilor.lab.debian_base import base_rootfs
 
 SOURCE = Path(__file__).resolve().parents[1]
 ENTER = (

@@ -14,9 +14,9 @@ import shlex
 import tarfile
 
 from veilor.lab.evidence import NOBODY
-from veilor.lab.life import Life
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
+from veilor.lab.world import World
 
 AFTER = "life:second-boot"
 STORY = (
@@ -51,15 +51,15 @@ print(json.dumps({"out": done.stdout, "seconds": time.monotonic() - began, "cpu"
 
 
 def refused(
-    life: Life, checks: Checks, claim: str, what: str, name: str, *arguments: str, nobody: bool = False
+    world: World, checks: Checks, claim: str, what: str, name: str, *arguments: str, nobody: bool = False
 ) -> None:
     """The try NAME is stopped."""
-    seen = life.attempt(name, *arguments, nobody=nobody)
+    seen = world.attempt(name, *arguments, nobody=nobody)
     checks.true(f"{claim}: {what}", seen not in ("ok", ""), seen, go_on=True)
 
 
 def weaken(
-    life: Life,
+    world: World,
     checks: Checks,
     claim: str,
     what: str,
@@ -70,27 +70,27 @@ def weaken(
     """The try NAME is refused; with SETTINGS (sysctl, weak values) it is not, so that the refusal is the
     control's doing.
     """
-    refused(life, checks, claim, what, name, nobody=nobody)
-    before = {key: life.machine.run(["sysctl", "-n", key]).out.strip() for key in settings}
+    refused(world, checks, claim, what, name, nobody=nobody)
+    before = {key: world.machine.run(["sysctl", "-n", key]).out.strip() for key in settings}
     try:
         for key, weak in settings.items():
-            life.machine.run(["sysctl", "-w", f"{key}={weak}"])
+            world.machine.run(["sysctl", "-w", f"{key}={weak}"])
         checks.equal(
             f"{claim} negative control: that {what} no longer holds",
-            life.attempt(name, nobody=nobody),
+            world.attempt(name, nobody=nobody),
             "ok",
             go_on=True,
         )
     finally:
         for key, value in before.items():
-            life.machine.run(["sysctl", "-w", f"{key}={value}"])
+            world.machine.run(["sysctl", "-w", f"{key}={value}"])
 
 
-def processes(life: Life, checks: Checks) -> None:
+def processes(world: World, checks: Checks) -> None:
     """A program without rights looks for a way into the kernel and into other programs."""
     addresses, less = "local.kernel-addresses", "local.less-kernel"
     weaken(
-        life,
+        world,
         checks,
         addresses,
         "not even root is shown the kernel's addresses",
@@ -99,7 +99,7 @@ def processes(life: Life, checks: Checks) -> None:
         nobody=False,
     )
     weaken(
-        life,
+        world,
         checks,
         addresses,
         "the kernel's log is kept from programs without rights",
@@ -107,11 +107,11 @@ def processes(life: Life, checks: Checks) -> None:
         {"kernel.dmesg_restrict": "0"},
     )
     weaken(
-        life, checks, addresses, "the kernel can't be profiled", "perf", {"kernel.perf_event_paranoid": "1"}
+        world, checks, addresses, "the kernel can't be profiled", "perf", {"kernel.perf_event_paranoid": "1"}
     )
-    weaken(life, checks, less, "there is no io_uring", "io_uring", {"kernel.io_uring_disabled": "0"})
+    weaken(world, checks, less, "there is no io_uring", "io_uring", {"kernel.io_uring_disabled": "0"})
     weaken(
-        life,
+        world,
         checks,
         less,
         "the kernel's page faults can't be handled",
@@ -119,23 +119,23 @@ def processes(life: Life, checks: Checks) -> None:
         {"vm.unprivileged_userfaultfd": "1"},
     )
     weaken(
-        life,
+        world,
         checks,
         less,
         "an old kind of terminal is not loaded",
         "terminal",
         {"dev.tty.ldisc_autoload": "1"},
     )
-    life.machine.run(["modprobe", "--remove", "ppp_async"], check=False)
-    refused(life, checks, less, "there is no BPF", "bpf", nobody=True)
+    world.machine.run(["modprobe", "--remove", "ppp_async"], check=False)
+    refused(world, checks, less, "there is no BPF", "bpf", nobody=True)
     checks.equal(
         f"{less} negative control: root may use BPF, so it is refused for want of rights",
-        life.attempt("bpf"),
+        world.attempt("bpf"),
         "ok",
         go_on=True,
     )
     weaken(
-        life,
+        world,
         checks,
         "local.ptrace",
         "another program of the same account can't be read",
@@ -143,7 +143,7 @@ def processes(life: Life, checks: Checks) -> None:
         {"kernel.yama.ptrace_scope": "0"},
     )
     weaken(
-        life,
+        world,
         checks,
         "forensics.no-crash-dumps",
         "a program that crashes leaves no memory behind",
@@ -152,9 +152,9 @@ def processes(life: Life, checks: Checks) -> None:
     )
 
 
-def modules(life: Life, checks: Checks) -> None:
+def modules(world: World, checks: Checks) -> None:
     """Root tries to load a module that nobody signed, one that is blocked, and another kernel."""
-    said = life.attempt("module")
+    said = world.attempt("module")
     try:
         seen = json.loads(said)
     except ValueError:
@@ -180,43 +180,45 @@ def modules(life: Life, checks: Checks) -> None:
             "ok",
             go_on=True,
         )
-    refused(life, checks, "local.modules", "no other kernel is started from this one", "kexec")
-    refused(life, checks, "local.modules", "root can't write the kernel's memory", "mem")
+    refused(world, checks, "local.modules", "no other kernel is started from this one", "kexec")
+    refused(world, checks, "local.modules", "root can't write the kernel's memory", "mem")
     for claim, names in (
         ("usb.dma", ("thunderbolt", "firewire-core")),
         ("network.old-protocols", ("sctp", "tipc")),
     ):
         for name in names:
-            blocked = life.machine.run(["modprobe", name], check=False)
+            blocked = world.machine.run(["modprobe", name], check=False)
             checks.true(
                 f"{claim}: {name} can't be loaded by its name", blocked.code != 0, blocked.err, go_on=True
             )
-        if life.machine.run(["modinfo", names[0]], check=False).code:
+        if world.machine.run(["modinfo", names[0]], check=False).code:
             checks.not_run(
                 f"{claim} negative control: past the block {names[0]} is loaded",
                 "this kernel has no such module",
             )
             continue
-        freed = life.machine.run(["modprobe", "--ignore-install", names[0]], check=False)
+        freed = world.machine.run(["modprobe", "--ignore-install", names[0]], check=False)
         checks.equal(
             f"{claim} negative control: past the block {names[0]} is loaded", freed.code, 0, go_on=True
         )
-        life.machine.run(["modprobe", "--remove", "--ignore-remove", names[0]], check=False)
+        world.machine.run(["modprobe", "--remove", "--ignore-remove", names[0]], check=False)
 
 
-def rights(life: Life, checks: Checks) -> None:
+def rights(world: World, checks: Checks) -> None:
     """More rights than given: the system's files, set-user-ID programs, sudo, namespaces, links in shared
     folders.
     """
-    machine = life.machine
-    refused(life, checks, "local.system-fixed", "root can't change a program", "write", "/usr/bin/veilor-lab")
+    machine = world.machine
+    refused(
+        world, checks, "local.system-fixed", "root can't change a program", "write", "/usr/bin/veilor-lab"
+    )
     write = "mount -o remount,bind,rw /usr && touch /usr/bin/veilor-lab && rm /usr/bin/veilor-lab"
     opened = machine.run(["unshare", "-m", "sh", "-c", write], check=False)
     checks.equal(
         "local.system-fixed negative control: mounted to be written, it can be", opened.code, 0, go_on=True
     )
     weaken(
-        life,
+        world,
         checks,
         "local.links",
         "a link of another user's in a shared folder is not followed",
@@ -225,7 +227,7 @@ def rights(life: Life, checks: Checks) -> None:
         nobody=False,
     )
     weaken(
-        life,
+        world,
         checks,
         "local.links",
         "a pipe of another user's there is not opened",
@@ -235,14 +237,14 @@ def rights(life: Life, checks: Checks) -> None:
     )
     machine.run(["touch", "/tmp/veilor-lab-roots"])
     weaken(
-        life,
+        world,
         checks,
         "local.links",
         "another user's file is not linked to",
         "hardlink",
         {"fs.protected_hardlinks": "0"},
     )
-    if not life.has("/usr/libexec/secureblue"):
+    if not world.has("/usr/libexec/secureblue"):
         checks.not_run(
             "local.setuid: no program with root's rights but sudo",
             "this base does not take them away as secureblue does",
@@ -252,10 +254,10 @@ def rights(life: Life, checks: Checks) -> None:
             ["find", "/usr", "-xdev", "-type", "f", "-perm", "/6000", *KEPT], timeout=300
         ).out.split()
         checks.equal("local.setuid: no program with root's rights but sudo", extra, [], go_on=True)
-    if not life.has("/usr/bin/sudo"):
+    if not world.has("/usr/bin/sudo"):
         checks.not_run("local.sudo: whom sudo makes root", "this base has no sudo")
     else:
-        seen = json.loads(said) if (said := life.attempt("sudo")).startswith("{") else {"trouble": said}
+        seen = json.loads(said) if (said := world.attempt("sudo")).startswith("{") else {"trouble": said}
         title = (
             f"local.sudo: by the base's rules who is in {seen.get('group')} becomes root with the "
             "right password, and nobody else"
@@ -274,26 +276,26 @@ def rights(life: Life, checks: Checks) -> None:
         )
         if seen.get("group") != "wheel":
             checks.not_run("local.sudo: that group is wheel", "sudo's rules are Debian's on this base")
-    made = life.attempt("userns", nobody=True)
-    if not life.has("/sys/fs/selinux/enforce"):
+    made = world.attempt("userns", nobody=True)
+    if not world.has("/sys/fs/selinux/enforce"):
         checks.not_run(
             "local.userns: no namespace of one's own",
             f"SELinux refuses it, and this base has none (here: {made})",
         )
     else:
         checks.true("local.userns: no namespace of one's own", made not in ("ok", ""), made, go_on=True)
-    plain = life.attempt("write-after-free", nobody=True)
+    plain = world.attempt("write-after-free", nobody=True)
     title = "browser.memory: a program that writes to memory it gave back is ended"
-    if not life.has("/usr/lib64/libhardened_malloc.so"):
+    if not world.has("/usr/lib64/libhardened_malloc.so"):
         checks.not_run(title, f"this base has no hardened_malloc (here: {plain or 'ended'})")
         checks.equal("browser.memory negative control: it goes on unnoticed", plain, "ok", go_on=True)
     else:
         checks.true(title, plain != "ok", plain or "ended", go_on=True)
 
 
-def updaters(life: Life, checks: Checks) -> None:
+def updaters(world: World, checks: Checks) -> None:
     """Another updater is started, another image asked for, an account changed."""
-    machine, one = life.machine, "supply.one-updater"
+    machine, one = world.machine, "supply.one-updater"
     for unit in (
         "bootc-fetch-apply-updates.timer",
         "rpm-ostreed-automatic.timer",
@@ -323,10 +325,10 @@ def updaters(life: Life, checks: Checks) -> None:
     )
     checks.true("supply.mended-soon negative control: turned off it would not start", masked, go_on=True)
 
-    said = life.attempt("polkit", *MOVES) if life.has("/usr/bin/pkcheck") else ""
+    said = world.attempt("polkit", *MOVES) if world.has("/usr/bin/pkcheck") else ""
     asked, unasked = json.loads(said) if said.startswith("[") else ({}, {})
     for move, title in MOVES.items():
-        if not life.has("/usr/bin/pkcheck"):
+        if not world.has("/usr/bin/pkcheck"):
             checks.not_run(f"{title} an administrator's password is asked for", "this base has no polkit")
             continue
         checks.equal(
@@ -340,7 +342,7 @@ def updaters(life: Life, checks: Checks) -> None:
         )
 
     title = "forensics.changes-are-logged: a change to the accounts is written down"
-    if not life.has("/usr/sbin/auditd"):
+    if not world.has("/usr/sbin/auditd"):
         checks.not_run(title, "this base has no audit service")
     else:
         look = ["ausearch", "--input-logs", "--start", "boot", "-k", "veilor-accounts", "-f", "/etc/shadow"]
@@ -369,13 +371,13 @@ def updaters(life: Life, checks: Checks) -> None:
     starts_from="second-boot",
     independent=True,
 )
-def programs(life: Life, checks: Checks) -> None:
-    life.boot()
-    processes(life, checks)
-    modules(life, checks)
-    rights(life, checks)
-    updaters(life, checks)
-    life.shut_down()
+def programs(world: World, checks: Checks) -> None:
+    world.boot()
+    processes(world, checks)
+    modules(world, checks)
+    rights(world, checks)
+    updaters(world, checks)
+    world.shut_down()
 
 
 @phase(
@@ -384,17 +386,17 @@ def programs(life: Life, checks: Checks) -> None:
     starts_from="second-boot",
     independent=True,
 )
-def browser(life: Life, checks: Checks) -> None:
+def browser(world: World, checks: Checks) -> None:
     title = (
         "browser.sandbox: a page's process is in Brave's domain, and cut off from system calls and the "
         "network"
     )
-    machine = life.boot()
+    machine = world.boot()
     runs = (
         ([], True, title),
         (["--no-sandbox"], False, "browser.sandbox negative control: started so, it is not"),
     )
-    if not (life.has(BRAVE) and life.has("/sys/fs/selinux/enforce")):
+    if not (world.has(BRAVE) and world.has("/sys/fs/selinux/enforce")):
         checks.not_run(title, "this base has neither Brave nor SELinux")
         runs = ()
     for flags, wanted, said in runs:
@@ -425,7 +427,7 @@ def browser(life: Life, checks: Checks) -> None:
         ).out.split()
         apart = len(seen) == 3 and ":brave_t:" in seen[0] and seen[1] == "2" and seen[2] == "apart"
         checks.true(said, len(seen) == 3 and apart == wanted, seen, go_on=True)
-    life.shut_down()
+    world.shut_down()
 
 
 def laid_over(path: str, text: str) -> str:
@@ -536,31 +538,31 @@ def taken_away(kind: str, given: dict) -> tuple[str, str]:
     starts_from="second-boot",
     independent=True,
 )
-def doctor(life: Life, checks: Checks) -> None:
-    hardware = life.hardware()
+def doctor(world: World, checks: Checks) -> None:
+    hardware = world.hardware()
     hardware.usb = True
-    machine = life.boot(hardware)
+    machine = world.boot(hardware)
     machine.run(
         ["ip", "link", "add", "tailscale0", "type", "dummy"], check=False
     )  # so that its zone can be looked at
-    life.veilor("veilor-usbguard-enroll")
+    world.veilor("veilor-usbguard-enroll")
     said = json.loads(
         machine.run(
             ["python3", "-I", "-c", MEASURED, "veilor-doctor", "--json"], check=False, timeout=300
         ).out
     )
     report = json.loads(said.pop("out"))
-    life.notes["doctor"] = said
+    world.notes["doctor"] = said
     checks.true("doctor: less than 40 MiB of memory", said["peak_mib"] < 40, said, go_on=True)
     held: dict[str, list] = {}
     shipped = {
         claim["id"]: {check["id"]: check for check in claim["checks"]}
-        for claim in json.loads(life.read_file(CLAIMS))["claims"]
+        for claim in json.loads(world.read_file(CLAIMS))["claims"]
     }
     for seen in report["claims"]:
         for one in seen["checks"]:
             check, title = shipped[seen["id"]][one["id"]], f"the doctor sees {one['id'].split('/', 1)[1]}"
-            if check["capability"] and not life.has(check["capability"]):
+            if check["capability"] and not world.has(check["capability"]):
                 checks.not_run(
                     f"{seen['id']}: {title}",
                     f"this base has no {check['capability']}; here {one['status']} ({one['reason']})",
@@ -580,12 +582,12 @@ def doctor(life: Life, checks: Checks) -> None:
                 )  # each look takes seconds
                 held.setdefault(together, []).append((seen["id"], one["id"], seen["state"], check))
     for group in held.values():
-        missed(life, checks, group)
-    slower(life, checks, said["seconds"])
-    life.shut_down()
+        missed(world, checks, group)
+    slower(world, checks, said["seconds"])
+    world.shut_down()
 
 
-def missed(life: Life, checks: Checks, group: list[tuple[str, str, str, dict]]) -> None:
+def missed(world: World, checks: Checks, group: list[tuple[str, str, str, dict]]) -> None:
     """The doctor says FAIL of checks that passed, once their controls are taken away (of what is a person's
     choice: not chosen).
     """
@@ -594,8 +596,8 @@ def missed(life: Life, checks: Checks, group: list[tuple[str, str, str, dict]]) 
         ["{ " + "; ".join(away or "true" for away, _ in ways) + "; } >&2", "veilor-doctor --json"]
     )
     asked = "".join(f" --claim {claim}" for claim in sorted({claim for claim, _, _, _ in group}))
-    done = life.machine.run(["unshare", "-m", "sh", "-c", look + asked], check=False, timeout=300)
-    undone = life.machine.run(["sh", "-c", "; ".join(back for _, back in ways)], check=False, timeout=300)
+    done = world.machine.run(["unshare", "-m", "sh", "-c", look + asked], check=False, timeout=300)
+    undone = world.machine.run(["sh", "-c", "; ".join(back for _, back in ways)], check=False, timeout=300)
     try:
         found = {one["id"]: one for claim in json.loads(done.out)["claims"] for one in claim["checks"]}
     except (ValueError, LookupError):
@@ -614,15 +616,15 @@ def missed(life: Life, checks: Checks, group: list[tuple[str, str, str, dict]]) 
         checks.not_run("doctor: what was taken away is put back", undone.err[-300:])
 
 
-def slower(life: Life, checks: Checks, seconds: float) -> None:
+def slower(world: World, checks: Checks, seconds: float) -> None:
     """lynis, put beside the system, is still at work after ten times as long as the doctor took; it is ended
     then.
     """
-    packed = life.dir / "lynis.tar"
+    packed = world.dir / "lynis.tar"
     with tarfile.open(packed, "w") as tar:
         for part in ("usr/share/lynis", "etc/lynis", "usr/sbin/lynis"):
-            tar.add(life.settings.tools.root / part, part)
-    life.machine.run(
+            tar.add(world.settings.tools.root / part, part)
+    world.machine.run(
         ["sh", "-c", f"mkdir -p {DESK}/lynis && tar -C {DESK}/lynis -xf -"],
         stdin=packed.read_bytes(),
         timeout=120,
@@ -634,16 +636,16 @@ def slower(life: Life, checks: Checks, seconds: float) -> None:
     )
     start = f"cd {DESK}/lynis/usr/share/lynis && exec timeout {10 * seconds:.0f} {audit}"
     theirs = json.loads(
-        life.machine.run(["python3", "-I", "-c", MEASURED, "sh", "-c", start], check=False, timeout=1500).out
+        world.machine.run(["python3", "-I", "-c", MEASURED, "sh", "-c", start], check=False, timeout=1500).out
     )
-    done = life.machine.run(
+    done = world.machine.run(
         ["grep", "-c", "Performing test ID", f"{DESK}/lynis.log"], check=False
     ).out.strip()
-    life.notes["lynis"] = {key: value for key, value in theirs.items() if key != "out"} | {"tests": done}
+    world.notes["lynis"] = {key: value for key, value in theirs.items() if key != "out"} | {"tests": done}
     title = "doctor: at most a tenth of the time that lynis takes on the same machine"
     checks.true(
         title,
         int(done or 0) >= 1 and theirs["seconds"] >= 10 * seconds - 1,
-        f"{seconds:.1f} s; {life.notes['lynis']}",
+        f"{seconds:.1f} s; {world.notes['lynis']}",
         go_on=True,
     )

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from veilor.lab.evidence import COUNTED
-from veilor.lab.life import UNLOCK_TIMEOUT, Life
 from veilor.lab.machine import Machine
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
+from veilor.lab.world import UNLOCK_TIMEOUT, World
 
 AFTER = "life:second-boot"
 STORY = (
@@ -69,70 +69,70 @@ def add_unit(
     return mutate
 
 
-def stage(life: Life, checks: Checks, version: str, mutate: Callable[[Path], None]) -> None:
+def stage(world: World, checks: Checks, version: str, mutate: Callable[[Path], None]) -> None:
     """The running machine is given the update to VERSION, changed by MUTATE."""
-    life.publish(life.make_image(version, mutate=mutate))
-    checks.equal(f"{version} is staged", life.veilor("veilor-update").code, 0)
+    world.publish(world.make_image(version, mutate=mutate))
+    checks.equal(f"{version} is staged", world.veilor("veilor-update").code, 0)
 
 
 def comes_back(
-    life: Life, checks: Checks, mutate: Callable[[Path], None], said: bytes, allowed: str = ""
+    world: World, checks: Checks, mutate: Callable[[Path], None], said: bytes, allowed: str = ""
 ) -> None:
     """An update changed by MUTATE is started three times, SAID being on the console each time, and left.
 
     ALLOWED names what else a console never says and this one may.
     """
-    life.boot()
-    stage(life, checks, "44.2", mutate)
-    life.shut_down()
+    world.boot()
+    stage(world, checks, "44.2", mutate)
+    world.shut_down()
 
-    machine = life.power_on()
+    machine = world.power_on()
     at = 0
     for number in range(1, 5):
-        at = life.type_passphrase(start=at)
+        at = world.type_passphrase(start=at)
         if number < 4:
             at = machine.wait_console(said, UNLOCK_TIMEOUT, f"start {number} to go wrong", at)
-            life.boots += 1  # the machine restarts by itself
-    life.picture("fourth-start", "The fourth start is of the version before")
+            world.boots += 1  # the machine restarts by itself
+    world.picture("fourth-start", "The fourth start is of the version before")
     machine.agent.forget()
     machine.wait_agent(UNLOCK_TIMEOUT)
-    life.settle()
+    world.settle()
     checks.equal("three starts of it, then one more", machine.console.count(COUNTED), 4)
-    old = life.notes["releases"]["44.1"]
-    checks.equal("the fourth is of the version before", life.status()["booted"]["image"]["imageDigest"], old)
+    old = world.notes["releases"]["44.1"]
+    checks.equal("the fourth is of the version before", world.status()["booted"]["image"]["imageDigest"], old)
     machine.wait_unit("veilor-health-return.service", "inactive", 120)
-    shown = life.veilor("veilor-status").text
+    shown = world.veilor("veilor-status").text
     checks.true(
         "status says why",
         "never came to the end of its health check" in shown and "44.2" in shown,
         shown,
         go_on=True,
     )
-    checks.true("the person is told", "never came to the end" in life.notice(), life.notice(), go_on=True)
-    checks.true("healthy again", life.healthy(), life.grub_environment(), go_on=True)
-    life.veilor("veilor-update")
-    checks.equal("it is not staged again by itself", life.status()["staged"], None)
-    life.judge_console(frozenset({allowed}))
+    checks.true("the person is told", "never came to the end" in world.notice(), world.notice(), go_on=True)
+    checks.true("healthy again", world.healthy(), world.grub_environment(), go_on=True)
+    world.veilor("veilor-update")
+    checks.equal("it is not staged again by itself", world.status()["staged"], None)
+    world.judge_console(frozenset({allowed}))
 
 
-def go_wrong(life: Life, checks: Checks, mutate: Callable[[Path], None], said: bytes) -> Machine:
+def go_wrong(world: World, checks: Checks, mutate: Callable[[Path], None], said: bytes) -> Machine:
     """The next update, changed by MUTATE so that the control is missing, is started and goes wrong, which is
     SAID on the console.
     """
-    stage(life, checks, "44.3", mutate)
-    life.machine.power_off()
-    machine = life.power_on()
-    at = life.type_passphrase()
+    stage(world, checks, "44.3", mutate)
+    world.machine.power_off()
+    machine = world.power_on()
+    at = world.type_passphrase()
     machine.wait_console(said, UNLOCK_TIMEOUT, "the start to go wrong", at)
     return machine
 
 
-def stays(life: Life, checks: Checks, mutate: Callable[[Path], None], said: bytes) -> None:
+def stays(world: World, checks: Checks, mutate: Callable[[Path], None], said: bytes) -> None:
     """As `go_wrong`; and the machine stays there."""
-    machine = go_wrong(life, checks, mutate, said)
+    machine = go_wrong(world, checks, mutate, said)
     time.sleep(STAYS)
     checks.equal("without the control the machine does not restart", machine.console.count(COUNTED), 1)
-    life.cut_power()
+    world.cut_power()
 
 
 @phase(
@@ -141,26 +141,26 @@ def stays(life: Life, checks: Checks, mutate: Callable[[Path], None], said: byte
     starts_from="second-boot",
     independent=True,
 )
-def panics(life: Life, checks: Checks) -> None:
+def panics(world: World, checks: Checks) -> None:
     comes_back(
-        life, checks, add_unit(PANICS, "multi-user.target"), rb"Rebooting in 30 seconds", "kernel panic"
+        world, checks, add_unit(PANICS, "multi-user.target"), rb"Rebooting in 30 seconds", "kernel panic"
     )
     # QEMU's machine was seen to restart here all the same, so it is the kernel's own word that counts.
     unlimited = PANICS.replace("echo c", "echo 0 > /proc/sys/kernel/panic; echo c")
-    machine = go_wrong(life, checks, add_unit(unlimited, "multi-user.target"), rb"end Kernel panic")
+    machine = go_wrong(world, checks, add_unit(unlimited, "multi-user.target"), rb"end Kernel panic")
     checks.true(
         "without the control the kernel does not say that it restarts",
         b"Rebooting in" not in bytes(machine.console.buffer),
     )
-    life.cut_power()
+    world.cut_power()
 
 
 @phase("hangs", "Start-up that hangs is ended by the time limit", starts_from="second-boot", independent=True)
-def hangs(life: Life, checks: Checks) -> None:
-    comes_back(life, checks, add_unit(HANGS, "multi-user.target", limit=SHORT_LIMIT), RESTARTING)
+def hangs(world: World, checks: Checks) -> None:
+    comes_back(world, checks, add_unit(HANGS, "multi-user.target", limit=SHORT_LIMIT), RESTARTING)
     timer = "sysinit.target.wants/veilor-health-deadline.timer"
     stays(
-        life,
+        world,
         checks,
         add_unit(HANGS, "multi-user.target", limit=SHORT_LIMIT, without=timer),
         b"This start never ends",
@@ -168,11 +168,13 @@ def hangs(life: Life, checks: Checks) -> None:
 
 
 @phase("emergency", "Emergency mode is left for a restart", starts_from="second-boot", independent=True)
-def emergency(life: Life, checks: Checks) -> None:
-    comes_back(life, checks, add_unit(EMERGENCY, "local-fs.target", "requires"), RESTARTING, "emergency mode")
+def emergency(world: World, checks: Checks) -> None:
+    comes_back(
+        world, checks, add_unit(EMERGENCY, "local-fs.target", "requires"), RESTARTING, "emergency mode"
+    )
     service = "emergency.target.wants/veilor-health-deadline.service"
     stays(
-        life,
+        world,
         checks,
         add_unit(EMERGENCY, "local-fs.target", "requires", without=service),
         b"emergency mode|account is locked",

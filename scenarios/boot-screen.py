@@ -6,11 +6,11 @@ import time
 import tomllib
 
 from veilor.lab.evidence import COUNTED, PROMPT
-from veilor.lab.life import PASSPHRASE, UNLOCK_TIMEOUT, Life
 from veilor.lab.machine import Hardware, Machine
 from veilor.lab.scenario import phase
 from veilor.lab.screen import Screen, dark_colours, press, type_keys
 from veilor.lab.verdict import Checks
+from veilor.lab.world import PASSPHRASE, UNLOCK_TIMEOUT, World
 
 FLAVOUR = "boot-screen"
 STORY = (
@@ -30,15 +30,15 @@ LAYOUT = (
 OPENED = rb"Finished [^\r\n]*Cryptography Setup|Reached target [^\r\n]*Local Encrypted Volumes"
 
 
-def start(life: Life, arguments: str) -> Machine:
+def start(world: World, arguments: str) -> Machine:
     """Power on a machine of the flavour with kernel ARGUMENTS, and stop at its boot menu."""
     hardware = Hardware(
-        [(path, "raw", False) for path in life.locked_disks(arguments)],
+        [(path, "raw", False) for path in world.locked_disks(arguments)],
         "uefi",
-        life.uefi_vars,
-        life.settings.accel,
+        world.uefi_vars,
+        world.settings.accel,
     )
-    machine = life.power_on(hardware)
+    machine = world.power_on(hardware)
     machine.wait_console(COUNTED, UNLOCK_TIMEOUT, "the boot loader")
     press(machine.qmp, "up")  # any key stops the count-down
     return machine
@@ -48,25 +48,25 @@ def start(life: Life, arguments: str) -> Machine:
     "picture-prompt",
     "The boot menu, then the passphrase asked for on the screen: a wrong one, Caps Lock, the right one",
 )
-def picture_prompt(life: Life, checks: Checks) -> None:
-    colour = dark_colours(life.settings.source)
-    title = tomllib.loads((life.settings.source / "product.toml").read_text())["product"]["pretty_name"]
+def picture_prompt(world: World, checks: Checks) -> None:
+    colour = dark_colours(world.settings.source)
+    title = tomllib.loads((world.settings.source / "product.toml").read_text())["product"]["pretty_name"]
 
     def asks(shown: Screen) -> bool:
         return shown.share(colour["window"]) > 0.7 and shown.count(colour["border"]) > ASKING
 
-    machine = start(life, WITHOUT_SERIAL)
+    machine = start(world, WITHOUT_SERIAL)
     checks.true(
         "the boot menu names the product",
         machine.console.wait_for(title.encode(), 15),
         machine.console.text()[-400:],
     )
-    life.picture("boot-menu", "The boot menu")
+    world.picture("boot-menu", "The boot menu")
     press(machine.qmp, "ret")
     machine.wait_screen(asks, UNLOCK_TIMEOUT, "the passphrase prompt")
     type_keys(machine.qmp, "not this one")
     first = machine.screen()
-    life.picture("passphrase", "The passphrase prompt, while something is typed")
+    world.picture("passphrase", "The passphrase prompt, while something is typed")
     machine.wait_screen(
         lambda shown: shown.rows(*LAYOUT).count(colour["muted"]) >= WRITTEN,
         30,
@@ -86,7 +86,7 @@ def picture_prompt(life: Life, checks: Checks) -> None:
     machine.wait_screen(
         lambda shown: shown.count(colour["neutral"]) >= WRITTEN, 20, "the word that Caps Lock is on"
     )
-    life.picture("passphrase-wrong", "A wrong passphrase, said plainly; Caps Lock is on")
+    world.picture("passphrase-wrong", "A wrong passphrase, said plainly; Caps Lock is on")
     press(machine.qmp, "caps_lock")
     machine.wait_screen(
         lambda shown: shown.count(colour["neutral"]) == 0, 20, "the word that Caps Lock is on to go away"
@@ -96,17 +96,17 @@ def picture_prompt(life: Life, checks: Checks) -> None:
     machine.wait_screen(lambda shown: not asks(shown), 30, "the prompt to go away")
     time.sleep(2 * took + 5)  # a wrong one would be asked for again by then
     checks.true("the right one is not asked for again", not asks(machine.screen()))
-    life.picture("unlocked", "The right passphrase: the prompt is gone")
-    checks.equal("the serial console was not asked", life.prompts(), 0)
-    life.cut_power()
+    world.picture("unlocked", "The right passphrase: the prompt is gone")
+    checks.equal("the serial console was not asked", world.prompts(), 0)
+    world.cut_power()
 
 
 @phase("text-prompt", "The same machine with a serial console: the passphrase is asked for there as text")
-def text_prompt(life: Life, checks: Checks) -> None:
-    machine = start(life, "systemd.show_status=true")
+def text_prompt(world: World, checks: Checks) -> None:
+    machine = start(world, "systemd.show_status=true")
     press(machine.qmp, "ret")
     at = machine.wait_console(PROMPT, UNLOCK_TIMEOUT, "the passphrase prompt")
-    life.picture("text-prompt", "The screen meanwhile: the same prompt as text")
+    world.picture("text-prompt", "The screen meanwhile: the same prompt as text")
     machine.console.send(b"not this one\n")
     # For each letter Plymouth writes the whole prompt again, with a star more.
     at = machine.wait_console(
@@ -125,4 +125,4 @@ def text_prompt(life: Life, checks: Checks) -> None:
         machine.console.text()[-400:],
     )
     checks.true("neither is shown while it is typed", PASSPHRASE.decode() not in machine.console.text())
-    life.cut_power()
+    world.cut_power()

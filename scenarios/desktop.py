@@ -7,10 +7,10 @@ from __future__ import annotations
 import json
 import time
 
-from veilor.lab.life import UNLOCK_TIMEOUT, Life
 from veilor.lab.scenario import phase
 from veilor.lab.screen import Screen, dark_colours, press, type_keys
 from veilor.lab.verdict import Checks, OSFault
+from veilor.lab.world import UNLOCK_TIMEOUT, World
 
 AFTER = "life:install"
 FLAVOUR = "desktop"
@@ -50,11 +50,11 @@ def words(colour: dict[str, str], shown: Screen, top: float = 0.5) -> int:
     return shown.rows(top, 0.93).count(colour["text"])
 
 
-def add_account(life: Life, checks: Checks) -> None:
+def add_account(world: World, checks: Checks) -> None:
     """The account that Plasma Setup asks for on Fedora, made by the lab, and an entry for the browser, which
     Debian lacks.
     """
-    machine = life.machine
+    machine = world.machine
     if machine.run(["test", "-e", "/usr/libexec/plasma-setup"], check=False).code == 0:
         checks.not_run("the account is made by Plasma Setup", "nobody answers its questions here")
     machine.run(["useradd", "--create-home", "--uid", "1000", "--shell", "/bin/bash", ACCOUNT])
@@ -73,24 +73,24 @@ def add_account(life: Life, checks: Checks) -> None:
         ]
     )
     # A busy emulated processor hears of a key's release late, and the session would repeat the key.
-    life.write_file(f"{home}/.config/kcminputrc", "[Keyboard]\nKeyRepeat=nothing\n")
+    world.write_file(f"{home}/.config/kcminputrc", "[Keyboard]\nKeyRepeat=nothing\n")
     if machine.run(["test", "-e", "/usr/share/applications/brave-browser.desktop"], check=False).code:
         entry = "[Desktop Entry]\nType=Application\nName=Brave\nExec=false\nIcon=internet-web-browser\n"
-        life.write_file(f"{home}/.local/share/applications/brave-browser.desktop", entry)
+        world.write_file(f"{home}/.local/share/applications/brave-browser.desktop", entry)
     machine.run(["systemctl", "restart", "display-manager.service"])
 
 
-def log_in(life: Life, checks: Checks, colour: dict[str, str], name: str) -> None:
+def log_in(world: World, checks: Checks, colour: dict[str, str], name: str) -> None:
     """Type the password at the login screen, which knows the machine's only account, and wait for a session
     that is drawn.
     """
-    machine = life.machine
+    machine = world.machine
 
     def ready(now: Screen) -> bool:
         return wallpaper(colour, now) and now.rows(*FIELDS).count(colour["accent"]) > FOCUS
 
     machine.wait_screen(ready, DRAWN, "the login")
-    life.picture(f"{name}-login", "The login screen")
+    world.picture(f"{name}-login", "The login screen")
     type_keys(machine.qmp, PASSWORD)
     press(machine.qmp, "ret")
     machine.wait_until(
@@ -102,19 +102,19 @@ def log_in(life: Life, checks: Checks, colour: dict[str, str], name: str) -> Non
     machine.wait_screen(lambda now: wallpaper(colour, now), DRAWN, "the desktop")
 
 
-def session(life: Life) -> dict[str, str]:
+def session(world: World) -> dict[str, str]:
     """What logind knows of the account's session."""
-    listed = json.loads(life.machine.run(["loginctl", "list-sessions", "-j"]).out)
+    listed = json.loads(world.machine.run(["loginctl", "list-sessions", "-j"]).out)
     numbers = [one["session"] for one in listed if one["user"] == ACCOUNT and one.get("seat")]
     if not numbers:
         raise OSFault(f"logind knows no session of {ACCOUNT}'s on the seat: {listed}")
-    shown = life.machine.run(["loginctl", "show-session", numbers[0]]).out
+    shown = world.machine.run(["loginctl", "show-session", numbers[0]]).out
     return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
 
 
-def start_by_keyboard(life: Life, colour: dict[str, str], program: str) -> None:
+def start_by_keyboard(world: World, colour: dict[str, str], program: str) -> None:
     """Open the menu, search PROGRAM in it and start it, without a pointer."""
-    machine = life.machine
+    machine = world.machine
     before = words(colour, machine.screen())
     press(machine.qmp, "meta_l")
     machine.wait_screen(lambda now: words(colour, now) > before + WORDS, DRAWN, "the menu")
@@ -125,30 +125,33 @@ def start_by_keyboard(life: Life, colour: dict[str, str], program: str) -> None:
 
 
 @phase("first-session", "First start: the login, a session, and the notice that the signed image is ready")
-def first_session(life: Life, checks: Checks) -> None:
-    colour = dark_colours(life.settings.source)
-    same = life.make_image("44.0")  # the very digest that is on the ISO
-    life.publish(same)
-    machine = life.power_on()
+def first_session(world: World, checks: Checks) -> None:
+    colour = dark_colours(world.settings.source)
+    same = world.make_image("44.0")  # the very digest that is on the ISO
+    world.publish(same)
+    machine = world.power_on()
     machine.set_link(False)
-    life.type_passphrase()
+    world.type_passphrase()
     machine.wait_agent(UNLOCK_TIMEOUT)
-    add_account(life, checks)
-    log_in(life, checks, colour, "first")
-    life.settle()
-    checks.equal("the session is on Wayland", session(life)["Type"], "wayland", go_on=True)
+    add_account(world, checks)
+    log_in(world, checks, colour, "first")
+    world.settle()
+    checks.equal("the session is on Wayland", session(world)["Type"], "wayland", go_on=True)
     machine.wait_screen(
         lambda now: words(colour, now) > WORDS, DRAWN, "the notice that it waits for a network"
     )
     checks.true(
-        "the first boot waits in the background", "not connected" in life.notice(), life.notice(), go_on=True
+        "the first boot waits in the background",
+        "not connected" in world.notice(),
+        world.notice(),
+        go_on=True,
     )
-    life.picture("first-desktop", "The desktop of the first session says what it waits for")
+    world.picture("first-desktop", "The desktop of the first session says what it waits for")
 
     written = words(colour, machine.screen())
     machine.set_link(True)
     machine.wait_unit("veilor-firstboot-rebase.service", "inactive", 400)
-    staged = life.status()["staged"]
+    staged = world.status()["staged"]
     checks.equal("the signed image is staged", staged and staged["image"]["imageDigest"], same.digest)
     shown = ["cat", "/run/user/1000/veilor-notices.json"]
     machine.wait_until(
@@ -165,29 +168,29 @@ def first_session(life: Life, checks: Checks) -> None:
         f"{now} of text, before {written}",
         go_on=True,
     )
-    life.picture("first-notice", "The desktop tells that the signed image is ready")
-    life.judge_console()
-    life.shut_down()
+    world.picture("first-notice", "The desktop tells that the signed image is ready")
+    world.judge_console()
+    world.shut_down()
 
 
 @phase("second-session", "After the restart: the signed image, a session, and a terminal by keyboard alone")
-def second_session(life: Life, checks: Checks) -> None:
-    colour = dark_colours(life.settings.source)
-    machine = life.power_on()
-    life.type_passphrase()
+def second_session(world: World, checks: Checks) -> None:
+    colour = dark_colours(world.settings.source)
+    machine = world.power_on()
+    world.type_passphrase()
     machine.wait_agent(UNLOCK_TIMEOUT)
-    log_in(life, checks, colour, "second")
-    life.settle()
-    booted = life.status()["booted"]
+    log_in(world, checks, colour, "second")
+    world.settle()
+    booted = world.status()["booted"]
     checks.equal("what runs is verified", booted["image"]["image"].get("signature"), "containerPolicy")
-    checks.true("healthy", life.healthy(), life.grub_environment())
-    start_by_keyboard(life, colour, "konsole")
+    checks.true("healthy", world.healthy(), world.grub_environment())
+    start_by_keyboard(world, colour, "konsole")
     time.sleep(DRAWING)
     before = words(colour, machine.screen(), 0)
     type_keys(machine.qmp, "veilor-status\n")
     machine.wait_screen(
         lambda now: words(colour, now, 0) > before + 4 * WORDS, DRAWN, "the terminal to answer"
     )
-    life.picture("second-desktop", "A terminal, opened by keyboard alone, says what runs")
-    life.judge_console()
-    life.shut_down()
+    world.picture("second-desktop", "A terminal, opened by keyboard alone, says what runs")
+    world.judge_console()
+    world.shut_down()

@@ -9,10 +9,10 @@ import random
 import secrets
 from pathlib import Path
 
-from veilor.lab.life import UNLOCK_TIMEOUT, Life
 from veilor.lab.machine import REGISTRY_ADDRESS
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
+from veilor.lab.world import UNLOCK_TIMEOUT, World
 
 AFTER = "life:install"
 STORY = (
@@ -46,38 +46,38 @@ def digest_of(entry: dict | None) -> str | None:
     return entry and entry["image"] and entry["image"]["imageDigest"]
 
 
-def wait_told(life: Life, checks: Checks, words: str, what: str, timeout: float = 240) -> None:
+def wait_told(world: World, checks: Checks, words: str, what: str, timeout: float = 240) -> None:
     """Wait until the login message has WORDS; console, notice and --status then say the same."""
-    life.machine.wait_until(
+    world.machine.wait_until(
         ["sh", "-c", "cat /run/motd.d/*veilor*"],
         lambda r: words in r.out,
         timeout,
         f"the login message: {words}",
     )
-    said = life.notice()
+    said = world.notice()
     checks.true(f"{what}: the login message says it", words in said, said)
-    known = json.loads(life.read_file("/run/veilor/notice.json"))["notices"]["firstboot"]["line"]
+    known = json.loads(world.read_file("/run/veilor/notice.json"))["notices"]["firstboot"]["line"]
     checks.true(f"{what}: so does the desktop's notice", words in known, known, go_on=True)
-    console = life.machine.console.text().replace("\n", " ")
+    console = world.machine.console.text().replace("\n", " ")
     checks.true(f"{what}: so does the console", words in console, console[-400:], go_on=True)
-    asked = life.veilor(PROGRAM, "--status", "--json").data
+    asked = world.veilor(PROGRAM, "--status", "--json").data
     checks.true(
         f"{what}: so does --status", not asked["done"] and words in (asked["last"] or ""), asked, go_on=True
     )
     plain = "unverified" in said and said.count(". ") > 1
     checks.true(f"{what}: it says that what runs is unverified, and what to do", plain, said, go_on=True)
-    checks.equal(f"{what}: nothing is staged", life.status()["staged"], None)
+    checks.equal(f"{what}: nothing is staged", world.status()["staged"], None)
 
 
-def wait_moved(life: Life, digest: str) -> None:
+def wait_moved(world: World, digest: str) -> None:
     """Wait until the first boot has staged DIGEST and its unit has ended."""
-    life.machine.wait_until(
+    world.machine.wait_until(
         ["bootc", "status", "--format=json", "--format-version=1"],
         lambda r: r.code == 0 and digest_of(json.loads(r.out)["status"]["staged"]) == digest,
         400,
         "the first boot to stage the signed image",
     )
-    life.machine.wait_unit(UNIT, "inactive", 180)
+    world.machine.wait_unit(UNIT, "inactive", 180)
 
 
 @phase(
@@ -86,94 +86,94 @@ def wait_moved(life: Life, digest: str) -> None:
     starts_from="install",
     independent=True,
 )
-def waits(life: Life, checks: Checks) -> None:
-    v0 = life.make_image("44.0")
-    machine = life.power_on()
+def waits(world: World, checks: Checks) -> None:
+    v0 = world.make_image("44.0")
+    machine = world.power_on()
     machine.set_link(False)
-    life.type_passphrase()
+    world.type_passphrase()
     machine.wait_agent(UNLOCK_TIMEOUT)
-    life.settle()
-    wait_told(life, checks, "not connected to a network", "no network")
+    world.settle()
+    wait_told(world, checks, "not connected to a network", "no network")
     state = machine.run(["systemctl", "is-active", UNIT, "multi-user.target"], check=False).out.split()
     checks.equal(
         "it waits in the background: the machine is up, and somebody could log in",
         state,
         ["active", "active"],
     )
-    done = life.veilor("veilor-update", "--json")
+    done = world.veilor("veilor-update", "--json")
     checks.equal("veilor-update puts it off (3)", done.code, 3, go_on=True)
     checks.equal("for want of a network", done.data.get("finding"), "offline", go_on=True)
-    life.picture("no-network", "No network at the first boot: what the console says")
+    world.picture("no-network", "No network at the first boot: what the console says")
 
-    honest = life.read_file("/etc/hosts")
-    life.write_file("/etc/hosts", honest.replace(REGISTRY_ADDRESS, "127.0.0.1"))
+    honest = world.read_file("/etc/hosts")
+    world.write_file("/etc/hosts", honest.replace(REGISTRY_ADDRESS, "127.0.0.1"))
     machine.run(["systemd-run", "--quiet", "--unit=veilor-lab-portal", "python3", "-I", "-c", PORTAL])
     machine.set_link(True)
-    wait_told(life, checks, "login page", "a network's login page")
+    wait_told(world, checks, "login page", "a network's login page")
 
     now = int(machine.run(["date", "+%s"]).out)
     machine.run(["date", "-s", "@1577836800"])  # 2020: before the registry's certificate is valid
-    life.write_file("/etc/hosts", honest)
-    wait_told(life, checks, "clock is most likely wrong", "a wrong clock")
+    world.write_file("/etc/hosts", honest)
+    wait_told(world, checks, "clock is most likely wrong", "a wrong clock")
     machine.run(["date", "-s", f"@{now + 60}"])
-    wait_told(life, checks, "did not give what was asked for", "a registry with nothing in it")
-    tried = life.veilor(PROGRAM, "--now")
+    wait_told(world, checks, "did not give what was asked for", "a registry with nothing in it")
+    tried = world.veilor(PROGRAM, "--now")
     plain = tried.code == 3 and "nothing was changed" in tried.text.lower()
     checks.true("--now waits for nothing, and says the same", plain, tried.text, go_on=True)
 
-    life.publish(v0)
-    wait_moved(life, v0.digest)
-    status = life.status()
+    world.publish(v0)
+    wait_moved(world, v0.digest)
+    status = world.status()
     checks.equal(
         "the digest of the ISO is fetched under the policy all the same",
         (digest_of(status["staged"]), status["staged"]["image"]["image"].get("signature")),
         (digest_of(status["booted"]), "containerPolicy"),
     )
-    notice = life.notice()
+    notice = world.notice()
     plain = "restart when you like" in notice.lower() and "login page" not in notice
     checks.true("the person is told to restart", plain, notice, go_on=True)
     checks.true(
         "the unit has disabled itself",
         machine.run(["systemctl", "is-enabled", UNIT], check=False).out.strip() == "disabled",
     )
-    life.shut_down()
+    world.shut_down()
 
-    life.boot()
-    booted = life.status()["booted"]
+    world.boot()
+    booted = world.status()["booted"]
     checks.equal(
         "it boots, verified",
         (digest_of(booted), booted["image"]["image"].get("signature")),
         (v0.digest, "containerPolicy"),
     )
-    checks.true("healthy", life.healthy(), life.grub_environment())
-    asked = life.veilor(PROGRAM, "--status")
+    checks.true("healthy", world.healthy(), world.grub_environment())
+    asked = world.veilor(PROGRAM, "--status")
     checks.true(
         "--status says that it is done",
         asked.code == 0 and "moved to veilor-os 44.0" in asked.text,
         asked.text,
         go_on=True,
     )
-    again = life.veilor(PROGRAM, "--retry")
+    again = world.veilor(PROGRAM, "--retry")
     checks.true(
         "--retry begins nothing anew",
         again.code == 0 and "Nothing to begin anew" in again.text,
         again.text,
         go_on=True,
     )
-    life.cut_power()
+    world.cut_power()
 
 
-def left_alone(life: Life, checks: Checks, state: str, says: str) -> None:
+def left_alone(world: World, checks: Checks, state: str, says: str) -> None:
     """Both programs end with 5 and STATE, with words that SAYS is part of, and change nothing."""
 
     def seen() -> tuple:
-        return life.machine.run(["ostree", "admin", "status"], check=False).out, life.machine.run(
+        return world.machine.run(["ostree", "admin", "status"], check=False).out, world.machine.run(
             ["ls", "/ostree/deploy"], check=False
         ).out
 
     before = seen()
     for argv in ([PROGRAM, "--now", "--json"], ["veilor-update", "--json"]):
-        done = life.veilor(*argv)
+        done = world.veilor(*argv)
         line = " ".join(done.data[part] for part in ("what", "means", "next"))
         checks.equal(
             f"{state}: {argv[0]} leaves it alone (5)",
@@ -185,114 +185,114 @@ def left_alone(life: Life, checks: Checks, state: str, says: str) -> None:
     checks.equal(f"{state}: nothing has changed", seen(), before, go_on=True)
 
 
-def others(life: Life, checks: Checks) -> None:
+def others(world: World, checks: Checks) -> None:
     """What somebody else did to the machine: written into its origin, or staged."""
-    machine = life.machine
+    machine = world.machine
     machine.run(["mount", "-o", "remount,rw", "/sysroot"])
     [origin] = machine.run(["sh", "-c", "ls /sysroot/ostree/deploy/*/deploy/*.origin"]).out.split()
-    honest = life.read_file(origin)
-    life.write_file(
+    honest = world.read_file(origin)
+    world.write_file(
         origin, "[origin]\ncontainer-image-reference=ostree-unverified-registry:ghcr.io/other/os:1\n"
     )
-    left_alone(life, checks, "foreign", "bootc switch --enforce-container-sigpolicy")
+    left_alone(world, checks, "foreign", "bootc switch --enforce-container-sigpolicy")
     # What bootc says of layered packages (`incompatible`) can't be had without rpm-ostree; a root that is
     # made from no image can.
-    life.write_file(origin, "[origin]\nrefspec=fedora:fedora/44/x86_64/kinoite\n")
-    left_alone(life, checks, "layered", "rpm-ostree reset")
-    life.write_file(origin, honest)
+    world.write_file(origin, "[origin]\nrefspec=fedora:fedora/44/x86_64/kinoite\n")
+    left_alone(world, checks, "layered", "rpm-ostree reset")
+    world.write_file(origin, honest)
     machine.run(["mv", "/run/ostree-booted", "/run/veilor-lab/ostree-booted"])
-    left_alone(life, checks, "package", "back up your files and install veilor-os anew")
+    left_alone(world, checks, "package", "back up your files and install veilor-os anew")
     machine.run(["mv", "/run/veilor-lab/ostree-booted", "/run/ostree-booted"])
     commit = origin.rpartition("/")[2].partition(".")[0]
     machine.run(["ostree", "admin", "deploy", "--stage", commit], timeout=300)
-    left_alone(life, checks, "others-staged", "ostree admin undeploy 0")
+    left_alone(world, checks, "others-staged", "ostree admin undeploy 0")
     machine.run(["ostree", "admin", "undeploy", "0"], timeout=300)
 
 
-def start_anew(life: Life) -> None:
+def start_anew(world: World) -> None:
     """The state before the first run: nothing staged, pinned, counted or noted; what was downloaded stays."""
     script = f"""rm -f {DONE} /run/veilor-lab/kill /run/veilor-lab/calls /var/lib/veilor/health.json
     test -e /run/ostree/staged-deployment && ostree admin undeploy 0
     mount -o remount,rw /boot; grub2-editenv /boot/grub2/grubenv unset boot_counter; systemctl enable {UNIT}; true"""  # noqa: E501
-    life.machine.run(["sh", "-c", script], timeout=300)
+    world.machine.run(["sh", "-c", script], timeout=300)
 
 
 @phase("disturbed", "Others' changes, and kill -9 at random steps", starts_from="install", independent=True)
-def disturbed(life: Life, checks: Checks) -> None:
-    v1 = life.make_image("44.1")
-    machine = life.boot()
+def disturbed(world: World, checks: Checks) -> None:
+    v1 = world.make_image("44.1")
+    machine = world.boot()
     machine.run(["systemctl", "stop", UNIT])
-    life.publish(v1)
-    others(life, checks)
+    world.publish(v1)
+    others(world, checks)
 
     machine.run(["ostree", "admin", "pin", "0"])
     machine.run(["sh", "-c", TAP, "tap.sh", *TAPPED])
-    start_anew(life)
-    done = life.veilor(PROGRAM, "--now")
+    start_anew(world)
+    done = world.veilor(PROGRAM, "--now")
     checks.equal(
         "undisturbed it stages the announced image",
-        (done.code, digest_of(life.status()["staged"])),
+        (done.code, digest_of(world.status()["staged"])),
         (0, v1.digest),
     )
     checks.true(
         "somebody's own pin stays theirs",
-        "bootstrap" not in life.read_file("/var/lib/veilor/health.json"),
+        "bootstrap" not in world.read_file("/var/lib/veilor/health.json"),
         go_on=True,
     )
-    calls = life.read_file("/run/veilor-lab/calls").splitlines()
+    calls = world.read_file("/run/veilor-lab/calls").splitlines()
     places = [f"{number} before" for number in range(1, len(calls) + 1)]
     places += [f"{number} after" for number, call in enumerate(calls, 1) if call.startswith(CHANGING)]
     seed = secrets.randbelow(10**6)
     for place in random.Random(seed).sample(places, KILLS):
-        start_anew(life)
-        life.write_file("/run/veilor-lab/kill", place)
+        start_anew(world)
+        world.write_file("/run/veilor-lab/kill", place)
         number, when = place.split()
         what = f"kill -9 {when} call {number} of {len(calls)} (`{calls[int(number) - 1][:60]}`; seed {seed})"
-        killed = life.veilor(PROGRAM, "--now")
+        killed = world.veilor(PROGRAM, "--now")
         checks.true(f"{what}: it was killed", killed.code in (-9, 137), killed.text[-200:])
-        staged = life.status()["staged"]
+        staged = world.status()["staged"]
         checks.true(
             f"{what}: nothing but the announced image can boot",
             digest_of(staged) in (None, v1.digest),
             staged,
         )
         machine.run(["rm", "-f", "/run/veilor-lab/kill", "/run/veilor-lab/calls"])
-        again = life.veilor(PROGRAM, "--now")
+        again = world.veilor(PROGRAM, "--now")
         checks.equal(
             f"{what}: the next run ends well",
-            (again.code, digest_of(life.status()["staged"])),
+            (again.code, digest_of(world.status()["staged"])),
             (0, v1.digest),
         )
         checks.true(
             f"{what}: with its first boots counted",
-            life.grub_environment().get("boot_counter") == "3",
-            life.grub_environment(),
+            world.grub_environment().get("boot_counter") == "3",
+            world.grub_environment(),
         )
 
-    start_anew(life)
+    start_anew(world)
     # Behind the stamp the unit has nothing to do any more.
     early = [
         place for place in places[1:] if not calls[int(place.split()[0]) - 1].startswith("systemctl disable")
     ]
     place = random.Random(seed + 1).choice(early)
-    life.write_file("/run/veilor-lab/kill", place)
-    life.veilor(PROGRAM, "--now")
-    life.cut_power()
-    machine = life.boot()
-    wait_moved(life, v1.digest)
+    world.write_file("/run/veilor-lab/kill", place)
+    world.veilor(PROGRAM, "--now")
+    world.cut_power()
+    machine = world.boot()
+    wait_moved(world, v1.digest)
     checks.true(
         f"killed {place} and the power cut: the unit goes on by itself",
-        life.status()["staged"],
-        life.notice(),
+        world.status()["staged"],
+        world.notice(),
     )
-    life.cut_power()
+    world.cut_power()
 
-    life.boot()
+    world.boot()
     checks.equal(
-        "the power is cut before the restart: what was staged is lost", life.status()["staged"], None
+        "the power is cut before the restart: what was staged is lost", world.status()["staged"], None
     )
-    done = life.veilor("veilor-update")
+    done = world.veilor("veilor-update")
     checks.equal(
-        "the updates move it all the same", (done.code, digest_of(life.status()["staged"])), (0, v1.digest)
+        "the updates move it all the same", (done.code, digest_of(world.status()["staged"])), (0, v1.digest)
     )
-    life.cut_power()
+    world.cut_power()

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from veilor.lab.life import UNLOCK_TIMEOUT, Life
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks, OSFault
+from veilor.lab.world import UNLOCK_TIMEOUT, World
 
 AFTER = "life:second-boot"
 STORY = (
@@ -46,33 +46,33 @@ ENROL, RULES, ADDED = (
 SETTINGS = "/etc/usbguard/usbguard-daemon.conf"
 
 
-def see(life: Life, what: str, *arguments: str, peer: bool = False) -> Any:
+def see(world: World, what: str, *arguments: str, peer: bool = False) -> Any:
     """The answer of WHAT of guest/seen.py on the machine, or on its neighbour."""
     there = ["ip", "netns", "exec", PEER] if peer else []
-    said = life.machine.run([*there, "python3", "-I", "-c", SEEN, what, *arguments], timeout=600).out.strip()
+    said = world.machine.run([*there, "python3", "-I", "-c", SEEN, what, *arguments], timeout=600).out.strip()
     return json.loads(said) if said[:1] in "[{" else said
 
 
-def has(life: Life, program: str) -> bool:
+def has(world: World, program: str) -> bool:
     """Whether the machine has PROGRAM."""
-    return life.machine.run(["sh", "-c", 'command -v "$1"', "sh", program], check=False).code == 0
+    return world.machine.run(["sh", "-c", 'command -v "$1"', "sh", program], check=False).code == 0
 
 
-def shown(life: Life, unit: str, name: str) -> str:
+def shown(world: World, unit: str, name: str) -> str:
     """The property NAME of UNIT."""
-    return life.machine.run(["systemctl", "show", "-P", name, unit]).out.strip()
+    return world.machine.run(["systemctl", "show", "-P", name, unit]).out.strip()
 
 
 # -- settings, the firewall, graphics, the look: one boot
 # ------------------------------------------------------------------
 
 
-def tailscale(life: Life, checks: Checks) -> None:
+def tailscale(world: World, checks: Checks) -> None:
     """A neighbour on the overlay network gets answers and pings, and nothing else; without the zone not even
     those.
     """
-    machine = life.machine
-    if not has(life, "firewall-cmd"):
+    machine = world.machine
+    if not has(world, "firewall-cmd"):
         checks.not_run("what the overlay network lets through", "this base has no firewalld")
         return
     machine.wait_unit("firewalld.service")
@@ -94,9 +94,9 @@ def tailscale(life: Life, checks: Checks) -> None:
 
     def knocks() -> list[str]:
         return [
-            see(life, "knock", "ping", NEAR, peer=True),
-            see(life, "knock", "tcp", NEAR, peer=True),
-            see(life, "knock", "tcp", FAR),
+            see(world, "knock", "ping", NEAR, peer=True),
+            see(world, "knock", "tcp", NEAR, peer=True),
+            see(world, "knock", "tcp", FAR),
         ]
 
     zone = machine.run(["firewall-cmd", "--get-zone-of-interface=tailscale0"]).out.strip()
@@ -114,33 +114,33 @@ def tailscale(life: Life, checks: Checks) -> None:
     checks.equal("in “trusted” everything would be open", knocks()[1], "open")
 
 
-def graphics(life: Life, checks: Checks) -> None:
+def graphics(world: World, checks: Checks) -> None:
     """dracut takes the graphics drivers into an initramfs by the image's settings, and without them it
     doesn't.
     """
-    if not has(life, "dracut"):
+    if not has(world, "dracut"):
         checks.not_run("graphics drivers are in the initramfs", "this base has no dracut")
         return
     checks.equal(
         "dracut takes the graphics drivers into the initramfs",
-        see(life, "graphics", "yes"),
+        see(world, "graphics", "yes"),
         ["amdgpu", "i915", "nouveau", "xe"],
     )
-    checks.equal("without our settings it takes none", see(life, "graphics", "no"), [])
+    checks.equal("without our settings it takes none", see(world, "graphics", "no"), [])
 
 
-def look(life: Life, checks: Checks) -> None:
+def look(world: World, checks: Checks) -> None:
     """Everything that the look's settings name is there, and nothing in a new home stands before them."""
-    checks.equal("everything that the look's settings name is there", see(life, "look"), [])
-    own = life.machine.run(["sh", "-c", OWN]).out.split()
+    checks.equal("everything that the look's settings name is there", see(world, "look"), [])
+    own = world.machine.run(["sh", "-c", OWN]).out.split()
     checks.equal("nothing in a new person's home stands before the settings for all", own, [])
-    life.machine.run(["mount", "-t", "tmpfs", "none", "/usr/share/plasma/look-and-feel"])
+    world.machine.run(["mount", "-t", "tmpfs", "none", "/usr/share/plasma/look-and-feel"])
     checks.true(
         "a look-and-feel package that is gone is missed",
-        "org.veilor.dark.desktop" in str(missed := see(life, "look")),
+        "org.veilor.dark.desktop" in str(missed := see(world, "look")),
         missed,
     )
-    life.machine.run(["umount", "/usr/share/plasma/look-and-feel"])
+    world.machine.run(["umount", "/usr/share/plasma/look-and-feel"])
 
 
 @phase(
@@ -149,27 +149,27 @@ def look(life: Life, checks: Checks) -> None:
     starts_from="second-boot",
     independent=True,
 )
-def settings(life: Life, checks: Checks) -> None:
-    machine = life.boot()
-    checks.equal("every sysctl setting of the image is in effect", see(life, "sysctl"), {})
-    checks.equal("every kernel argument of the image was given", see(life, "kargs"), [])
+def settings(world: World, checks: Checks) -> None:
+    machine = world.boot()
+    checks.equal("every sysctl setting of the image is in effect", see(world, "sysctl"), {})
+    checks.equal("every kernel argument of the image was given", see(world, "kargs"), [])
     checks.true(
-        "the kernel is locked down", "[confidentiality]" in life.read_file("/sys/kernel/security/lockdown")
+        "the kernel is locked down", "[confidentiality]" in world.read_file("/sys/kernel/security/lockdown")
     )
     tried = machine.run(["modprobe", "thunderbolt"], check=False)
     checks.true(
         "a blocked driver does not load",
-        tried.code != 0 and "thunderbolt" not in life.read_file("/proc/modules"),
+        tried.code != 0 and "thunderbolt" not in world.read_file("/proc/modules"),
         tried.err,
     )
-    tailscale(life, checks)
-    graphics(life, checks)
-    look(life, checks)
+    tailscale(world, checks)
+    graphics(world, checks)
+    look(world, checks)
     machine.run(["sysctl", "-w", "kernel.kptr_restrict=0"])
     checks.equal(
-        "a setting that was taken back is missed", see(life, "sysctl"), {"kernel.kptr_restrict": "0"}
+        "a setting that was taken back is missed", see(world, "sysctl"), {"kernel.kptr_restrict": "0"}
     )
-    life.shut_down()
+    world.shut_down()
 
 
 # -- the first boot
@@ -182,11 +182,11 @@ def settings(life: Life, checks: Checks) -> None:
     starts_from="install",
     independent=True,
 )
-def first_boot_order(life: Life, checks: Checks) -> None:
-    machine = life.boot(life.hardware(network=False, kernel_says=LOGIN))
+def first_boot_order(world: World, checks: Checks) -> None:
+    machine = world.boot(world.hardware(network=False, kernel_says=LOGIN))
     machine.wait_unit("display-manager.service")
     units = (FIRST_BOOT, "plasma-setup.service", "display-manager.service")
-    began = [int(shown(life, unit, "InactiveExitTimestampMonotonic") or 0) for unit in units]
+    began = [int(shown(world, unit, "InactiveExitTimestampMonotonic") or 0) for unit in units]
     checks.true(
         "it starts before the first account is made and the login screen comes up",
         0 < began[0] < began[1] < began[2],
@@ -194,7 +194,7 @@ def first_boot_order(life: Life, checks: Checks) -> None:
     )
     checks.equal(
         "the login screen does not wait for it",
-        [shown(life, unit, "ActiveState") for unit in units],
+        [shown(world, unit, "ActiveState") for unit in units],
         ["active"] * 3,
     )
     cycle = ["journalctl", "-b", "--grep", "ordering cycle", "--output", "cat"]
@@ -203,157 +203,159 @@ def first_boot_order(life: Life, checks: Checks) -> None:
     def started_again() -> str:
         for verb in ("stop", "reset-failed", "start"):
             machine.run(["systemctl", verb, FIRST_BOOT], check=verb != "reset-failed")
-        return shown(life, FIRST_BOOT, "ActiveState")
+        return shown(world, FIRST_BOOT, "ActiveState")
 
     checks.equal("started again, it goes on", started_again(), "active")
-    life.write_file(STAMP, "{}\n")
+    world.write_file(STAMP, "{}\n")
     checks.equal("once it is done, it does not start", started_again(), "inactive")
     machine.run(["rm", STAMP])
     machine.run(["systemctl", "disable", FIRST_BOOT])
-    life.shut_down()
+    world.shut_down()
 
-    machine = life.boot(life.hardware(network=False, kernel_says=LOGIN))
+    machine = world.boot(world.hardware(network=False, kernel_says=LOGIN))
     machine.wait_unit("display-manager.service")
-    never = shown(life, FIRST_BOOT, "InactiveExitTimestampMonotonic")
+    never = shown(world, FIRST_BOOT, "InactiveExitTimestampMonotonic")
     checks.equal("without its WantedBy the login comes, and it never runs", never, "0")
     machine.run(["systemctl", "enable", FIRST_BOOT])
     machine.run(["sync"])
-    life.cut_power()
+    world.cut_power()
 
     late = {f"systemd.unit-dropin.{FIRST_BOOT}~veilor-lab": "[Unit]\nAfter=graphical.target\n"}
-    said = life.boot(life.hardware(network=False, kernel_says=LOGIN | late)).run(cycle, check=False).out
+    said = world.boot(world.hardware(network=False, kernel_says=LOGIN | late)).run(cycle, check=False).out
     checks.true(
         "behind the graphical target, as in 0.5.32, it has no place: systemd breaks a cycle",
         "ordering cycle" in said,
         said[-400:],
     )
-    life.cut_power()
+    world.cut_power()
 
 
 # -- USB
 # ----------------------------------------------------------------------------
 
 
-def plug(life: Life, serial: str, port: str, driver: str = "usb-kbd") -> None:
+def plug(world: World, serial: str, port: str, driver: str = "usb-kbd") -> None:
     """Plug a device, a keyboard unless DRIVER says otherwise, with SERIAL into PORT."""
-    life.machine.qmp.cmd("device_add", driver=driver, id=serial, serial=serial, bus="xhci.0", port=port)
+    world.machine.qmp.cmd("device_add", driver=driver, id=serial, serial=serial, bus="xhci.0", port=port)
 
 
-def comes_to(life: Life, serial: str, what: str, timeout: float = 20) -> str:
+def comes_to(world: World, serial: str, what: str, timeout: float = 20) -> str:
     """What became of the device SERIAL: waits a while for WHAT, and a little longer when that is what it is
     to stay.
     """
     deadline = time.monotonic() + timeout
-    while (seen := see(life, "usb").get(serial, "gone")) != what and time.monotonic() < deadline:
+    while (seen := see(world, "usb").get(serial, "gone")) != what and time.monotonic() < deadline:
         time.sleep(0.5)
     if what == "blocked":
         time.sleep(3)
-        seen = see(life, "usb").get(serial, "gone")
+        seen = see(world, "usb").get(serial, "gone")
     return seen
 
 
-def unplug(life: Life, serial: str) -> None:
+def unplug(world: World, serial: str) -> None:
     """Pull the device SERIAL."""
-    life.machine.qmp.cmd("device_del", id=serial)
-    comes_to(life, serial, "gone")
+    world.machine.qmp.cmd("device_del", id=serial)
+    comes_to(world, serial, "gone")
 
 
-def restart_guard(life: Life, rules: str | None = None) -> None:
+def restart_guard(world: World, rules: str | None = None) -> None:
     """Start usbguard anew, with RULES as the enrolled ones if given."""
     if rules is not None:
-        life.write_file(RULES, rules)
-    life.machine.run(["systemctl", "restart", "usbguard.service"], check=False)
+        world.write_file(RULES, rules)
+    world.machine.run(["systemctl", "restart", "usbguard.service"], check=False)
     time.sleep(3)
 
 
-def start_with_keyboard(life: Life, port: str) -> None:
+def start_with_keyboard(world: World, port: str) -> None:
     """Boot with the person's keyboard in PORT, plugged in before the firmware looks."""
-    life.power_on(life.hardware(usb=True))
-    plug(life, "MINE", port)
-    life.type_passphrase()
-    life.machine.wait_agent(UNLOCK_TIMEOUT)
-    life.settle()
-    life.judge_console()
+    world.power_on(world.hardware(usb=True))
+    plug(world, "MINE", port)
+    world.type_passphrase()
+    world.machine.wait_agent(UNLOCK_TIMEOUT)
+    world.settle()
+    world.judge_console()
 
 
-def from_the_first_start(life: Life, checks: Checks) -> str:
+def from_the_first_start(world: World, checks: Checks) -> str:
     """The machine has enrolled by itself; the rules that it made."""
-    life.machine.wait_unit(ENROL, "inactive", 120)
-    rules = life.read_file(RULES)
+    world.machine.wait_unit(ENROL, "inactive", 120)
+    rules = world.read_file(RULES)
     checks.true(
         "the first start has let in the keyboard that was there, by itself", 'serial "MINE"' in rules, rules
     )
     checks.equal(
         "by what it is, not by hash or port", [word for word in ("hash", "via-port") if word in rules], []
     )
-    checks.equal("usbguard runs", shown(life, "usbguard.service", "ActiveState"), "active")
-    checks.equal("the keyboard works", see(life, "usb").get("MINE"), "works")
-    checks.true("the person is told", "USB devices" in life.notice(), life.notice())
+    checks.equal("usbguard runs", shown(world, "usbguard.service", "ActiveState"), "active")
+    checks.equal("the keyboard works", see(world, "usb").get("MINE"), "works")
+    checks.true("the person is told", "USB devices" in world.notice(), world.notice())
     return rules
 
 
-def others(life: Life, checks: Checks) -> None:
+def others(world: World, checks: Checks) -> None:
     """What else is plugged in beside the person's keyboard, on its dock or in its place."""
-    plug(life, "SECOND", "2")
+    plug(world, "SECOND", "2")
     checks.equal(
-        "a second keyboard of the same make is blocked", comes_to(life, "SECOND", "blocked"), "blocked"
+        "a second keyboard of the same make is blocked", comes_to(world, "SECOND", "blocked"), "blocked"
     )
-    unplug(life, "MINE")
-    plug(life, "DOCK", "3", "usb-hub")
-    plug(life, "MINE", "3.1")
-    checks.equal("the keyboard moves to a dock and works", comes_to(life, "MINE", "works"), "works")
-    see(life, "gadget", "STICK")
+    unplug(world, "MINE")
+    plug(world, "DOCK", "3", "usb-hub")
+    plug(world, "MINE", "3.1")
+    checks.equal("the keyboard moves to a dock and works", comes_to(world, "MINE", "works"), "works")
+    see(world, "gadget", "STICK")
     checks.equal(
-        "a keyboard that is a drive as well is blocked", comes_to(life, "STICK", "blocked"), "blocked"
+        "a keyboard that is a drive as well is blocked", comes_to(world, "STICK", "blocked"), "blocked"
     )
-    life.machine.run(["sh", "-c", "echo >/sys/kernel/config/usb_gadget/lab/UDC"])
-    unplug(life, "SECOND")
-    unplug(life, "MINE")
-    life.machine.run(["sh", "-c", "ls /sys/class/udc | head -1 >/sys/kernel/config/usb_gadget/lab/UDC"])
-    checks.equal("also when no other keyboard is there", comes_to(life, "STICK", "blocked"), "blocked")
-    plug(life, "NEW", "4")
-    checks.equal("in the place of a broken keyboard a new one works", comes_to(life, "NEW", "works"), "works")
-    unplug(life, "NEW")
-    plug(life, "MINE", "3.1")
-    checks.equal("the old one comes back", comes_to(life, "MINE", "works"), "works")
+    world.machine.run(["sh", "-c", "echo >/sys/kernel/config/usb_gadget/lab/UDC"])
+    unplug(world, "SECOND")
+    unplug(world, "MINE")
+    world.machine.run(["sh", "-c", "ls /sys/class/udc | head -1 >/sys/kernel/config/usb_gadget/lab/UDC"])
+    checks.equal("also when no other keyboard is there", comes_to(world, "STICK", "blocked"), "blocked")
+    plug(world, "NEW", "4")
+    checks.equal(
+        "in the place of a broken keyboard a new one works", comes_to(world, "NEW", "works"), "works"
+    )
+    unplug(world, "NEW")
+    plug(world, "MINE", "3.1")
+    checks.equal("the old one comes back", comes_to(world, "MINE", "works"), "works")
 
 
-def without_the_fix(life: Life, checks: Checks, rules: str) -> None:
+def without_the_fix(world: World, checks: Checks, rules: str) -> None:
     """The same with what 0.5.32 shipped, and with the image's settings taken away."""
-    machine = life.machine
-    restart_guard(life, machine.run(["usbguard", "generate-policy"]).out)
+    machine = world.machine
+    restart_guard(world, machine.run(["usbguard", "generate-policy"]).out)
     checks.equal(
-        "with the rules of 0.5.32 the keyboard works where it is", see(life, "usb").get("MINE"), "works"
+        "with the rules of 0.5.32 the keyboard works where it is", see(world, "usb").get("MINE"), "works"
     )
-    unplug(life, "MINE")
-    plug(life, "MINE", "1")
-    checks.equal("and is lost when it is plugged in elsewhere", comes_to(life, "MINE", "blocked"), "blocked")
-    restart_guard(life, rules)
-    checks.equal("with ours it is back", comes_to(life, "MINE", "works"), "works")
+    unplug(world, "MINE")
+    plug(world, "MINE", "1")
+    checks.equal("and is lost when it is plugged in elsewhere", comes_to(world, "MINE", "blocked"), "blocked")
+    restart_guard(world, rules)
+    checks.equal("with ours it is back", comes_to(world, "MINE", "works"), "works")
 
-    restart_guard(life, "")
+    restart_guard(world, "")
     checks.equal(
         "before any enrolment usbguard does not start",
-        shown(life, "usbguard.service", "ActiveState"),
+        shown(world, "usbguard.service", "ActiveState"),
         "inactive",
     )
-    checks.equal("and the keyboard works", see(life, "usb").get("MINE"), "works")
-    life.write_file("/run/systemd/system/usbguard.service.d/99-lab.conf", "[Unit]\nConditionFileNotEmpty=\n")
+    checks.equal("and the keyboard works", see(world, "usb").get("MINE"), "works")
+    world.write_file("/run/systemd/system/usbguard.service.d/99-lab.conf", "[Unit]\nConditionFileNotEmpty=\n")
     machine.run(["systemctl", "daemon-reload"])
-    restart_guard(life)
+    restart_guard(world)
     checks.equal(
         "without that condition the only keyboard would be locked out",
-        comes_to(life, "MINE", "blocked"),
+        comes_to(world, "MINE", "blocked"),
         "blocked",
     )
     machine.run(["rm", "/run/systemd/system/usbguard.service.d/99-lab.conf"])
     machine.run(["systemctl", "daemon-reload"])
-    restart_guard(life, rules)
+    restart_guard(world, rules)
 
     machine.run(["sed", "-i", "s/^ImplicitPolicyTarget=.*/ImplicitPolicyTarget=allow/", SETTINGS])
-    restart_guard(life)
+    restart_guard(world)
     checks.equal(
-        "with another default the keyboard with a drive gets in", comes_to(life, "STICK", "works"), "works"
+        "with another default the keyboard with a drive gets in", comes_to(world, "STICK", "works"), "works"
     )
 
 
@@ -363,53 +365,55 @@ def without_the_fix(life: Life, checks: Checks, rules: str) -> None:
     starts_from="second-boot",
     independent=True,
 )
-def usb(life: Life, checks: Checks) -> None:
-    start_with_keyboard(life, "1")
-    machine = life.machine
+def usb(world: World, checks: Checks) -> None:
+    start_with_keyboard(world, "1")
+    machine = world.machine
     listed = machine.run(
         ["stat", "-c", "%a", SETTINGS, RULES, "/etc/usbguard/rules.d/50-veilor.conf", ADDED]
     ).out.split()
     checks.equal("root alone reads USBGuard's settings and rules", listed, ["600"] * 4)
-    if not has(life, "usbguard"):
+    if not has(world, "usbguard"):
         checks.not_run("keyboards, docks and drives", "this base has no USBGuard")
-        life.shut_down()
+        world.shut_down()
         return
-    rules = from_the_first_start(life, checks)
+    rules = from_the_first_start(world, checks)
     if machine.run(["modprobe", "--all", "dummy_hcd", "libcomposite"], check=False).code:
         checks.not_run("a keyboard that is a drive as well", "the kernel has no dummy_hcd to plug it into")
-        life.shut_down()
+        world.shut_down()
         return
-    others(life, checks)
-    without_the_fix(life, checks, rules)
-    life.write_file(ADDED, "allow id 1234:0001\n")
-    life.shut_down()
+    others(world, checks)
+    without_the_fix(world, checks, rules)
+    world.write_file(ADDED, "allow id 1234:0001\n")
+    world.shut_down()
 
-    start_with_keyboard(life, "4")
+    start_with_keyboard(world, "4")
     checks.equal(
-        "after a restart the keyboard works in another port", comes_to(life, "MINE", "works"), "works"
+        "after a restart the keyboard works in another port", comes_to(world, "MINE", "works"), "works"
     )
-    checks.equal("and usbguard runs", shown(life, "usbguard.service", "ActiveState"), "active")
-    checks.equal("nothing was enrolled again", life.read_file(RULES), rules)
+    checks.equal("and usbguard runs", shown(world, "usbguard.service", "ActiveState"), "active")
+    checks.equal("nothing was enrolled again", world.read_file(RULES), rules)
     checks.true(
         "a start brings the image's own settings back",
-        "\nImplicitPolicyTarget=block" in life.read_file(SETTINGS),
+        "\nImplicitPolicyTarget=block" in world.read_file(SETTINGS),
     )
-    checks.equal("and keeps the person's rules", life.read_file(ADDED), "allow id 1234:0001\n")
-    life.shut_down()
+    checks.equal("and keeps the person's rules", world.read_file(ADDED), "allow id 1234:0001\n")
+    world.shut_down()
 
 
 # -- Wi-Fi
 # ----------------------------------------------------------------------------
 
 
-def radios(life: Life) -> int:
+def radios(world: World) -> int:
     """How many Wi-Fi radios the kernel drives."""
-    return len(life.machine.run(["sh", "-c", "ls /sys/class/ieee80211 2>/dev/null"], check=False).out.split())
+    return len(
+        world.machine.run(["sh", "-c", "ls /sys/class/ieee80211 2>/dev/null"], check=False).out.split()
+    )
 
 
-def suspend(life: Life) -> None:
+def suspend(world: World) -> None:
     """Suspend to memory and wake again. Raises OSFault when the machine doesn't sleep."""
-    machine = life.machine
+    machine = world.machine
     machine.run(["systemd-run", "--no-block", "systemctl", "suspend"])
     deadline = time.monotonic() + 60
     while machine.qmp.cmd("query-status")["status"] != "suspended":
@@ -420,17 +424,17 @@ def suspend(life: Life) -> None:
     machine.wait_unit("systemd-suspend.service", "inactive", 120)
 
 
-def connected(life: Life, timeout: float = 90) -> bool:
+def connected(world: World, timeout: float = 90) -> bool:
     """Whether NetworkManager is on the access point's network within TIMEOUT, and a packet gets there and
     back.
     """
     state = ["nmcli", "-g", "GENERAL.STATE", "connection", "show", "veilor-lab"]
     deadline = time.monotonic() + timeout
-    while life.machine.run(state, check=False).out.strip() != "activated":
+    while world.machine.run(state, check=False).out.strip() != "activated":
         if time.monotonic() > deadline:
             return False
         time.sleep(1)
-    return see(life, "knock", "tcp", FAR) == "refused"  # nothing listens there, and it says so
+    return see(world, "knock", "tcp", FAR) == "refused"  # nothing listens there, and it says so
 
 
 @phase(
@@ -439,27 +443,27 @@ def connected(life: Life, timeout: float = 90) -> bool:
     starts_from="second-boot",
     independent=True,
 )
-def wifi_after_suspend(life: Life, checks: Checks) -> None:
-    machine = life.boot()
+def wifi_after_suspend(world: World, checks: Checks) -> None:
+    machine = world.boot()
     machine.run(["modprobe", DRIVER, "radios=1"])
-    checks.equal("a signed driver loads", radios(life), 1)
+    checks.equal("a signed driver loads", radios(world), 1)
     machine.run(["modprobe", "--remove", DRIVER])
-    see(life, "unsign", DRIVER)
+    see(world, "unsign", DRIVER)
     refused = machine.run(["insmod", "/run/unsigned.ko"], check=False)
     checks.true(
         "local.modules: the same driver without its signature is refused",
-        refused.code != 0 and radios(life) == 0,
+        refused.code != 0 and radios(world) == 0,
         refused.err,
     )
 
-    missing = [name for name in ("nmcli", "hostapd", "iw") if not has(life, name)]
+    missing = [name for name in ("nmcli", "hostapd", "iw") if not has(world, name)]
     if missing:
         checks.not_run(
             "local.modules: Wi-Fi by a real access point", f"this base has no {' and no '.join(missing)}"
         )
-        life.shut_down()
+        world.shut_down()
         return
-    see(life, "access_point", PEER, FAR, WIFI_KEY)
+    see(world, "access_point", PEER, FAR, WIFI_KEY)
     machine.run(
         [
             "nmcli",
@@ -487,26 +491,26 @@ def wifi_after_suspend(life: Life, checks: Checks) -> None:
             "0",
         ]
     )
-    checks.true("NetworkManager finds the network and is on it", connected(life))
-    see(life, "no_access_point", PEER)
-    suspend(life)
-    slept = life.read_file("/sys/power/suspend_stats/success").strip()
-    checks.equal("the machine slept, with the driver gone", (slept, radios(life)), ("1", 0))
-    see(life, "access_point", PEER, FAR, WIFI_KEY)
+    checks.true("NetworkManager finds the network and is on it", connected(world))
+    see(world, "no_access_point", PEER)
+    suspend(world)
+    slept = world.read_file("/sys/power/suspend_stats/success").strip()
+    checks.equal("the machine slept, with the driver gone", (slept, radios(world)), ("1", 0))
+    see(world, "access_point", PEER, FAR, WIFI_KEY)
     checks.true(
-        "local.modules: the driver loads after the suspend, and Wi-Fi comes back by itself", connected(life)
+        "local.modules: the driver loads after the suspend, and Wi-Fi comes back by itself", connected(world)
     )
-    see(life, "no_access_point", PEER)
+    see(world, "no_access_point", PEER)
 
     machine.run(["sysctl", "-w", "kernel.modules_disabled=1"])
     latched = machine.run(["modprobe", DRIVER, "radios=2"], check=False)
     checks.true(
         "local.modules negative control: with 0.5.32's latch the driver stays away",
-        latched.code != 0 and radios(life) == 0,
+        latched.code != 0 and radios(world) == 0,
         latched.err,
     )
-    checks.true("and Wi-Fi stays dead", not connected(life, 20))
-    life.shut_down()
+    checks.true("and Wi-Fi stays dead", not connected(world, 20))
+    world.shut_down()
 
 
 # -- the installer's logs
@@ -525,14 +529,14 @@ systemctl restart veilor-lab-anaconda.service
     starts_from="second-boot",
     independent=True,
 )
-def install_logs(life: Life, checks: Checks) -> None:
-    if not life.settings.stand_in_medium:
+def install_logs(world: World, checks: Checks) -> None:
+    if not world.settings.stand_in_medium:
         checks.not_run("its logs are on the host", "only the stand-in for Anaconda is told to give up here")
         return
-    share = life.dir / "failed-logs"
+    share = world.dir / "failed-logs"
     share.mkdir(exist_ok=True)
-    iso = life.make_iso(life.make_image("44.0"))
-    machine = life.power_on(life.hardware(network=False, medium=iso, share=share))
+    iso = world.make_iso(world.make_image("44.0"))
+    machine = world.power_on(world.hardware(network=False, medium=iso, share=share))
 
     def give_up(start: int) -> tuple[int, list[str]]:
         """Type quit at the question behind START; the console's offset behind the end, and the names of the
@@ -553,4 +557,4 @@ def install_logs(life: Life, checks: Checks) -> None:
         path.unlink()
     machine.run(["sh", "-ec", WITHOUT_LOGS])
     checks.equal("without the kickstart's last script nothing is left", give_up(at)[1], [])
-    life.cut_power()
+    world.cut_power()

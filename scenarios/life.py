@@ -9,9 +9,9 @@ import secrets
 
 from veilor.lab import disk
 from veilor.lab.evidence import COUNTED, PROMPT
-from veilor.lab.life import PASSPHRASE, UNLOCK_TIMEOUT, Life
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
+from veilor.lab.world import PASSPHRASE, UNLOCK_TIMEOUT, World
 
 STORY = (
     "A machine was installed on an encrypted disk, moved itself onto the signed image, was updated, rolled "
@@ -36,21 +36,21 @@ def signature_of(entry: dict | None) -> object:
 
 
 @phase("install", "Install v0 from the ISO, with no network")
-def install(life: Life, checks: Checks) -> None:
-    life.make_keys()
-    v0 = life.make_image("44.0")
-    iso = life.make_iso(v0)
-    other = disk.make_other(life.dir / "other.raw")
+def install(world: World, checks: Checks) -> None:
+    world.make_keys()
+    v0 = world.make_image("44.0")
+    iso = world.make_iso(v0)
+    other = disk.make_other(world.dir / "other.raw")
     before = disk.fingerprint(other)
-    share = life.dir / "install-logs"
+    share = world.dir / "install-logs"
     share.mkdir(exist_ok=True)
 
-    machine = life.power_on(
-        life.hardware(network=False, medium=iso, extra=[(other, "raw", False)], share=share)
+    machine = world.power_on(
+        world.hardware(network=False, medium=iso, extra=[(other, "raw", False)], share=share)
     )
     at = machine.wait_console(rb"Install to which disk\? ", 240, "the installer's question for a disk")
-    offered = life.offered_disks()
-    life.picture("installer", "The installer asks which disk to take")
+    offered = world.offered_disks()
+    world.picture("installer", "The installer asks which disk to take")
     checks.true(
         "the installation medium is not offered", "disk0" not in offered and len(offered) == 2, offered
     )
@@ -62,16 +62,16 @@ def install(life: Life, checks: Checks) -> None:
     machine.console.send(PASSPHRASE + b"\n")
     at = machine.wait_console(rb"(?:Again|[Cc]onfirm[^\r\n:]*): ", 60, "the passphrase asked for again", at)
     machine.console.send(PASSPHRASE + b"\n")
-    if life.settings.stand_in_medium:
+    if world.settings.stand_in_medium:
         machine.wait_console(
             rb"VEILOR-INSTALL: (?:DONE|FAILED[^\r\n]*)", 900, "the end of the installation", at
         )
         said = machine.console.text()
         checks.true("the installation ends well", "VEILOR-INSTALL: DONE" in said, said[-300:])
-    machine.wait_end(150 if life.settings.stand_in_medium else 3600, "the installer to power off")
-    life.judge_console()
+    machine.wait_end(150 if world.settings.stand_in_medium else 3600, "the installer to power off")
+    world.judge_console()
     said = machine.console.text()
-    life.stop()
+    world.stop()
 
     logs = {path.name: path.read_bytes() for path in share.iterdir()}
     checks.true(
@@ -83,7 +83,7 @@ def install(life: Life, checks: Checks) -> None:
         "the passphrase is in none of them", [name for name, text in logs.items() if PASSPHRASE in text], []
     )
     checks.equal("a second disk stays byte for byte as it was", disk.fingerprint(other), before)
-    raw = life.raw_disk()
+    raw = world.raw_disk()
     layout = disk.read_gpt(raw)
     checks.equal("the disk has an EFI partition, /boot and one more", len(layout), 3)
     root = max(layout, key=lambda part: part.size)
@@ -115,25 +115,25 @@ def install(life: Life, checks: Checks) -> None:
 
 
 @phase("first-boot", "First boot: unverified, then moved onto the signed image")
-def first_boot(life: Life, checks: Checks) -> None:
-    v1 = life.make_image("44.1")
-    life.publish(v1)
-    mark = life.registry.mark()
+def first_boot(world: World, checks: Checks) -> None:
+    v1 = world.make_image("44.1")
+    world.publish(v1)
+    mark = world.registry.mark()
 
-    machine = life.power_on()
+    machine = world.power_on()
     machine.set_link(False)
-    life.type_passphrase()
+    world.type_passphrase()
     machine.wait_agent(UNLOCK_TIMEOUT)
-    life.picture("first-boot", "First boot of the installed disk")
-    status = life.status()
+    world.picture("first-boot", "First boot of the installed disk")
+    status = world.status()
     checks.equal("what runs came from the installer", status["booted"]["image"]["image"]["transport"], "oci")
-    shown = life.veilor("veilor-status")
+    shown = world.veilor("veilor-status")
     checks.true(
         "status says plainly that what runs is unverified", "unverified" in shown.text.lower(), shown.text
     )
-    checks.equal("nothing was asked of the registry without a network", len(life.registry.requests(mark)), 0)
+    checks.equal("nothing was asked of the registry without a network", len(world.registry.requests(mark)), 0)
     canary = f"canary {secrets.token_hex(12)}"
-    life.write_file(CANARY_FILE, canary)
+    world.write_file(CANARY_FILE, canary)
     searched = PASSPHRASE + b"\n" + canary.encode() + b"\n"
     found = machine.run(
         ["grep", "-rlaF", "-f", "-", "/var/log", "/var/lib", "/etc"], check=False, stdin=searched, timeout=120
@@ -143,8 +143,8 @@ def first_boot(life: Life, checks: Checks) -> None:
         found.split(),
         [CANARY_FILE],
     )
-    life.write_file(HOME_FILE, "dear diary\n")
-    life.write_file(ETC_FILE, "changed before the move\n")
+    world.write_file(HOME_FILE, "dear diary\n")
+    world.write_file(ETC_FILE, "changed before the move\n")
 
     machine.wait_until(
         ["systemctl", "is-active", "veilor-firstboot-rebase.service"],
@@ -160,8 +160,8 @@ def first_boot(life: Life, checks: Checks) -> None:
         "the first boot to stage the signed image",
     )
     machine.wait_unit("veilor-firstboot-rebase.service", "inactive", 120)
-    checks.equal("exactly one passphrase prompt", life.prompts(), 1)
-    status = life.status()
+    checks.equal("exactly one passphrase prompt", world.prompts(), 1)
+    status = world.status()
     checks.equal("the staged image is the announced one", digest_of(status["staged"]), v1.digest)
     checks.equal("it was fetched under the policy", signature_of(status["staged"]), "containerPolicy")
     checks.true("the bootstrap is pinned", status["booted"]["pinned"], status["booted"])
@@ -170,32 +170,32 @@ def first_boot(life: Life, checks: Checks) -> None:
         machine.run(["systemctl", "is-enabled", "veilor-firstboot-rebase.service"], check=False).out.strip(),
         "disabled",
     )
-    notice = life.notice()
+    notice = world.notice()
     checks.true("the person is told to restart", "restart" in notice.lower(), notice)
-    asked = life.registry.requests(mark)
+    asked = world.registry.requests(mark)
     checks.true(
         "the signature was read before any layer",
-        life.signature_before_layers(asked),
+        world.signature_before_layers(asked),
         [r.path for r in asked][:20],
     )
-    policy = json.loads(life.read_file("/etc/containers/policy.json"))
+    policy = json.loads(world.read_file("/etc/containers/policy.json"))
     checks.equal("what no policy names is rejected", policy["default"], [{"type": "reject"}])
-    life.judge_console()
-    life.strike("first-boot-end")
-    life.shut_down()
+    world.judge_console()
+    world.strike("first-boot-end")
+    world.shut_down()
 
 
 @phase("second-boot", "Second boot: the signed image runs, nothing was lost")
-def second_boot(life: Life, checks: Checks) -> None:
-    life.strike("second-boot-off")
-    machine = life.boot()
-    life.strike("second-boot")
-    status = life.status()
+def second_boot(world: World, checks: Checks) -> None:
+    world.strike("second-boot-off")
+    machine = world.boot()
+    world.strike("second-boot")
+    status = world.status()
     checks.equal(
-        "the booted image is the announced one", digest_of(status["booted"]), life.notes["releases"]["44.1"]
+        "the booted image is the announced one", digest_of(status["booted"]), world.notes["releases"]["44.1"]
     )
     checks.equal("its signature was verified by policy", signature_of(status["booted"]), "containerPolicy")
-    product = life.settings.product
+    product = world.settings.product
     checks.equal(
         "it follows the product's image",
         status["booted"]["image"]["image"]["image"],
@@ -203,15 +203,15 @@ def second_boot(life: Life, checks: Checks) -> None:
     )
     checks.true(
         "the machine calls itself veilor-os",
-        'NAME="veilor-os"' in life.read_file("/etc/os-release"),
-        life.read_file("/etc/os-release"),
+        'NAME="veilor-os"' in world.read_file("/etc/os-release"),
+        world.read_file("/etc/os-release"),
     )
-    checks.equal("the file in /home is still there", life.read_file(HOME_FILE), "dear diary\n")
-    checks.equal("the change in /etc is still there", life.read_file(ETC_FILE), "changed before the move\n")
+    checks.equal("the file in /home is still there", world.read_file(HOME_FILE), "dear diary\n")
+    checks.equal("the change in /etc is still there", world.read_file(ETC_FILE), "changed before the move\n")
     checks.true(
         "status says it is verified",
-        "verified by" in life.veilor("veilor-status").text,
-        life.veilor("veilor-status").text,
+        "verified by" in world.veilor("veilor-status").text,
+        world.veilor("veilor-status").text,
     )
     checks.equal(
         "the first-boot unit does not run again",
@@ -219,168 +219,168 @@ def second_boot(life: Life, checks: Checks) -> None:
         "inactive",
     )
     checks.true(
-        "the health check passed and the boot counter is off", life.healthy(), life.grub_environment()
+        "the health check passed and the boot counter is off", world.healthy(), world.grub_environment()
     )
-    life.picture("second-boot", "The signed image, booted")
-    life.shut_down()
+    world.picture("second-boot", "The signed image, booted")
+    world.shut_down()
 
 
 @phase("update", "Update to v2; a power cut in between boots v1")
-def update(life: Life, checks: Checks) -> None:
-    v2 = life.make_image("44.2")
-    life.boot()
-    life.strike("update")
-    life.publish(v2)
-    mark = life.registry.mark()
-    done = life.veilor("veilor-update", "--download-only")
+def update(world: World, checks: Checks) -> None:
+    v2 = world.make_image("44.2")
+    world.boot()
+    world.strike("update")
+    world.publish(v2)
+    mark = world.registry.mark()
+    done = world.veilor("veilor-update", "--download-only")
     checks.equal("the update is downloaded", done.code, 0)
-    staged = life.status()["staged"]
+    staged = world.status()["staged"]
     checks.equal("what is downloaded is v2", digest_of(staged), v2.digest)
     checks.true("it is locked until it was compared", staged["downloadOnly"], staged)
-    life.cut_power()
+    world.cut_power()
 
-    life.boot()
+    world.boot()
     checks.equal(
-        "after the power cut v1 boots", digest_of(life.status()["booted"]), life.notes["releases"]["44.1"]
+        "after the power cut v1 boots", digest_of(world.status()["booted"]), world.notes["releases"]["44.1"]
     )
-    done = life.veilor("veilor-update")
+    done = world.veilor("veilor-update")
     checks.equal("the update is staged", done.code, 0)
     checks.true("the person is told to restart when they like", "restart" in done.text.lower(), done.text)
-    status = life.status()
+    status = world.status()
     checks.equal("v2 is staged", digest_of(status["staged"]), v2.digest)
     checks.true("v2 is unlocked", not status["staged"]["downloadOnly"], status["staged"])
-    pulled = life.layer_bytes(life.registry.requests(mark))
+    pulled = world.layer_bytes(world.registry.requests(mark))
     checks.true(
         "bytes pulled are at most 1.05 × the changed layer",
         v2.layer_bytes <= pulled <= 1.05 * v2.layer_bytes,
         f"{pulled} bytes of layers for a layer of {v2.layer_bytes}",
     )
-    life.notes["pulled"] = [pulled, v2.layer_bytes]
-    life.shut_down()
+    world.notes["pulled"] = [pulled, v2.layer_bytes]
+    world.shut_down()
 
-    life.boot()
-    checks.equal("v2 runs", digest_of(life.status()["booted"]), v2.digest)
-    checks.true("v2 is healthy", life.healthy(), life.grub_environment())
-    again = life.veilor("veilor-update")
+    world.boot()
+    checks.equal("v2 runs", digest_of(world.status()["booted"]), v2.digest)
+    checks.true("v2 is healthy", world.healthy(), world.grub_environment())
+    again = world.veilor("veilor-update")
     checks.equal("nothing newer: nothing to do", again.code, 0)
-    checks.equal("and nothing is staged", life.status()["staged"], None)
-    life.shut_down()
+    checks.equal("and nothing is staged", world.status()["staged"], None)
+    world.shut_down()
 
 
 @phase("rollback", "Roll back to v1 and forward again")
-def rollback(life: Life, checks: Checks) -> None:
-    releases = life.notes["releases"]
-    life.boot()
-    life.strike("rollback")
-    life.write_file("/etc/veilor-lab-v2", "made on v2\n")
-    life.write_file("/var/home/v2.txt", "made on v2\n")
-    done = life.veilor("veilor-rollback", "--yes")
+def rollback(world: World, checks: Checks) -> None:
+    releases = world.notes["releases"]
+    world.boot()
+    world.strike("rollback")
+    world.write_file("/etc/veilor-lab-v2", "made on v2\n")
+    world.write_file("/var/home/v2.txt", "made on v2\n")
+    done = world.veilor("veilor-rollback", "--yes")
     checks.equal("veilor-rollback ends well", done.code, 0)
     checks.true("it says what happens to /etc", "/etc" in done.text, done.text)
-    life.shut_down()
+    world.shut_down()
 
-    machine = life.boot()
-    checks.equal("v1 runs again", digest_of(life.status()["booted"]), releases["44.1"])
-    checks.equal("the file in /home stays", life.read_file("/var/home/v2.txt"), "made on v2\n")
+    machine = world.boot()
+    checks.equal("v1 runs again", digest_of(world.status()["booted"]), releases["44.1"])
+    checks.equal("the file in /home stays", world.read_file("/var/home/v2.txt"), "made on v2\n")
     checks.true(
         "/etc is v1's own again", machine.run(["test", "-e", "/etc/veilor-lab-v2"], check=False).code == 1
     )
-    refused = life.veilor("veilor-update")
-    checks.equal("what was rolled back from is not staged again by itself", life.status()["staged"], None)
+    refused = world.veilor("veilor-update")
+    checks.equal("what was rolled back from is not staged again by itself", world.status()["staged"], None)
     checks.true("and the person is told why", "rolled back" in refused.text.lower(), refused.text)
-    done = life.veilor("veilor-rollback", "--yes")
+    done = world.veilor("veilor-rollback", "--yes")
     checks.equal("veilor-rollback leads forward again", done.code, 0)
-    life.shut_down()
+    world.shut_down()
 
-    life.boot()
-    checks.equal("v2 runs again", digest_of(life.status()["booted"]), releases["44.2"])
-    checks.equal("with the /etc that was made on it", life.read_file("/etc/veilor-lab-v2"), "made on v2\n")
-    life.shut_down()
+    world.boot()
+    checks.equal("v2 runs again", digest_of(world.status()["booted"]), releases["44.2"])
+    checks.equal("with the /etc that was made on it", world.read_file("/etc/veilor-lab-v2"), "made on v2\n")
+    world.shut_down()
 
 
 @phase("bad-update", "v3 fails its health check and is left by itself")
-def bad_update(life: Life, checks: Checks) -> None:
-    v3 = life.make_image("44.3", mutate=life.break_policy)
-    machine = life.boot()
-    life.publish(v3)
-    checks.equal("v3 is staged", life.veilor("veilor-update").code, 0)
-    life.shut_down()
+def bad_update(world: World, checks: Checks) -> None:
+    v3 = world.make_image("44.3", mutate=world.break_policy)
+    machine = world.boot()
+    world.publish(v3)
+    checks.equal("v3 is staged", world.veilor("veilor-update").code, 0)
+    world.shut_down()
 
-    machine = life.power_on()
+    machine = world.power_on()
     at = 0
     for number in range(1, 5):
-        at = life.type_passphrase(start=at)
+        at = world.type_passphrase(start=at)
         machine.wait_agent(UNLOCK_TIMEOUT)
-        life.boots += number > 1  # the machine restarts by itself
+        world.boots += number > 1  # the machine restarts by itself
         if number == 3:
-            life.picture("third-boot", "The third boot of an image whose health check fails")
+            world.picture("third-boot", "The third boot of an image whose health check fails")
     checks.equal("three boots of v3, then one more", machine.console.count(COUNTED), 4)
-    life.settle()
-    status = life.status()
-    checks.equal("the fourth is v2", digest_of(status["booted"]), life.notes["releases"]["44.2"])
+    world.settle()
+    status = world.status()
+    checks.equal("the fourth is v2", digest_of(status["booted"]), world.notes["releases"]["44.2"])
     machine.wait_unit("veilor-health-return.service", "inactive", 120)
-    shown = life.veilor("veilor-status")
+    shown = world.veilor("veilor-status")
     checks.true("status says why", "health" in shown.text.lower() and "44.3" in shown.text, shown.text)
-    notice = life.notice()
+    notice = world.notice()
     checks.true("the person is told", "health" in notice.lower(), notice)
-    life.picture("returned", "Back on v2, and why")
-    mark = life.registry.mark()
-    life.veilor("veilor-update")
-    checks.equal("v3 is not staged again by itself", life.status()["staged"], None)
-    checks.equal("nothing of it is fetched", life.layer_bytes(life.registry.requests(mark)), 0)
-    life.shut_down()
+    world.picture("returned", "Back on v2, and why")
+    mark = world.registry.mark()
+    world.veilor("veilor-update")
+    checks.equal("v3 is not staged again by itself", world.status()["staged"], None)
+    checks.equal("nothing of it is fetched", world.layer_bytes(world.registry.requests(mark)), 0)
+    world.shut_down()
 
 
 @phase("not-unlocked", "Three power-ons that nobody unlocks don't turn a good update away")
-def not_unlocked(life: Life, checks: Checks) -> None:
-    v4 = life.make_image("44.4")
-    life.boot()
+def not_unlocked(world: World, checks: Checks) -> None:
+    v4 = world.make_image("44.4")
+    world.boot()
     checks.equal(
         "after the return v2 is the default",
-        digest_of(life.status()["booted"]),
-        life.notes["releases"]["44.2"],
+        digest_of(world.status()["booted"]),
+        world.notes["releases"]["44.2"],
     )
-    life.publish(v4)
-    checks.equal("a newer good release is staged", life.veilor("veilor-update").code, 0)
-    checks.equal("it is v4", digest_of(life.status()["staged"]), v4.digest)
-    life.strike("not-unlocked")
-    life.shut_down()
+    world.publish(v4)
+    checks.equal("a newer good release is staged", world.veilor("veilor-update").code, 0)
+    checks.equal("it is v4", digest_of(world.status()["staged"]), v4.digest)
+    world.strike("not-unlocked")
+    world.shut_down()
     for _ in range(3):
-        machine = life.power_on()
+        machine = world.power_on()
         machine.wait_console(PROMPT, UNLOCK_TIMEOUT, "the passphrase prompt")
-        life.cut_power()
+        world.cut_power()
 
-    machine = life.boot()
-    checks.equal("then v2 boots", digest_of(life.status()["booted"]), life.notes["releases"]["44.2"])
+    machine = world.boot()
+    checks.equal("then v2 boots", digest_of(world.status()["booted"]), world.notes["releases"]["44.2"])
     machine.wait_unit("veilor-health-return.service", "inactive", 120)
-    shown = life.veilor("veilor-status").text
+    shown = world.veilor("veilor-status").text
     checks.true("status says that nobody unlocked it", "unlock" in shown.lower(), shown)
-    done = life.veilor("veilor-update")
-    checks.equal("v4 is offered again", digest_of(life.status()["staged"]), v4.digest)
+    done = world.veilor("veilor-update")
+    checks.equal("v4 is offered again", digest_of(world.status()["staged"]), v4.digest)
     checks.equal("and staged without complaint", done.code, 0)
-    life.shut_down()
+    world.shut_down()
 
-    life.boot()
-    checks.equal("v4 runs", digest_of(life.status()["booted"]), v4.digest)
-    checks.true("v4 is healthy", life.healthy(), life.grub_environment())
-    life.shut_down()
+    world.boot()
+    checks.equal("v4 runs", digest_of(world.status()["booted"]), v4.digest)
+    checks.true("v4 is healthy", world.healthy(), world.grub_environment())
+    world.shut_down()
 
 
-@phase("attacks", "A stranger's signature, a changed digest, an older statement: refused")
-def attacks(life: Life, checks: Checks) -> None:
-    life.boot()
-    before = life.status()
+@phase("update-attacks", "A stranger's signature, a changed digest, an older statement: refused")
+def update_attacks(world: World, checks: Checks) -> None:
+    world.boot()
+    before = world.status()
 
     def refused(what: str, layers: bool = False) -> None:
-        mark = life.registry.mark()
-        done = life.veilor("veilor-update", timeout=300)
+        mark = world.registry.mark()
+        done = world.veilor("veilor-update", timeout=300)
         checks.true(f"{what}: refused", done.code != 0, done.text)
         checks.true(
             f"{what}: said in a sentence",
             len(done.text.strip()) > 20 and "Traceback" not in done.text,
             done.text,
         )
-        after = life.status()
+        after = world.status()
         checks.equal(f"{what}: nothing is staged", after["staged"], None)
         checks.equal(
             f"{what}: what boots next is unchanged",
@@ -388,25 +388,25 @@ def attacks(life: Life, checks: Checks) -> None:
             (digest_of(before["booted"]), digest_of(before["rollback"]), before["rollbackQueued"]),
         )
         if not layers:
-            checks.equal(f"{what}: no layer was fetched", life.layer_bytes(life.registry.requests(mark)), 0)
+            checks.equal(f"{what}: no layer was fetched", world.layer_bytes(world.registry.requests(mark)), 0)
 
-    stranger = life.make_image("44.5")
-    life.publish(stranger, key="stranger.pub")
+    stranger = world.make_image("44.5")
+    world.publish(stranger, key="stranger.pub")
     refused("v5 signed by a stranger")
-    announced, swapped = life.make_image("44.6"), life.make_image("44.7")
-    life.publish(announced)
-    life.publish(swapped, announce=False)
+    announced, swapped = world.make_image("44.6"), world.make_image("44.7")
+    world.publish(announced)
+    world.publish(swapped, announce=False)
     refused("v6 with the digest changed under its statement", layers=True)
-    product = life.settings.product
-    life.publish(life.make_image("44.8"), announce=False)
-    life.announce("44.8", life.digest_of_tag(), sequence=1)
+    product = world.settings.product
+    world.publish(world.make_image("44.8"), announce=False)
+    world.announce("44.8", world.digest_of_tag(), sequence=1)
     refused("an older statement")
-    life.announce("44.8", life.digest_of_tag(), key="stranger.pub")
+    world.announce("44.8", world.digest_of_tag(), key="stranger.pub")
     refused("a statement signed by a stranger")
-    life.announce("44.8", life.digest_of_tag(), key=product.image_keys[0])
+    world.announce("44.8", world.digest_of_tag(), key=product.image_keys[0])
     refused("a statement signed by the image's key")
 
-    life.announce("44.8", life.digest_of_tag())
-    checks.equal("the honest release after all of them is taken", life.veilor("veilor-update").code, 0)
-    checks.equal("it is staged", digest_of(life.status()["staged"]), life.digest_of_tag())
-    life.shut_down()
+    world.announce("44.8", world.digest_of_tag())
+    checks.equal("the honest release after all of them is taken", world.veilor("veilor-update").code, 0)
+    checks.equal("it is staged", digest_of(world.status()["staged"]), world.digest_of_tag())
+    world.shut_down()

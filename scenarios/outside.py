@@ -13,11 +13,11 @@ import time
 
 from veilor.lab import disk
 from veilor.lab.evidence import PROMPT
-from veilor.lab.life import PASSPHRASE, UNLOCK_TIMEOUT, Life
 from veilor.lab.machine import Machine
 from veilor.lab.memory import read_pages
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
+from veilor.lab.world import PASSPHRASE, UNLOCK_TIMEOUT, World
 
 AFTER = "life:second-boot"
 STORY = "A machine that follows the signed image was read and typed at by somebody who cannot log in"
@@ -53,13 +53,13 @@ time.sleep(900)
 
 
 @phase("disk-off", "The disk is taken out and read", starts_from="second-boot", independent=True)
-def disk_off(life: Life, checks: Checks) -> None:
+def disk_off(world: World, checks: Checks) -> None:
     inside, outside, held = (secrets.token_hex(24) for _ in range(3))
-    machine = life.boot()
-    life.write_file("/var/home/diary.txt", inside)
+    machine = world.boot()
+    world.write_file("/var/home/diary.txt", inside)
     machine.run(["mount", "-o", "remount,rw", "/boot"])  # the health check leaves it read-only
-    life.write_file("/boot/veilor-lab.txt", outside)
-    life.write_file(f"{DESK}/held", held)  # in memory alone: swap is the way by which it could reach a disk
+    world.write_file("/boot/veilor-lab.txt", outside)
+    world.write_file(f"{DESK}/held", held)  # in memory alone: swap is the way by which it could reach a disk
     machine.run(["systemd-run", "--quiet", "--unit=veilor-lab-held", "python3", "-c", HOLD])
     machine.run(
         [
@@ -105,9 +105,9 @@ def disk_off(life: Life, checks: Checks) -> None:
         ["/boot/veilor-lab.txt"],
         go_on=True,
     )
-    life.shut_down()
+    world.shut_down()
 
-    raw = life.raw_disk()
+    raw = world.raw_disk()
     whole = [(0, raw.stat().st_size)]
     try:
         clear = disk.find(raw, [outside.encode()], whole)
@@ -144,11 +144,11 @@ def disk_off(life: Life, checks: Checks) -> None:
         raw.unlink()
 
 
-def knock(life: Life, machine: Machine) -> bool:
+def knock(world: World, machine: Machine) -> bool:
     """Guess the passphrase until no more is asked, then type at whatever reads: whether a shell answers
     before the machine restarts.
     """
-    at = life.type_passphrase(GUESS)
+    at = world.type_passphrase(GUESS)
     deadline = machine.clock() + UNLOCK_TIMEOUT
     while machine.clock() < deadline:
         heard = machine.console.wait_for(b"|".join((PROMPT, ANSWER, KERNEL)), 3, at)
@@ -169,34 +169,34 @@ def knock(life: Life, machine: Machine) -> bool:
     starts_from="second-boot",
     independent=True,
 )
-def prompt(life: Life, checks: Checks) -> None:
+def prompt(world: World, checks: Checks) -> None:
     shell, files = "laptop.no-shell-before-unlock", "laptop.encrypted"
     # The control alone is to stand: root is locked in the initramfs as well, and the second argument would
     # let it in all the same. The first changes only how long is waited after the last guess.
-    change_arguments(life.boot(), {"rd.shell=0": "rd.retry=20 SYSTEMD_SULOGIN_FORCE=1 rd.shell=0"})
-    life.shut_down()
-    machine = life.power_on()
+    change_arguments(world.boot(), {"rd.shell=0": "rd.retry=20 SYSTEMD_SULOGIN_FORCE=1 rd.shell=0"})
+    world.shut_down()
+    machine = world.power_on()
     checks.true(
         f"{shell}: no shell answers when the guesses are used up; the machine starts anew and asks again",
-        not knock(life, machine),
+        not knock(world, machine),
     )
     checks.true(
         f"{files} negative control: by a wrong passphrase the disk is not opened",
         OPENED not in machine.console.text(),
     )
-    life.boots += 1  # the machine restarts by itself
-    life.type_passphrase(start=machine.console.buffer.rindex(KERNEL))
+    world.boots += 1  # the machine restarts by itself
+    world.type_passphrase(start=machine.console.buffer.rindex(KERNEL))
     machine.wait_agent(UNLOCK_TIMEOUT)
     checks.true(f"{files}: by the right one it is, also after them", OPENED in machine.console.text())
-    life.settle()
-    life.picture(
+    world.settle()
+    world.picture(
         "opened", "After wrong guesses the machine has started anew, and the right passphrase opens the disk"
     )
     change_arguments(machine, {"rd.shell=0": "rd.shell=1", "rd.emergency=reboot": "rd.emergency=halt"})
-    life.shut_down()
-    machine = life.power_on()
-    checks.true(f"{shell} negative control: a shell answers whoever stands there", knock(life, machine))
-    life.cut_power()
+    world.shut_down()
+    machine = world.power_on()
+    checks.true(f"{shell} negative control: a shell answers whoever stands there", knock(world, machine))
+    world.cut_power()
 
 
 def change_arguments(machine: Machine, changes: dict[str, str]) -> None:
@@ -214,16 +214,16 @@ def change_arguments(machine: Machine, changes: dict[str, str]) -> None:
     starts_from="second-boot",
     independent=True,
 )
-def memory(life: Life, checks: Checks) -> None:
+def memory(world: World, checks: Checks) -> None:
     claim = "local.memory-wiped"
     tries = {
         "no program has a page at an address that everybody knows": "vsyscall",
         "the kernel keeps objects of different kinds apart": "merged",
     }
     for wiped in (True, False):
-        machine = life.boot()
+        machine = world.boot()
         for title, name in tries.items():
-            seen = life.attempt(name)
+            seen = world.attempt(name)
             if wiped:
                 checks.true(f"{claim}: {title}", seen not in ("ok", ""), seen, go_on=True)
             else:
@@ -231,7 +231,7 @@ def memory(life: Life, checks: Checks) -> None:
                     f"{claim} negative control: that {title} no longer holds", seen, "ok", go_on=True
                 )
         secret, marker = secrets.token_bytes(64), secrets.token_bytes(16)
-        life.write_file(f"{DESK}/words", f"{secret.hex()} {marker.hex()}")
+        world.write_file(f"{DESK}/words", f"{secret.hex()} {marker.hex()}")
         machine.run(
             [
                 "systemd-run",
@@ -254,7 +254,7 @@ def memory(life: Life, checks: Checks) -> None:
             "a program to write to its memory and end",
         )
         marked, leaking = read_pages(machine, marker, secret)
-        life.notes[f"memory-{wiped}"] = [marked, leaking]
+        world.notes[f"memory-{wiped}"] = [marked, leaking]
         if wiped:
             checks.true(
                 f"{claim}: pages that are given out hold nothing of what was in them",
@@ -270,7 +270,7 @@ def memory(life: Life, checks: Checks) -> None:
                     "vsyscall=none": "vsyscall=xonly",
                 },
             )
-            life.shut_down()
+            world.shut_down()
         else:
             checks.true(f"{claim} negative control: they do", leaking > 0, f"{leaking} of {marked} pages")
-            life.cut_power()
+            world.cut_power()

@@ -12,10 +12,10 @@ import json
 import secrets
 from collections.abc import Iterator
 
-from veilor.lab.life import Life
 from veilor.lab.machine import REGISTRY_ADDRESS, Machine
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
+from veilor.lab.world import World
 
 AFTER = "life:second-boot"
 STORY = (
@@ -59,26 +59,26 @@ def remove_peer(machine: Machine, interface: str) -> None:
     machine.run(["ip", "netns", "delete", PEER], check=False)
 
 
-def scan(life: Life) -> dict:
+def scan(world: World) -> dict:
     """What the neighbour reaches of every port while a program of the machine listens on LISTENS."""
-    said = life.attempt("scan", NEAR, NEAR6, LISTENS)
+    said = world.attempt("scan", NEAR, NEAR6, LISTENS)
     try:
         return json.loads(said)
     except ValueError:
         return {"trouble": said}
 
 
-def scanned(life: Life, checks: Checks, interface: str, claim: str, answers_ping: bool) -> None:
+def scanned(world: World, checks: Checks, interface: str, claim: str, answers_ping: bool) -> None:
     """Every port is knocked at, with the firewall and past it; past it the interface is left in the zone
     `trusted`.
     """
-    firewall, port = life.has("/usr/sbin/firewalld"), int(LISTENS)
+    firewall, port = world.has("/usr/sbin/firewalld"), int(LISTENS)
     title = (
         f"{claim}: a program that listens is not reached on {interface}, by no port, old or new "
         "addresses, TCP or UDP"
     )
     if firewall:
-        seen = scan(life)
+        seen = scan(world)
         nothing = {"open": [], "open6": [], "ping": answers_ping, "datagrams": []}
         checks.equal(f"{title}; pings are {'answered' if answers_ping else 'not'}", seen, nothing, go_on=True)
         checks.true(
@@ -87,10 +87,10 @@ def scanned(life: Life, checks: Checks, interface: str, claim: str, answers_ping
             seen,
             go_on=True,
         )
-        life.machine.run(["firewall-cmd", "-q", "--zone=trusted", f"--change-interface={interface}"])
+        world.machine.run(["firewall-cmd", "-q", "--zone=trusted", f"--change-interface={interface}"])
     else:
         checks.not_run(title, "this base has no firewalld")
-    seen = scan(life)
+    seen = scan(world)
     checks.equal(
         f"network.nothing-listens: past the firewall nothing but that program answers on {interface}",
         seen.get("open"),
@@ -113,7 +113,7 @@ def scanned(life: Life, checks: Checks, interface: str, claim: str, answers_ping
         )
 
 
-def log_in(life: Life, *options: str) -> tuple[int, str]:
+def log_in(world: World, *options: str) -> tuple[int, str]:
     """How the neighbour's try to log in by ssh ends: exit code and what was said."""
     fixed = [
         "-F",
@@ -138,27 +138,27 @@ def log_in(life: Life, *options: str) -> tuple[int, str]:
         *options,
         "true",
     ]
-    done = life.machine.run(argv, check=False, timeout=120)
+    done = world.machine.run(argv, check=False, timeout=120)
     return done.code, done.err.strip()[-200:]
 
 
-def serve(life: Life, *options: str) -> None:
+def serve(world: World, *options: str) -> None:
     """Start the ssh server as root might, with more OPTIONS."""
-    life.machine.run(["systemctl", "stop", "veilor-lab-sshd.service"], check=False)
-    life.machine.run(["systemctl", "reset-failed", "veilor-lab-sshd.service"], check=False)
+    world.machine.run(["systemctl", "stop", "veilor-lab-sshd.service"], check=False)
+    world.machine.run(["systemctl", "reset-failed", "veilor-lab-sshd.service"], check=False)
     argv = ["systemd-run", "--quiet", "--unit=veilor-lab-sshd", "/usr/sbin/sshd", "-D"]
-    life.machine.run([*argv, *(part for option in options for part in ("-o", option))])
-    life.machine.wait_until(
+    world.machine.run([*argv, *(part for option in options for part in ("-o", option))])
+    world.machine.wait_until(
         ["ss", "-Hltn", "sport = :22"], lambda r: bool(r.out.strip()), 30, "the ssh server"
     )
 
 
-def passwords(life: Life, checks: Checks, interface: str) -> None:
+def passwords(world: World, checks: Checks, interface: str) -> None:
     """Passwords are tried on a server that root has started, on an interface
     that the firewall lets through.
     """
-    machine, keys = life.machine, "ssh.keys-only"
-    if not life.has("/usr/sbin/sshd"):
+    machine, keys = world.machine, "ssh.keys-only"
+    if not world.has("/usr/sbin/sshd"):
         checks.not_run(f"{keys}: a password is not taken", "this base has no ssh server")
         return
     for unit in ("ssh.service", "sshd.service"):
@@ -167,7 +167,7 @@ def passwords(life: Life, checks: Checks, interface: str) -> None:
             f"ssh.no-server: {unit} does not run", state in ("inactive", "unknown"), state, go_on=True
         )
     word = secrets.token_hex(8)
-    life.write_file(f"{DESK}/ask", f"#!/bin/sh\necho {word}\n")
+    world.write_file(f"{DESK}/ask", f"#!/bin/sh\necho {word}\n")
     for line in (
         f"chmod 755 {DESK}/ask; mkdir -p /run/sshd; ssh-keygen -A; useradd -m labuser && echo "
         f"labuser:{word} | chpasswd",
@@ -184,19 +184,19 @@ def passwords(life: Life, checks: Checks, interface: str) -> None:
         "-o",
         "PasswordAuthentication=no",
     ]
-    serve(life)
-    code, said = log_in(life, *by_word)
+    serve(world)
+    code, said = log_in(world, *by_word)
     checks.true(
         f"{keys}: the right password is not taken",
         code == 255 and "Permission denied" in said,
         (code, said),
         go_on=True,
     )
-    code, said = log_in(life, "-i", f"{DESK}/k1", f"root@{NEAR}")
+    code, said = log_in(world, "-i", f"{DESK}/k1", f"root@{NEAR}")
     checks.true(
         f"{keys}: nor root's key", code == 255 and "Permission denied" in said, (code, said), go_on=True
     )
-    code, said = log_in(life, *many, f"labuser@{NEAR}")
+    code, said = log_in(world, *many, f"labuser@{NEAR}")
     checks.true(
         f"{keys}: after three wrong keys it hangs up",
         code == 255 and "Too many" in said,
@@ -205,27 +205,27 @@ def passwords(life: Life, checks: Checks, interface: str) -> None:
     )
     checks.equal(
         f"{keys}: the person's own key lets them in",
-        log_in(life, "-i", f"{DESK}/k1", f"labuser@{NEAR}")[0],
+        log_in(world, "-i", f"{DESK}/k1", f"labuser@{NEAR}")[0],
         0,
         go_on=True,
     )
-    serve(life, "PasswordAuthentication=yes", "PermitRootLogin=yes", "MaxAuthTries=9")
-    checks.equal(f"{keys} negative control: the password is taken", log_in(life, *by_word)[0], 0, go_on=True)
+    serve(world, "PasswordAuthentication=yes", "PermitRootLogin=yes", "MaxAuthTries=9")
+    checks.equal(f"{keys} negative control: the password is taken", log_in(world, *by_word)[0], 0, go_on=True)
     checks.equal(
         f"{keys} negative control: root is let in",
-        log_in(life, "-i", f"{DESK}/k1", f"root@{NEAR}")[0],
+        log_in(world, "-i", f"{DESK}/k1", f"root@{NEAR}")[0],
         0,
         go_on=True,
     )
-    code, said = log_in(life, *many, f"labuser@{NEAR}")
+    code, said = log_in(world, *many, f"labuser@{NEAR}")
     checks.true(
         f"{keys} negative control: it lets them go on trying",
         code == 255 and "Too many" not in said,
         (code, said),
         go_on=True,
     )
-    if life.has("/usr/sbin/firewalld"):
-        seen = life.attempt("knock", NEAR, "22")
+    if world.has("/usr/sbin/firewalld"):
+        seen = world.attempt("knock", NEAR, "22")
         checks.equal(
             "ssh.no-server negative control: past the firewall a server that root started is reached",
             seen,
@@ -233,7 +233,7 @@ def passwords(life: Life, checks: Checks, interface: str) -> None:
             go_on=True,
         )
         machine.run(["firewall-cmd", "-q", "--zone=veilor", f"--change-interface={interface}"])
-        seen = life.attempt("knock", NEAR, "22")
+        seen = world.attempt("knock", NEAR, "22")
         checks.equal(
             "ssh.no-server: even one that root has started is reached by nobody on the network",
             seen,
@@ -243,27 +243,27 @@ def passwords(life: Life, checks: Checks, interface: str) -> None:
     machine.run(["systemctl", "stop", "veilor-lab-sshd.service"])
 
 
-def moved(life: Life, settings: str) -> float:
+def moved(world: World, settings: str) -> float:
     """By how many seconds chronyd moves the clock when it is started with SETTINGS; the clock is then put
     back.
     """
-    life.write_file(f"{DESK}/chrony.conf", settings + f"\npidfile {DESK}/chronyd.pid\nbindcmdaddress /\n")
-    before = life.attempt("clock")
-    life.machine.run(["chronyd", "-q", "-t", "40", "-f", f"{DESK}/chrony.conf"], check=False, timeout=90)
-    after = life.attempt("clock")
-    life.attempt("set-clock", before)
+    world.write_file(f"{DESK}/chrony.conf", settings + f"\npidfile {DESK}/chronyd.pid\nbindcmdaddress /\n")
+    before = world.attempt("clock")
+    world.machine.run(["chronyd", "-q", "-t", "40", "-f", f"{DESK}/chrony.conf"], check=False, timeout=90)
+    after = world.attempt("clock")
+    world.attempt("set-clock", before)
     return float(after) - float(before)
 
 
-def forged_time(life: Life, checks: Checks) -> None:
+def forged_time(world: World, checks: Checks) -> None:
     """A server on the path says that it is a year later."""
-    claim, machine = "time.authenticated", life.machine
-    if not life.has("/usr/sbin/chronyd"):
+    claim, machine = "time.authenticated", world.machine
+    if not world.has("/usr/sbin/chronyd"):
         checks.not_run(f"{claim}: a server without NTS can't set the clock", "this base has no chrony")
         return
     machine.run(["systemctl", "stop", "chronyd.service"], check=False)
-    tries = (life.settings.source / "scenarios/guest/tries.py").read_text()
-    life.write_file(f"{DESK}/tries.py", tries)
+    tries = (world.settings.source / "scenarios/guest/tries.py").read_text()
+    world.write_file(f"{DESK}/tries.py", tries)
     machine.run(
         [
             "systemd-run",
@@ -277,15 +277,15 @@ def forged_time(life: Life, checks: Checks) -> None:
             str(YEAR),
         ]
     )
-    shipped = life.read_file("/etc/chrony.conf") + f"\nserver {FAR} iburst\n"
-    shift = moved(life, shipped)
+    shipped = world.read_file("/etc/chrony.conf") + f"\nserver {FAR} iburst\n"
+    shift = moved(world, shipped)
     checks.true(
         f"{claim}: a server without NTS can't set the clock", abs(shift) < 60, f"{shift:.0f} s", go_on=True
     )
     weak = shipped.replace("authselectmode require", "authselectmode ignore").replace(
         "minsources 3", "minsources 1"
     )
-    shift = moved(life, weak)
+    shift = moved(world, weak)
     checks.true(
         f"{claim} negative control: it sets the clock a year ahead",
         abs(shift - YEAR) < 3600,
@@ -297,38 +297,38 @@ def forged_time(life: Life, checks: Checks) -> None:
 
 
 @contextlib.contextmanager
-def lying_resolver(life: Life, honest: str) -> Iterator[str]:
+def lying_resolver(world: World, honest: str) -> Iterator[str]:
     """The neighbour answers for names; what the registry's is then. HONEST: /etc/hosts, whose line for it is
     gone meanwhile.
     """
-    name, resolv, unit = life.settings.product.registry, "/etc/resolv.conf", "veilor-lab-resolver.service"
-    before = life.machine.run(["cat", resolv], check=False).out
-    life.write_file(f"{DESK}/tries.py", (life.settings.source / "scenarios/guest/tries.py").read_text())
-    life.machine.run(
+    name, resolv, unit = world.settings.product.registry, "/etc/resolv.conf", "veilor-lab-resolver.service"
+    before = world.machine.run(["cat", resolv], check=False).out
+    world.write_file(f"{DESK}/tries.py", (world.settings.source / "scenarios/guest/tries.py").read_text())
+    world.machine.run(
         ["systemd-run", "--quiet", f"--unit={unit}", "python3", "-I", f"{DESK}/tries.py", "resolver", FAR]
     )
     try:
-        life.write_file(resolv, f"nameserver {FAR}\n")
-        life.write_file("/etc/hosts", "".join(line for line in honest.splitlines(True) if name not in line))
+        world.write_file(resolv, f"nameserver {FAR}\n")
+        world.write_file("/etc/hosts", "".join(line for line in honest.splitlines(True) if name not in line))
         # it takes a moment to start
         asks = f"for n in $(seq 30); do getent ahostsv4 {name} && break; sleep 1; done"
-        yield life.machine.run(["sh", "-c", asks], check=False, timeout=600).out.strip()
+        yield world.machine.run(["sh", "-c", asks], check=False, timeout=600).out.strip()
     finally:
-        life.write_file("/etc/hosts", honest)
-        life.write_file(resolv, before)
-        life.machine.run(["systemctl", "stop", unit], check=False)
+        world.write_file("/etc/hosts", honest)
+        world.write_file(resolv, before)
+        world.machine.run(["systemctl", "stop", unit], check=False)
 
 
-def forged_names(life: Life, checks: Checks, release) -> None:
+def forged_names(world: World, checks: Checks, release) -> None:
     """The registry's name leads elsewhere, and the clock is wrong, while a newer release is there."""
     claim = "time.update-path"
-    old = life.notes["releases"]["44.1"]
-    life.publish(release)
-    honest = life.read_file("/etc/hosts")
+    old = world.notes["releases"]["44.1"]
+    world.publish(release)
+    honest = world.read_file("/etc/hosts")
 
     def update() -> tuple[str | None, str, bool]:
-        done = life.veilor("veilor-update", timeout=900)
-        staged = life.status()["staged"]
+        done = world.veilor("veilor-update", timeout=900)
+        staged = world.status()["staged"]
         return (
             staged and staged["image"]["imageDigest"],
             f"{done.code}: {done.text.strip()[-300:]}",
@@ -345,9 +345,9 @@ def forged_names(life: Life, checks: Checks, release) -> None:
             go_on=True,
         )
 
-    life.write_file("/etc/hosts", honest.replace(REGISTRY_ADDRESS, "127.0.0.1"))
+    world.write_file("/etc/hosts", honest.replace(REGISTRY_ADDRESS, "127.0.0.1"))
     led_astray("in /etc/hosts")
-    with lying_resolver(life, honest) as heard:
+    with lying_resolver(world, honest) as heard:
         if FAR in heard:
             led_astray("by the resolver of the network")
         else:
@@ -357,14 +357,14 @@ def forged_names(life: Life, checks: Checks, release) -> None:
             )
     got, said, _ = update()
     checks.equal(f"{claim} negative control: by its right name the release is taken", got, release.digest)
-    life.announce("44.1", old, sequence=1)  # rightly signed, and older than what this machine has seen
-    now = life.attempt("clock")
+    world.announce("44.1", old, sequence=1)  # rightly signed, and older than what this machine has seen
+    now = world.attempt("clock")
     for what, shift in (("ten years back", -10 * YEAR), ("three weeks ahead", 21 * 86400)):
-        life.attempt("set-clock", str(float(now) + shift))
+        world.attempt("set-clock", str(float(now) + shift))
         got, said, sound = update()
         checks.equal(f"{claim}: {what}, an older statement is not taken", got, release.digest, go_on=True)
         checks.true(f"{claim}: {what}, it is no crash", sound, said, go_on=True)
-    life.attempt("set-clock", now)
+    world.attempt("set-clock", now)
 
 
 @phase(
@@ -373,43 +373,43 @@ def forged_names(life: Life, checks: Checks, release) -> None:
     starts_from="second-boot",
     independent=True,
 )
-def network(life: Life, checks: Checks) -> None:
-    release = life.make_image("44.2")
-    life.boot()
+def network(world: World, checks: Checks) -> None:
+    release = world.make_image("44.2")
+    world.boot()
     for interface, claim, ping in (
         ("tailscale0", "network.overlay", True),
         ("wlan-lab0", "network.silent", False),
     ):
-        add_peer(life.machine, interface)
+        add_peer(world.machine, interface)
         try:
-            scanned(life, checks, interface, claim, ping)
+            scanned(world, checks, interface, claim, ping)
             if interface == "wlan-lab0":
-                passwords(life, checks, interface)
-                forged_time(life, checks)
-                forged_names(life, checks, release)
+                passwords(world, checks, interface)
+                forged_time(world, checks)
+                forged_names(world, checks, release)
         finally:
-            remove_peer(life.machine, interface)
-    life.shut_down()
+            remove_peer(world.machine, interface)
+    world.shut_down()
 
 
 @phase(
     "usb", "Devices are plugged in that were not there before", starts_from="second-boot", independent=True
 )
-def usb(life: Life, checks: Checks) -> None:
+def usb(world: World, checks: Checks) -> None:
     claim = "usb.later-devices"
-    hardware = life.hardware()
+    hardware = world.hardware()
     hardware.usb = True
-    machine = life.boot(hardware)
-    if not life.has("/usr/bin/usbguard"):
+    machine = world.boot(hardware)
+    if not world.has("/usr/bin/usbguard"):
         checks.not_run(
             f"{claim}: a second keyboard, a stick and a network card do nothing", "this base has no USBGuard"
         )
-        life.shut_down()
+        world.shut_down()
         return
 
     def seen(serial: str, *functions: str) -> dict:
         """What became of the device with SERIAL, plugged in now if FUNCTIONS say what it is."""
-        said = life.attempt("plug" if functions else "seen", serial, *functions)
+        said = world.attempt("plug" if functions else "seen", serial, *functions)
         try:
             return json.loads(said)
         except ValueError:
@@ -427,11 +427,11 @@ def usb(life: Life, checks: Checks) -> None:
         works,
         go_on=True,
     )
-    life.attempt("unplug", "LAB0")
+    world.attempt("unplug", "LAB0")
     mine = {"driver": "usb-kbd", "bus": "xhci.0", "id": "mine", "serial": "MINE"}
     machine.qmp.cmd("device_add", **mine, port="1")
     seen("MINE")
-    done = life.veilor("veilor-usbguard-enroll")
+    done = world.veilor("veilor-usbguard-enroll")
     checks.equal(f"{claim}: the enrolment ends well", done.code, 0)
     works = {"authorized": True, "drivers": ["usbhid"]}
     checks.equal(f"{claim}: the keyboard that was there works", seen("MINE"), works, go_on=True)
@@ -447,7 +447,7 @@ def usb(life: Life, checks: Checks) -> None:
     ):
         checks.equal(f"{claim}: {what} does nothing", seen(f"LAB{number}", *functions), nothing, go_on=True)
         if number < 3:
-            life.attempt("unplug", f"LAB{number}")
+            world.attempt("unplug", f"LAB{number}")
     listed = machine.run(["usbguard", "list-devices", "--blocked"]).out
     checks.true(
         f"{claim}: they are listed as blocked", "SECOND" in listed and "LAB3" in listed, listed, go_on=True
@@ -465,4 +465,4 @@ def usb(life: Life, checks: Checks) -> None:
     machine.run(["sleep", "2"])
     machine.qmp.cmd("device_add", **(mine | {"id": "moved"}), port="3")  # the second keyboard took 2
     checks.equal(f"{claim}: the enrolled keyboard works in another port", seen("MINE"), works, go_on=True)
-    life.shut_down()
+    world.shut_down()

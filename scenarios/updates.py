@@ -8,9 +8,9 @@ import json
 import time
 from pathlib import Path
 
-from veilor.lab.life import UNLOCK_TIMEOUT, Life
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
+from veilor.lab.world import UNLOCK_TIMEOUT, World
 
 AFTER = "life:second-boot"
 STORY = (
@@ -36,17 +36,17 @@ time.sleep(900)
 """
 
 
-def staged(life: Life) -> str | None:
+def staged(world: World) -> str | None:
     """The digest of what is staged."""
-    entry = life.status()["staged"]
+    entry = world.status()["staged"]
     return entry and entry["image"]["imageDigest"]
 
 
 def ends(
-    life: Life, checks: Checks, what: str, code: int, *argv: str, says: str = "", **facts: object
+    world: World, checks: Checks, what: str, code: int, *argv: str, says: str = "", **facts: object
 ) -> dict:
     """veilor-update --json with ARGV ends with CODE and FACTS, in words that SAYS is part of; its answer."""
-    done = life.veilor("veilor-update", "--json", *argv, timeout=900)
+    done = world.veilor("veilor-update", "--json", *argv, timeout=900)
     line = " ".join([*(done.data[part] for part in ("what", "means", "next")), *done.data["warnings"]])
     checks.equal(
         f"{what}: exit code and facts",
@@ -64,11 +64,11 @@ def ends(
     starts_from="second-boot",
     independent=True,
 )
-def nothing_new(life: Life, checks: Checks) -> None:
-    machine = life.boot()
+def nothing_new(world: World, checks: Checks) -> None:
+    machine = world.boot()
     machine.run(["sh", "-c", TAP, "tap.sh", "bootc", "skopeo", "ostree", "grub2-editenv"])
-    ends(life, checks, "nothing new", 0, state="current", says="nothing newer is announced")
-    calls = life.read_file("/run/veilor-lab/calls").splitlines()
+    ends(world, checks, "nothing new", 0, state="current", says="nothing newer is announced")
+    calls = world.read_file("/run/veilor-lab/calls").splitlines()
     bootc = [call for call in calls if call.startswith("bootc ")]
     checks.equal(
         "bootc is asked for its status alone",
@@ -82,12 +82,12 @@ def nothing_new(life: Life, checks: Checks) -> None:
         ["skopeo"],
         go_on=True,
     )
-    life.cut_power()
+    world.cut_power()
 
 
-def held_up(life: Life, checks: Checks) -> None:
+def held_up(world: World, checks: Checks) -> None:
     """What is found before anything is fetched. 44.2 is announced."""
-    machine = life.machine
+    machine = world.machine
     if machine.run(["systemctl", "is-active", "NetworkManager.service"], check=False).out.strip() != "active":
         checks.not_run("a metered connection", "this base has no NetworkManager")
     else:
@@ -95,7 +95,7 @@ def held_up(life: Life, checks: Checks) -> None:
             ":"
         )[0]
         # Only what leads to a default route counts for NetworkManager, and the lab's network hands out none.
-        modify = ["nmcli", "device", "modify", _card(life), "connection.metered"]
+        modify = ["nmcli", "device", "modify", _card(world), "connection.metered"]
         machine.run([*modify, "yes", "+ipv4.routes", "0.0.0.0/0 10.0.2.2"], check=False)
         machine.wait_until(
             METERED,
@@ -103,7 +103,7 @@ def held_up(life: Life, checks: Checks) -> None:
             60,
             "NetworkManager to call the connection metered",
         )
-        ends(life, checks, f"metered ({name})", 3, finding="metered", says="--now")
+        ends(world, checks, f"metered ({name})", 3, finding="metered", says="--now")
         machine.run([*modify, "no", "-ipv4.routes", "0.0.0.0/0 10.0.2.2"], check=False)
 
     free = int(
@@ -113,25 +113,27 @@ def held_up(life: Life, checks: Checks) -> None:
     )
     for left, code, finding in ((2 << 30, 3, "space"), (300 << 20, 1, "full")):
         machine.run(["fallocate", "-l", str(free - left), "/var/lib/veilor-lab-filler"])
-        ends(life, checks, f"{left >> 20} MiB free", code, finding=finding, says="make room")
+        ends(world, checks, f"{left >> 20} MiB free", code, finding=finding, says="make room")
         machine.run(["rm", "/var/lib/veilor-lab-filler"])
         machine.run(["sync"])
 
-    life.write_file("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}')
-    mark = life.registry.mark()
+    world.write_file("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}')
+    mark = world.registry.mark()
     ends(
-        life,
+        world,
         checks,
         "the policy is not intact",
         4,
         says="cp -a /usr/etc/containers/policy.json /etc/containers/policy.json",
     )
-    checks.equal("the policy is not intact: nothing is fetched", life.registry.requests(mark), [], go_on=True)
+    checks.equal(
+        "the policy is not intact: nothing is fetched", world.registry.requests(mark), [], go_on=True
+    )
     machine.run(["cp", "-a", "/usr/etc/containers/policy.json", "/etc/containers/policy.json"])
 
     holder = ["systemd-run", "--quiet", "--unit=veilor-lab-lock", "flock", "/run/veilor/lock", "sleep", "900"]
     machine.run(holder)
-    ends(life, checks, "another veilor program is at work", 3, says="another veilor program")
+    ends(world, checks, "another veilor program is at work", 3, says="another veilor program")
     machine.run(["systemctl", "stop", "veilor-lab-lock.service"])
     inside = 'mount -o remount,rw /sysroot && exec python3 -c "$1" /sysroot/ostree/lock'
     machine.run(
@@ -149,30 +151,30 @@ def held_up(life: Life, checks: Checks) -> None:
         ]
     )
     time.sleep(3)
-    ends(life, checks, "bootc waits for somebody else's lock", 3, says="wait until it has ended")
+    ends(world, checks, "bootc waits for somebody else's lock", 3, says="wait until it has ended")
     machine.run(["systemctl", "stop", "veilor-lab-lock.service"])
-    checks.equal("after all of that nothing is staged", staged(life), None)
+    checks.equal("after all of that nothing is staged", staged(world), None)
 
 
-def _card(life: Life) -> str:
+def _card(world: World) -> str:
     return next(
         link["ifname"]
-        for link in json.loads(life.machine.run(["ip", "-j", "link"]).out)
+        for link in json.loads(world.machine.run(["ip", "-j", "link"]).out)
         if link["ifname"] != "lo"
     )
 
 
-def given(life: Life, checks: Checks, good: str, old: str) -> None:
+def given(world: World, checks: Checks, good: str, old: str) -> None:
     """The release GOOD, with a turn, in two steps, withdrawn, rolled back; OLD is what runs."""
     now = int(time.time())
-    life.announce("44.2", good, rollout_start=now + 2 * DAY, rollout_hours=24)
+    world.announce("44.2", good, rollout_start=now + 2 * DAY, rollout_hours=24)
     checks.true(
         "a turn: it is told",
-        ends(life, checks, "a turn that is to come", 3, finding="turn").get("turn"),
+        ends(world, checks, "a turn that is to come", 3, finding="turn").get("turn"),
         go_on=True,
     )
     ends(
-        life,
+        world,
         checks,
         "--check says what is announced",
         0,
@@ -180,9 +182,9 @@ def given(life: Life, checks: Checks, good: str, old: str) -> None:
         state="stage",
         says="this machine's turn",
     )
-    checks.equal("and stages nothing", staged(life), None)
+    checks.equal("and stages nothing", staged(world), None)
     ends(
-        life,
+        world,
         checks,
         "--now --download-only",
         0,
@@ -191,23 +193,23 @@ def given(life: Life, checks: Checks, good: str, old: str) -> None:
         state="downloaded",
         says="locked",
     )
-    checks.true("downloaded, it is kept from booting", life.status()["staged"]["downloadOnly"])
-    ends(life, checks, "once more, and it is ready", 0, "--now", state="ready", says="restart when you like")
-    life.announce("44.1", old, withdrawn=[good])
-    ends(life, checks, "a withdrawn release", 0, state="current", says="taken away")
-    checks.equal("is gone", (staged(life), life.grub_environment().get("boot_counter")), (None, None))
-    life.announce("44.2", good)
-    ends(life, checks, "announced again", 0, state="ready")
-    back = life.veilor("veilor-rollback", "--yes")
+    checks.true("downloaded, it is kept from booting", world.status()["staged"]["downloadOnly"])
+    ends(world, checks, "once more, and it is ready", 0, "--now", state="ready", says="restart when you like")
+    world.announce("44.1", old, withdrawn=[good])
+    ends(world, checks, "a withdrawn release", 0, state="current", says="taken away")
+    checks.equal("is gone", (staged(world), world.grub_environment().get("boot_counter")), (None, None))
+    world.announce("44.2", good)
+    ends(world, checks, "announced again", 0, state="ready")
+    back = world.veilor("veilor-rollback", "--yes")
     checks.true(
         "a rollback to what was never verified says so",
         back.code == 0 and "never verified" in back.text,
         back.text,
         go_on=True,
     )
-    checks.equal("and comes back", life.veilor("veilor-rollback", "--yes").code, 0)
-    ends(life, checks, "what was rolled back from", 0, state="held", says="rolled back by hand")
-    checks.equal("is not staged", staged(life), None)
+    checks.equal("and comes back", world.veilor("veilor-rollback", "--yes").code, 0)
+    ends(world, checks, "what was rolled back from", 0, state="held", says="rolled back by hand")
+    checks.equal("is not staged", staged(world), None)
 
 
 @phase(
@@ -216,56 +218,56 @@ def given(life: Life, checks: Checks, good: str, old: str) -> None:
     starts_from="second-boot",
     independent=True,
 )
-def outcomes(life: Life, checks: Checks) -> None:
-    v2, v3 = life.make_image("44.2"), life.make_image("44.3")
-    machine = life.boot()
-    old = life.notes["releases"]["44.1"]
-    life.publish(v2)
-    held_up(life, checks)
-    given(life, checks, v2.digest, old)
+def outcomes(world: World, checks: Checks) -> None:
+    v2, v3 = world.make_image("44.2"), world.make_image("44.3")
+    machine = world.boot()
+    old = world.notes["releases"]["44.1"]
+    world.publish(v2)
+    held_up(world, checks)
+    given(world, checks, v2.digest, old)
 
-    product = life.settings.product
-    life.publish(v3, announce=False, key=product.image_keys[1])  # key A is lost: B signs both
-    life.announce("44.3", v3.digest, key=product.channel_keys[1], age=400)
+    product = world.settings.product
+    world.publish(v3, announce=False, key=product.image_keys[1])  # key A is lost: B signs both
+    world.announce("44.3", v3.digest, key=product.channel_keys[1], age=400)
     ends(
-        life,
+        world,
         checks,
         "a year off and key A lost: a newer release by key B",
         0,
         state="ready",
         says="ran out 386 days ago",
     )
-    shown = life.veilor("veilor-status").text
+    shown = world.veilor("veilor-status").text
     checks.true(
         "status says how old the news is", "beware" in shown and "386 days" in shown, shown, go_on=True
     )
-    life.announce("44.3", v3.digest, key="stranger.pub")
+    world.announce("44.3", v3.digest, key="stranger.pub")
     ends(
-        life,
+        world,
         checks,
         "after a long absence a key that nobody knows",
         4,
         says="both keys it knows may have been replaced",
     )
 
-    life.announce("44.3", v3.digest)
+    world.announce("44.3", v3.digest)
     at = len(machine.console.buffer)
-    ends(life, checks, "--apply", 0, "--apply", state="ready", restarting=True)
-    life.type_passphrase(start=at)
+    ends(world, checks, "--apply", 0, "--apply", state="ready", restarting=True)
+    world.type_passphrase(start=at)
     machine.wait_agent(UNLOCK_TIMEOUT)
-    life.boots += 1
-    life.settle()
-    checks.equal("--apply boots the new system", life.status()["booted"]["image"]["imageDigest"], v3.digest)
-    checks.true("healthy", life.healthy(), life.grub_environment())
-    life.judge_console()
-    life.cut_power()
+    world.boots += 1
+    world.settle()
+    checks.equal("--apply boots the new system", world.status()["booted"]["image"]["imageDigest"], v3.digest)
+    checks.true("healthy", world.healthy(), world.grub_environment())
+    world.judge_console()
+    world.cut_power()
 
 
-def without(life: Life, file: str, last: str) -> None:
+def without(world: World, file: str, last: str) -> None:
     """From now on the program FILE ends with the code LAST, which takes a check out of it."""
     changed = f"/run/veilor-lab/{Path(file).name}"
-    life.write_file(changed, life.read_file(f"{APP}/{file}") + f"\n\n{last}\n")
-    life.machine.run(["mount", "--bind", changed, f"{APP}/{file}"])
+    world.write_file(changed, world.read_file(f"{APP}/{file}") + f"\n\n{last}\n")
+    world.machine.run(["mount", "--bind", changed, f"{APP}/{file}"])
 
 
 @phase(
@@ -274,42 +276,42 @@ def without(life: Life, file: str, last: str) -> None:
     starts_from="second-boot",
     independent=True,
 )
-def trust(life: Life, checks: Checks) -> None:
-    v0, v2 = life.make_image("44.0"), life.make_image("44.2")
-    machine = life.boot()
-    old = life.notes["releases"]["44.1"]
-    life.publish(v0, announce=False)  # signed by our key, and older than what runs
-    ends(life, checks, "the tag moved to an older image", 0, state="current")
-    life.announce("44.2", v2.digest)
-    ends(life, checks, "the tag moved while another is announced", 4, says="44.2 (")
-    checks.equal("the older image is gone", staged(life), None)
-    life.announce("44.1", old, sequence=1)
-    ends(life, checks, "a statement replayed", 4, says="which this machine has seen before")
-    life.announce("44.0", v0.digest, sequence=1)
-    ends(life, checks, "a downgrade", 4, says="older than 2")
-    life.announce("44.0", v0.digest, sequence=2)
-    ends(life, checks, "another image under a number seen before", 4, says="announces another image")
+def trust(world: World, checks: Checks) -> None:
+    v0, v2 = world.make_image("44.0"), world.make_image("44.2")
+    machine = world.boot()
+    old = world.notes["releases"]["44.1"]
+    world.publish(v0, announce=False)  # signed by our key, and older than what runs
+    ends(world, checks, "the tag moved to an older image", 0, state="current")
+    world.announce("44.2", v2.digest)
+    ends(world, checks, "the tag moved while another is announced", 4, says="44.2 (")
+    checks.equal("the older image is gone", staged(world), None)
+    world.announce("44.1", old, sequence=1)
+    ends(world, checks, "a statement replayed", 4, says="which this machine has seen before")
+    world.announce("44.0", v0.digest, sequence=1)
+    ends(world, checks, "a downgrade", 4, says="older than 2")
+    world.announce("44.0", v0.digest, sequence=2)
+    ends(world, checks, "another image under a number seen before", 4, says="announces another image")
     for number, age, says in ((3, 24, "whether its network blocks"), (4, 54, "look from another device")):
-        life.announce("44.1", old, sequence=number, age=age)
-        ends(life, checks, f"a freeze, {age - 14} days", 0, state="current", says=says)
-        shown = life.veilor("veilor-status").text
+        world.announce("44.1", old, sequence=number, age=age)
+        ends(world, checks, f"a freeze, {age - 14} days", 0, state="current", says=says)
+        shown = world.veilor("veilor-status").text
         checks.true(
             f"a freeze, {age - 14} days: status and notice say it",
-            "beware" in shown and says in life.notice(),
+            "beware" in shown and says in world.notice(),
             shown,
             go_on=True,
         )
-    checks.equal("nothing is staged after all of it", staged(life), None)
+    checks.equal("nothing is staged after all of it", staged(world), None)
 
-    life.announce("44.0", v0.digest, sequence=1)
-    without(life, "core/statement.py", "def check_sequence(*_):\n    return None")
-    done = life.veilor("veilor-update", timeout=900)
-    checks.equal("with the sequence unchecked the downgrade succeeds", staged(life), v0.digest, go_on=True)
+    world.announce("44.0", v0.digest, sequence=1)
+    without(world, "core/statement.py", "def check_sequence(*_):\n    return None")
+    done = world.veilor("veilor-update", timeout=900)
+    checks.equal("with the sequence unchecked the downgrade succeeds", staged(world), v0.digest, go_on=True)
     checks.true("and is called ready", "is ready" in done.text, done.text, go_on=True)
     machine.run(["umount", f"{APP}/core/statement.py"])
     machine.run(["ostree", "admin", "undeploy", "0"], timeout=300)
-    life.announce("44.2", v2.digest, sequence=5)
-    without(life, "device/update.py", "def compare(host, *_):\n    return host")
-    life.veilor("veilor-update", timeout=900)
-    checks.equal("with the digest uncompared the moved tag succeeds", staged(life), v0.digest, go_on=True)
-    life.cut_power()
+    world.announce("44.2", v2.digest, sequence=5)
+    without(world, "device/update.py", "def compare(host, *_):\n    return host")
+    world.veilor("veilor-update", timeout=900)
+    checks.equal("with the digest uncompared the moved tag succeeds", staged(world), v0.digest, go_on=True)
+    world.cut_power()

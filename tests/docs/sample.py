@@ -51,7 +51,7 @@ def sample(pictures: Path) -> Run:
         checks.append(Check("what the machine said is shown as it said it", True, said, Verdict.PASS))
         if one.name == "update":
             checks.append(Check("v2 is unlocked", False, "got True, want False", Verdict.OS_FAULT))
-        if one.name == "attacks":
+        if one.name == "update-attacks":
             checks.append(Check("SELinux denies it", None, "this base has no SELinux", Verdict.NOT_RUN))
         verdict, reason = judge(checks, None)
         shot = pictures / f"{one.name}.png"

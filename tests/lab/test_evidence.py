@@ -25,7 +25,7 @@ SAID = {
 
 
 @pytest.fixture
-def life():
+def world():
     made = Evidence()
     made.settings = SimpleNamespace(product=SimpleNamespace(image_repository="veilor/veilor-os"))
     return made
@@ -54,7 +54,7 @@ def test_the_prompt_is_known_without_a_newline():
     assert not re.findall(PROMPT, b"Starting Cryptography Setup for luks-4a1a37bf")
 
 
-def test_bytes_of_layers_are_those_of_large_blobs_of_the_image(life):
+def test_bytes_of_layers_are_those_of_large_blobs_of_the_image(world):
     asked = [
         get(LAYER, 1_000_000),
         get(LAYER, 900),
@@ -62,22 +62,22 @@ def test_bytes_of_layers_are_those_of_large_blobs_of_the_image(life):
         get(SIGNATURE, 200_000),
         get(LAYER.replace("veilor-os", "veilor-os-channel"), 900_000),
     ]
-    assert life.layer_bytes(asked) == 1_000_000
+    assert world.layer_bytes(asked) == 1_000_000
 
 
-def test_a_signature_has_to_come_first_and_at_all(life):
+def test_a_signature_has_to_come_first_and_at_all(world):
     layer = get(LAYER, 1_000_000)
-    assert life.signature_before_layers([get(SIGNATURE), layer])
-    assert not life.signature_before_layers([layer, get(SIGNATURE)])
-    assert not life.signature_before_layers([layer])
-    assert not life.signature_before_layers([get(SIGNATURE, status=404), layer])
-    assert not life.signature_before_layers([get(SIGNATURE)])
+    assert world.signature_before_layers([get(SIGNATURE), layer])
+    assert not world.signature_before_layers([layer, get(SIGNATURE)])
+    assert not world.signature_before_layers([layer])
+    assert not world.signature_before_layers([get(SIGNATURE, status=404), layer])
+    assert not world.signature_before_layers([get(SIGNATURE)])
 
 
-def test_offered_disks_are_read_by_serial(life):
+def test_offered_disks_are_read_by_serial(world):
     console = (
         "  1) vdb  12.0 GiB  empty  (disk1)\n  2) sdc  16.0 GiB  a partition table  (ACME Disk disk2)\n"
         "     vda is left out: the installation medium\n"
     )
-    life.machine = SimpleNamespace(console=SimpleNamespace(text=lambda: console))
-    assert life.offered_disks() == {"disk1": "1", "disk2": "2"}
+    world.machine = SimpleNamespace(console=SimpleNamespace(text=lambda: console))
+    assert world.offered_disks() == {"disk1": "1", "disk2": "2"}

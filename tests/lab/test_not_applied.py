@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from veilor.lab import base
+from veilor.lab import debian_base
 from veilor.lab.flavour import DESKTOPS
 from veilor.lab.report import load_not_applied
 
@@ -20,7 +20,7 @@ def test_it_is_in_the_overlay_and_what_it_needs_is_not_in_the_base(entry):
     path, _, argument = entry["path"].partition("#")
     found = list((ROOT / "overlay").glob(path))
     assert found and entry["why"]
-    assert entry["needs"] not in base.PACKAGES
+    assert entry["needs"] not in debian_base.PACKAGES
     if argument:
         assert argument in (line.strip().strip('",') for line in found[0].read_text().splitlines())
 

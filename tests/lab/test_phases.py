@@ -23,7 +23,7 @@ STORY = "A machine was born"
 '''
 
 
-class FakeLife:
+class FakeWorld:
     """Remembers its state as a list of phases gone through; the store outlives it."""
 
     def __init__(self, store=None, plan=()):
@@ -66,8 +66,8 @@ class FakeLife:
 def body(*names, **marks):
     """Source of phases that just act and check that the machine went through what it should have."""
     return HEAD + "".join(
-        f'\n@phase("{name}", "Title of {name}"{marks.get(name, "")})\ndef {name}(life, checks):\n'
-        f'    life.act("{name}")\n    checks.true("{name} looked", True, str(life.state))\n'
+        f'\n@phase("{name}", "Title of {name}"{marks.get(name, "")})\ndef {name}(world, checks):\n'
+        f'    world.act("{name}")\n    checks.true("{name} looked", True, str(world.state))\n'
         for name in names
     )
 
@@ -89,10 +89,10 @@ def load(folder):
 
 @pytest.fixture
 def go(tmp_path):
-    def go(scenario, life, **more):
+    def go(scenario, world, **more):
         about = About("base", {"accel": "tcg", "qemu": "10", "cores": 2}, [])
         more = {"inputs": {"base": "x"}, **more}
-        return run_scenario(scenario, life, about=about, progress=Silent(), **more)
+        return run_scenario(scenario, world, about=about, progress=Silent(), **more)
 
     return go
 
@@ -109,90 +109,90 @@ def verdicts(run):
 
 
 def test_phases_run_in_order_on_one_machine(load, go):
-    life = FakeLife()
-    run = go(load(body("one", "two", "three")), life)
-    assert life.did == ["one", "two", "three"]
+    world = FakeWorld()
+    run = go(load(body("one", "two", "three")), world)
+    assert world.did == ["one", "two", "three"]
     assert verdicts(run) == [PASS] * 3 and run.exit_code == 0
     assert [phase.boots for phase in run.phases] == [1, 1, 1]
     assert [phase.console for phase in run.phases] == ["boot for one\n", "boot for two\n", "boot for three\n"]
-    assert [name for name, _ in life.store] == ["one", "two", "three"]
-    assert life.stopped == 1 and run.story == "A machine was born" and run.title == "A short life"
+    assert [name for name, _ in world.store] == ["one", "two", "three"]
+    assert world.stopped == 1 and run.story == "A machine was born" and run.title == "A short life"
 
 
 def test_a_fault_of_the_product_is_not_tried_again_and_ends_the_order(load, go):
-    life = FakeLife()
+    world = FakeWorld()
     scenario = load(
         body("one", "two", "three").replace(
-            'life.act("two")', 'life.act("two"); checks.equal("digest", 1, 2)'
+            'world.act("two")', 'world.act("two"); checks.equal("digest", 1, 2)'
         )
     )
-    run = go(scenario, life)
-    assert life.did == ["one", "two"]
+    run = go(scenario, world)
+    assert world.did == ["one", "two"]
     assert verdicts(run) == [PASS, OS, NOT_RUN] and run.exit_code == 1
     assert run.phases[1].reason == "digest: got 1, want 2" and "Title of two" in run.phases[2].reason
-    assert [name for name, _ in life.store] == ["one"]
+    assert [name for name, _ in world.store] == ["one"]
 
 
 def test_a_check_that_went_on_saves_no_checkpoint(load, go):
-    life = FakeLife()
+    world = FakeWorld()
     scenario = load(
-        body("one", "two").replace('life.act("one")', 'life.act("one"); checks.true("x", 0, go_on=True)')
+        body("one", "two").replace('world.act("one")', 'world.act("one"); checks.true("x", 0, go_on=True)')
     )
-    run = go(scenario, life)
-    assert verdicts(run) == [OS, NOT_RUN] and life.store == {} and life.did == ["one"]
+    run = go(scenario, world)
+    assert verdicts(run) == [OS, NOT_RUN] and world.store == {} and world.did == ["one"]
     assert [check.ok for check in run.phases[0].checks] == [False, True]
 
 
 def test_a_fault_of_the_lab_is_tried_once_more_from_the_checkpoint(load, go):
-    life = FakeLife(plan={"two": [LabFault("QEMU died")]})
-    run = go(load(body("one", "two", "three")), life)
-    assert life.did == ["one", "two", "restore one", "two", "three"]
-    assert life.state == ["one", "two", "three"]
+    world = FakeWorld(plan={"two": [LabFault("QEMU died")]})
+    run = go(load(body("one", "two", "three")), world)
+    assert world.did == ["one", "two", "restore one", "two", "three"]
+    assert world.state == ["one", "two", "three"]
     assert run.verdict is PASS and run.phases[1].retried == "QEMU died" and run.phases[1].boots == 2
     assert len(run.phases[1].checks) == 1
 
 
 def test_the_first_phase_is_tried_again_from_nothing(load, go):
-    life = FakeLife(plan={"one": [LabFault("QEMU died")]})
-    assert go(load(body("one", "two")), life).verdict is PASS
-    assert life.did == ["one", "reset", "one", "two"]
+    world = FakeWorld(plan={"one": [LabFault("QEMU died")]})
+    assert go(load(body("one", "two")), world).verdict is PASS
+    assert world.did == ["one", "reset", "one", "two"]
 
 
 def test_the_lab_failing_twice_is_its_verdict(load, go):
-    life = FakeLife(plan={"two": [LabFault("first"), LabFault("second"), None]})
-    run = go(load(body("one", "two", "three")), life)
-    assert life.did.count("two") == 2
+    world = FakeWorld(plan={"two": [LabFault("first"), LabFault("second"), None]})
+    run = go(load(body("one", "two", "three")), world)
+    assert world.did.count("two") == 2
     assert verdicts(run) == [PASS, LAB, NOT_RUN] and run.exit_code == 3
     assert (run.phases[1].retried, run.phases[1].reason) == ("first", "second")
 
 
 def test_a_mistake_in_our_code_is_the_labs_and_keeps_its_traceback(load, go):
-    run = go(load(body("one")), FakeLife(plan={"one": [KeyError("x"), KeyError("y")]}))
+    run = go(load(body("one")), FakeWorld(plan={"one": [KeyError("x"), KeyError("y")]}))
     assert run.verdict is LAB and "KeyError: 'y'" in run.phases[0].log and "KeyError" in run.phases[0].reason
 
 
 def test_a_checkpoint_that_cannot_be_saved_is_the_labs_fault(load, go):
-    life = FakeLife()
-    life.save_checkpoint = lambda name, key: (_ for _ in ()).throw(LabFault("disk full"))
-    run = go(load(body("one", "two")), life)
+    world = FakeWorld()
+    world.save_checkpoint = lambda name, key: (_ for _ in ()).throw(LabFault("disk full"))
+    run = go(load(body("one", "two")), world)
     assert verdicts(run) == [LAB, NOT_RUN] and run.phases[0].reason == "disk full"
 
 
 def test_a_phase_that_cannot_run_here_says_so(load, go):
-    scenario = load(body("one", "two").replace('life.act("one")', 'raise NotRun("no Secure Boot here")'))
-    run = go(scenario, FakeLife())
+    scenario = load(body("one", "two").replace('world.act("one")', 'raise NotRun("no Secure Boot here")'))
+    run = go(scenario, FakeWorld())
     assert verdicts(run) == [NOT_RUN, NOT_RUN] and run.exit_code == 4
     assert run.phases[0].reason == "no Secure Boot here"
 
 
 def test_a_check_that_cannot_be_made_lets_the_rest_go_on(load, go):
-    scenario = load(body("one", "two").replace('life.act("one")', 'checks.not_run("SELinux", "none")'))
-    run = go(scenario, FakeLife())
+    scenario = load(body("one", "two").replace('world.act("one")', 'checks.not_run("SELinux", "none")'))
+    run = go(scenario, FakeWorld())
     assert verdicts(run) == [NOT_RUN, PASS] and run.exit_code == 4
 
 
 def test_a_phase_without_checks_is_no_pass(load, go):
-    run = go(load(HEAD + '@phase("one", "t")\ndef one(life, checks):\n    pass\n'), FakeLife())
+    run = go(load(HEAD + '@phase("one", "t")\ndef one(world, checks):\n    pass\n'), FakeWorld())
     assert run.verdict is NOT_RUN
 
 
@@ -201,36 +201,36 @@ def test_independent_phases_run_after_a_fault_elsewhere(load, go):
         "three": ', starts_from="one", independent=True',
         "four": ', starts_from="two", independent=True',
     }
-    life = FakeLife()
+    world = FakeWorld()
     source = body("one", "two", "three", "four", **marks).replace(
-        'life.act("two")', 'life.act("two"); checks.true("x", 0)'
+        'world.act("two")', 'world.act("two"); checks.true("x", 0)'
     )
-    run = go(load(source), life)
+    run = go(load(source), world)
     assert verdicts(run) == [PASS, OS, PASS, NOT_RUN]
-    assert life.did == ["one", "two", "restore one", "three"] and life.state == ["one", "three"]
+    assert world.did == ["one", "two", "restore one", "three"] and world.state == ["one", "three"]
 
 
 def test_other_phases_do_not_run_after_a_fault_though_they_start_elsewhere(load, go):
-    life = FakeLife()
+    world = FakeWorld()
     source = body("one", "two", "three", three=', starts_from="one"').replace(
-        'life.act("two")', 'checks.true("x", 0)'
+        'world.act("two")', 'checks.true("x", 0)'
     )
-    assert verdicts(go(load(source), life)) == [PASS, OS, NOT_RUN] and life.did == ["one"]
+    assert verdicts(go(load(source), world)) == [PASS, OS, NOT_RUN] and world.did == ["one"]
 
 
 def test_from_a_phase_carries_over_what_was_shown(load, go, tmp_path):
     scenario, store = load(body("one", "two", "three")), {}
     with_records = {"records": Checkpoints(tmp_path / "records", "short")}
-    first = FakeLife(store)
+    first = FakeWorld(store)
     picture = tmp_path / "p.png"
     picture.write_bytes(b"png")
     first.screenshots.append((picture, "before"))
     first.act = lambda name, act=first.act: (first.screenshots.append((picture, name)), act(name))
     assert go(scenario, first, **with_records).verdict is PASS
     picture.unlink()
-    life = FakeLife(store)
-    run = go(scenario, life, start="three", **with_records)
-    assert life.did == ["restore two", "three"] and life.state == ["one", "two", "three"]
+    world = FakeWorld(store)
+    run = go(scenario, world, start="three", **with_records)
+    assert world.did == ["restore two", "three"] and world.state == ["one", "two", "three"]
     assert run.verdict is PASS
     assert [bool(phase.carried) for phase in run.phases] == [True, True, False]
     assert [phase.boots for phase in run.phases] == [0, 0, 1]
@@ -241,28 +241,28 @@ def test_from_a_phase_carries_over_what_was_shown(load, go, tmp_path):
 
 def test_what_no_earlier_run_showed_is_not_passed(load, go):
     scenario, store = load(body("one", "two", "three")), {}
-    go(scenario, FakeLife(store))
-    run = go(scenario, FakeLife(store), start="three")
+    go(scenario, FakeWorld(store))
+    run = go(scenario, FakeWorld(store), start="three")
     assert verdicts(run) == [NOT_RUN, NOT_RUN, PASS] and run.exit_code == 4
 
 
 def test_from_without_a_checkpoint_is_one_clear_line(load, go):
-    life = FakeLife()
+    world = FakeWorld()
     with pytest.raises(UsageError, match="can't start from two: no earlier run .* got through one"):
-        go(load(body("one", "two")), life, start="two")
-    assert life.stopped == 1
+        go(load(body("one", "two")), world, start="two")
+    assert world.stopped == 1
 
 
 def test_from_an_unknown_phase_lists_them(load, go):
     with pytest.raises(UsageError, match="no phase tow; it has: one, two"):
-        go(load(body("one", "two")), FakeLife(), start="tow")
+        go(load(body("one", "two")), FakeWorld(), start="tow")
 
 
 def test_other_inputs_have_no_checkpoint(load, go):
     scenario, store = load(body("one", "two")), {}
-    go(scenario, FakeLife(store))
+    go(scenario, FakeWorld(store))
     with pytest.raises(UsageError):
-        go(scenario, FakeLife(store), start="two", inputs={"base": "y"})
+        go(scenario, FakeWorld(store), start="two", inputs={"base": "y"})
 
 
 def test_keys_move_with_the_guest_programs_that_a_scenario_names(load, folder):
@@ -296,38 +296,38 @@ def later(load, folder):
 
 def test_a_scenario_that_goes_on_from_another_lives_through_that_first(later, go):
     assert [one.name for one in later.phases] == ["one", "two", "four", "five"] and later.borrowed == 2
-    life = FakeLife()
-    assert go(later, life).verdict is PASS
-    assert life.did[-4:] == ["one", "two", "four", "five"]
-    assert [name for name, _ in life.store] == ["one", "two", "later.four", "later.five"]
+    world = FakeWorld()
+    assert go(later, world).verdict is PASS
+    assert world.did[-4:] == ["one", "two", "four", "five"]
+    assert [name for name, _ in world.store] == ["one", "two", "later.four", "later.five"]
 
 
 def test_and_takes_over_what_was_lived_before(later, folder, go, tmp_path):
     store, records = {}, Checkpoints(tmp_path / "records", "plain")
-    go(load_scenario("short", folder), FakeLife(store), records=records)
-    life = FakeLife(store)
-    run = go(later, life, records=records)
-    assert life.did == ["restore two", "four", "five"] and life.state == ["one", "two", "four", "five"]
+    go(load_scenario("short", folder), FakeWorld(store), records=records)
+    world = FakeWorld(store)
+    run = go(later, world, records=records)
+    assert world.did == ["restore two", "four", "five"] and world.state == ["one", "two", "four", "five"]
     assert verdicts(run) == [PASS] * 4 and run.phases[0].carried and not run.phases[2].carried
-    half = FakeLife({key: value for key, value in store.items() if key[0] == "one"})
+    half = FakeWorld({key: value for key, value in store.items() if key[0] == "one"})
     assert go(later, half, records=records).verdict is PASS
     assert half.did == ["restore two", "restore one", "two", "four", "five"]
 
 
 def test_what_is_only_read_is_not_added_to(load, go, tmp_path):
     scenario, records = load(body("one", "two")), Checkpoints(tmp_path / "records", "plain")
-    assert go(scenario, FakeLife(), records=records, remember=False).verdict is PASS
+    assert go(scenario, FakeWorld(), records=records, remember=False).verdict is PASS
     assert not list(tmp_path.glob("records/plain/*.shown@*")), (
         "a sabotaged run must not speak for an honest one"
     )
-    go(scenario, FakeLife(), records=records)
+    go(scenario, FakeWorld(), records=records)
     assert len(list(tmp_path.glob("records/plain/*.shown@*"))) == 2
 
 
 def test_up_to_a_phase_and_no_further(load, go):
-    scenario, life = load(body("one", "two", "three")), FakeLife()
-    run = go(scenario.up_to("two"), life)
-    assert life.did == ["one", "two"] and verdicts(run) == [PASS, PASS]
+    scenario, world = load(body("one", "two", "three")), FakeWorld()
+    run = go(scenario.up_to("two"), world)
+    assert world.did == ["one", "two"] and verdicts(run) == [PASS, PASS]
     assert run.story == "A short life, as far as: Title of two", (
         "the report must not tell of what was not lived"
     )
@@ -347,64 +347,64 @@ def hang_up():
 @pytest.mark.parametrize("kind", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_asked_to_end_it_stops_the_machine_and_reports(load, go, hang_up, kind):
     before = signal.getsignal(signal.SIGTERM)
-    reports, life = [], FakeLife()
+    reports, world = [], FakeWorld()
     scenario = load(
         body("one", "two", "three").replace(
-            'life.act("two")',
-            f'checks.true("seen", True); os.kill(os.getpid(), signal.{kind}); life.act("late")',
+            'world.act("two")',
+            f'checks.true("seen", True); os.kill(os.getpid(), signal.{kind}); world.act("late")',
         )
     )
-    run = go(scenario, life, report=lambda run: reports.append((run.interrupted, life.stopped)))
+    run = go(scenario, world, report=lambda run: reports.append((run.interrupted, world.stopped)))
     assert run.interrupted and run.exit_code == 130
-    assert verdicts(run) == [PASS, NOT_RUN, NOT_RUN] and "late" not in life.did
+    assert verdicts(run) == [PASS, NOT_RUN, NOT_RUN] and "late" not in world.did
     assert [check.title for check in run.phases[1].checks] == ["seen"]
-    assert life.stopped == 1 and reports[-1] == (True, 1)
+    assert world.stopped == 1 and reports[-1] == (True, 1)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_second_signal_does_not_disturb_the_stopping(load, go):
-    life = FakeLife()
-    life.stop = lambda: (os.kill(os.getpid(), signal.SIGINT), setattr(life, "stopped", 1))
-    scenario = load(body("one").replace('life.act("one")', "os.kill(os.getpid(), signal.SIGINT)"))
-    assert go(scenario, life).exit_code == 130 and life.stopped == 1
+    world = FakeWorld()
+    world.stop = lambda: (os.kill(os.getpid(), signal.SIGINT), setattr(world, "stopped", 1))
+    scenario = load(body("one").replace('world.act("one")', "os.kill(os.getpid(), signal.SIGINT)"))
+    assert go(scenario, world).exit_code == 130 and world.stopped == 1
 
 
 def test_started_with_nohup_it_outlives_the_terminal(load, go, hang_up):
     hang_up()
     scenario = load(
         body("one").replace(
-            'life.act("one")', 'os.kill(os.getpid(), signal.SIGHUP); checks.true("seen", True)'
+            'world.act("one")', 'os.kill(os.getpid(), signal.SIGHUP); checks.true("seen", True)'
         )
     )
-    assert go(scenario, FakeLife()).exit_code == 0
+    assert go(scenario, FakeWorld()).exit_code == 0
 
 
 def test_a_second_signal_does_not_disturb_the_phases_own_cleaning_up(load, go):
-    life = FakeLife()
+    world = FakeWorld()
     scenario = load(
         body("one").replace(
-            '    life.act("one")\n',
+            '    world.act("one")\n',
             """    try:
         os.kill(os.getpid(), signal.SIGTERM)
     finally:
         os.kill(os.getpid(), signal.SIGINT)
-        life.act("cleaned up")
+        world.act("cleaned up")
 """,
         )
     )
-    assert go(scenario, life).exit_code == 130 and life.did == ["cleaned up"]
+    assert go(scenario, world).exit_code == 130 and world.did == ["cleaned up"]
 
 
 def test_a_machine_that_cannot_be_stopped_is_no_pass(load, go):
-    life = FakeLife()
-    life.stop = lambda: (_ for _ in ()).throw(LabFault("QEMU does not go away"))
-    run = go(load(body("one")), life)
+    world = FakeWorld()
+    world.stop = lambda: (_ for _ in ()).throw(LabFault("QEMU does not go away"))
+    run = go(load(body("one")), world)
     assert run.verdict is LAB and run.reason == "QEMU does not go away" and run.exit_code == 3
 
 
 def test_the_report_is_honest_at_every_moment(load, go):
     seen = []
-    go(load(body("one", "two")), FakeLife(), report=lambda run: seen.append(run.verdict))
+    go(load(body("one", "two")), FakeWorld(), report=lambda run: seen.append(run.verdict))
     assert seen[0] is NOT_RUN and seen[1] is NOT_RUN and seen[-1] is PASS
 
 
@@ -433,7 +433,8 @@ def test_an_unknown_scenario_lists_what_there_is(load, tmp_path):
     [
         (
             HEAD
-            + '@phase("one", "t")\ndef a(life, checks): ...\n@phase("one", "t")\ndef b(life, checks): ...\n',
+            + '@phase("one", "t")\ndef a(world, checks): ...\n'
+            + '@phase("one", "t")\ndef b(world, checks): ...\n',
             "two phases are called one",
         ),
         (body("one", "two", two=', starts_from="three"'), "no earlier phase"),

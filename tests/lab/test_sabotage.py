@@ -60,18 +60,18 @@ def test_one_that_begins_late_leaves_the_images_before_as_they_are(tmp_path):
 
 def test_a_live_one_strikes_at_its_moment_alone():
     killed = []
-    life = SimpleNamespace(machine=SimpleNamespace(process=SimpleNamespace(kill=lambda: killed.append(1))))
-    strike("qemu-killed", "first-boot", life)
-    strike(None, "second-boot", life)
+    world = SimpleNamespace(machine=SimpleNamespace(process=SimpleNamespace(kill=lambda: killed.append(1))))
+    strike("qemu-killed", "first-boot", world)
+    strike(None, "second-boot", world)
     assert not killed
-    strike("qemu-killed", "second-boot", life)
+    strike("qemu-killed", "second-boot", world)
     assert killed == [1]
 
 
 def test_the_scenario_offers_every_moment():
     text = (ROOT / "scenarios/life.py").read_text()
     for one in SABOTAGES.values():
-        assert not one.point or f'life.strike("{one.point}")' in text
+        assert not one.point or f'world.strike("{one.point}")' in text
 
 
 def run(*phases):

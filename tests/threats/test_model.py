@@ -116,7 +116,7 @@ BROKEN = [
     ({"boot": ()}, "no check at the layer boot"),
     ({"attack": ()}, "no check at the layer attack"),
     ({"attack": (Trial("attacks:nonsense", "phase"),)}, "there is no phase attacks:nonsense"),
-    ({"attack": (Trial("life:attacks", "sabotage nonsense"),)}, "no sabotage nonsense"),
+    ({"attack": (Trial("life:update-attacks", "sabotage nonsense"),)}, "no sabotage nonsense"),
     ({"controls": ("overlay/etc/nonsense",)}, "overlay/etc/nonsense does not exist"),
     ({"controls": ("overlay/usr/lib/sysctl.d/60-veilor.conf#nonsense",)}, "does not say nonsense"),
     ({"controls": ("base:nonsense",)}, "names no base:nonsense"),
@@ -198,7 +198,7 @@ def test_a_line_that_is_claimed_in_one_file_is_not_claimed_in_another(clone):
 
 def test_a_phase_of_the_attacks_that_no_claim_names_is_found(clone):
     with (clone / "scenarios/attacks.py").open("a") as file:
-        file.write('\n\n@phase("new", "New")\ndef new(life, checks):\n    pass\n')
+        file.write('\n\n@phase("new", "New")\ndef new(world, checks):\n    pass\n')
     assert rules.problems(clone, load_model(clone), SABOTAGES) == [
         "attacks:new: this phase checks something that no claim says"
     ]
@@ -324,7 +324,7 @@ def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_che
 def test_a_phase_stands_on_the_helpers_that_it_uses_and_on_no_others():
     text = (
         "A = 1\nB = 2\ndef near():\n    return far()\ndef far():\n    return A\n\n"
-        '@phase("one", "t")\ndef one(life, checks):\n    near()\n\n@phase("two", "t")\ndef two(life, '
+        '@phase("one", "t")\ndef one(world, checks):\n    near()\n\n@phase("two", "t")\ndef two(world, '
         "checks):\n    B\n"
     )
     before = results.phases_in(text)

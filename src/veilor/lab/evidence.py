@@ -21,7 +21,7 @@ SMALL = 64 << 10  # bytes: configurations and signatures are smaller, layers of 
 
 
 class Evidence:
-    """The questions a phase may ask. Mixed into Life, whose machine, registry and settings it uses."""
+    """The questions a phase may ask. Mixed into World, whose machine, registry and settings it uses."""
 
     def status(self) -> dict:
         """`status` of bootc's JSON on the machine."""

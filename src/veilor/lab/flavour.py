@@ -16,8 +16,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from veilor.lab.base import grub_images
 from veilor.lab.cache import artefact, hash_tree
+from veilor.lab.debian_base import grub_images
 from veilor.lab.tools import Tools, unpack
 
 FLAVOURS = {"boot-screen": tuple("plymouth plymouth-label kbd fonts-inter".split())}

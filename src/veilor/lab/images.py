@@ -16,7 +16,7 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from veilor.lab.base import epoch
+from veilor.lab.debian_base import epoch
 from veilor.lab.verdict import LabFault
 
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"

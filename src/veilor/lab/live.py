@@ -10,8 +10,8 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from veilor.lab.base import base_rootfs, epoch, extras, grub_images, rust_programs, write_tree
 from veilor.lab.cache import artefact, hash_tree
+from veilor.lab.debian_base import base_rootfs, epoch, extras, grub_images, rust_programs, write_tree
 from veilor.lab.tools import Tools
 
 VOLUME = "VEILOR-LAB-LIVE"

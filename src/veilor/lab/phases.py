@@ -1,6 +1,6 @@
 """The runner that takes a machine through the phases of a scenario.
 
-After each phase that ran to its end the life saves a checkpoint, keyed by everything that went in, so that a
+After each phase that ran to its end the world saves a checkpoint, keyed by everything that went in, so that a
 later run can start there and a LAB_FAULT can be tried once more from the same state.
 """
 
@@ -35,10 +35,8 @@ from veilor.lab.verdict import (
 )
 
 
-class LifeLike(Protocol):
-    """What the runner needs of a machine's life. Counters and lists only ever
-    grow; `timings` may be missing.
-    """
+class WorldLike(Protocol):
+    """What the runner needs of a World. Counters and lists only ever grow; `timings` may be missing."""
 
     boots: int
     screenshots: list[tuple[Path, str]]
@@ -81,7 +79,7 @@ def stop_on_signals() -> Iterator[Callable[[], None]]:
 
 def run_scenario(
     scenario: Scenario,
-    life: LifeLike,
+    world: WorldLike,
     *,
     inputs: Mapping[str, Any],
     about: About,
@@ -102,7 +100,7 @@ def run_scenario(
     """
     runner = _Runner(
         scenario,
-        life,
+        world,
         inputs,
         about,
         records,
@@ -136,10 +134,10 @@ def _now() -> str:
 
 
 class _Runner:
-    def __init__(self, scenario, life, inputs, about, records, remember, report, progress) -> None:
-        self.scenario, self.life, self.records, self.report, self.progress = (
+    def __init__(self, scenario, world, inputs, about, records, remember, report, progress) -> None:
+        self.scenario, self.world, self.records, self.report, self.progress = (
             scenario,
-            life,
+            world,
             records,
             report,
             progress,
@@ -172,7 +170,7 @@ class _Runner:
                 deafen()
                 self.progress.close()
                 try:
-                    self.life.stop()
+                    self.world.stop()
                 except Exception as error:
                     self._fail(error)
             self._write()
@@ -185,7 +183,7 @@ class _Runner:
 
     def _write(self) -> None:
         self.run.seconds = time.monotonic() - self.began
-        self.run.timings = list(getattr(self.life, "timings", []))
+        self.run.timings = list(getattr(self.world, "timings", []))
         self.report(self.run)
 
     def _take_over(self, resume: str | None) -> int:
@@ -223,7 +221,7 @@ class _Runner:
 
     def _restore(self, origin: Phase, complaint: str) -> None:
         try:
-            self.life.restore_checkpoint(origin.mark, self.keys[origin.name])
+            self.world.restore_checkpoint(origin.mark, self.keys[origin.name])
         except (UsageError, KeyError):
             raise UsageError(complaint) from None
         self.current = origin.name
@@ -275,8 +273,8 @@ class _Runner:
             return
         result.reason = "still running when this was written"
         self.progress.start(index, one.title)
-        began, boots, shots = time.monotonic(), self.life.boots, len(self.life.screenshots)
-        console = _console_length(self.life.console_log)
+        began, boots, shots = time.monotonic(), self.world.boots, len(self.world.screenshots)
+        console = _console_length(self.world.console_log)
         try:
             fault = self._attempt(one, origin, result, again=False)
             if isinstance(fault, Exception) and result.verdict is Verdict.LAB_FAULT:
@@ -293,11 +291,11 @@ class _Runner:
             raise
         finally:
             result.seconds = time.monotonic() - began
-            result.boots = self.life.boots - boots
+            result.boots = self.world.boots - boots
             result.screenshots = [
-                Screenshot(str(path), caption) for path, caption in self.life.screenshots[shots:]
+                Screenshot(str(path), caption) for path, caption in self.world.screenshots[shots:]
             ]
-            result.console = clean_console(_console_from(self.life.console_log, console))
+            result.console = clean_console(_console_from(self.world.console_log, console))
             self.progress.done(index, result)
         if one.name in self.ended:
             self._keep_record(one, result)
@@ -312,17 +310,17 @@ class _Runner:
         error: Exception | None = None
         try:
             self._place(origin, again)
-            one.run(self.life, checks)
+            one.run(self.world, checks)
             if (
                 judge(checks.done, None)[0] is not Verdict.OS_FAULT
             ):  # nothing may start from a state known to be wrong
-                self.life.save_checkpoint(one.mark, self.keys[one.name])
+                self.world.save_checkpoint(one.mark, self.keys[one.name])
                 self.ended.add(one.name)
                 self.current = one.name
         except Exception as caught:
             error, self.current = caught, None
             with suppress(Exception):  # the machine may be off
-                self.life.picture("went-wrong", "The screen when it went wrong")
+                self.world.picture("went-wrong", "The screen when it went wrong")
         finally:
             result.checks = checks.done
         result.verdict, result.reason = judge(checks.done, error)
@@ -334,9 +332,9 @@ class _Runner:
         """Put the machine where the phase begins; the running one goes on where it already stands there."""
         if not again and self.current == (origin.name if origin else None):
             return
-        self.life.stop()
+        self.world.stop()
         if origin is None:
-            self.life.reset()
+            self.world.reset()
             return
         try:
             self._restore(origin, f"the checkpoint of {origin.name} is gone")

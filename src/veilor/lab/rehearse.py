@@ -11,18 +11,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from veilor.core.product import load
-from veilor.lab import base as bases
-from veilor.lab import images, sabotage
+from veilor.lab import debian_base, images, sabotage
 from veilor.lab.cache import cache_root, hash_tree, locked
 from veilor.lab.checkpoint import Checkpoints
 from veilor.lab.flavour import DESKTOPS, FLAVOURS
-from veilor.lab.life import Life, Settings, probe_kvm
 from veilor.lab.live import live_medium
 from veilor.lab.phases import About, failed_set_up, run_scenario, stop_on_signals
 from veilor.lab.report import Progress, load_not_applied, remove_report, write_report
 from veilor.lab.scenario import Scenario, load_scenario
 from veilor.lab.tools import Tools, ensure_host_programs, ensure_namespaces, tools_tree
 from veilor.lab.verdict import EXIT, EXIT_INTERRUPTED, EXIT_USAGE, Fault, NotRun, UsageError, Verdict
+from veilor.lab.world import Settings, World, probe_kvm
 
 NEEDED_GIB = 16
 ALWAYS = ["test-keys", "lab-registry", "credentials", "virtual-devices"]
@@ -96,7 +95,11 @@ def stand_ins_of(config: dict) -> list[str]:
     its label names.
     """
     labels = config.get("config", {}).get("Labels") or {}
-    return [part for part in (*bases.PARTS, bases.FRONT) if part in labels.get(bases.STAND_IN, "").split()]
+    return [
+        part
+        for part in (*debian_base.PARTS, debian_base.FRONT)
+        if part in labels.get(debian_base.STAND_IN, "").split()
+    ]
 
 
 def rehearse(args, build: SimpleNamespace, source: Path) -> int:
@@ -152,18 +155,18 @@ def live(
     """
     cache, product = cache_root(), product_facts(source)
     work = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=cache_work(cache)))
-    life = None
+    world = None
     try:
         try:
             desktop = DESKTOPS.get(scenario.flavour, ())
             settings = prepare(args, build, source, cache, work, product, about, desktop)
             if scenario.flavour in FLAVOURS:
-                settings.rootfs = bases.base_rootfs(cache, source, FLAVOURS[scenario.flavour])
+                settings.rootfs = debian_base.base_rootfs(cache, source, FLAVOURS[scenario.flavour])
             kind = scenario.flavour if desktop else "plain"
             store = Checkpoints(
                 cache / "checkpoints", f"{settings.image_sabotage or kind}-{settings.firmware}", keep=1
             )
-            life = Life(settings, store)
+            world = World(settings, store)
         except Fault as fault:
             run = failed_set_up(scenario, fault, about)
             write_report(run, report_dir)
@@ -180,7 +183,7 @@ def live(
         progress = Progress(len(scenario.phases))
         run = run_scenario(
             scenario,
-            life,
+            world,
             inputs=inputs,
             start=args.start,
             resume=args.sabotage and sabotage.SABOTAGES[args.sabotage].begins,
@@ -201,8 +204,8 @@ def live(
             return 0 if about.noticed else run.exit_code or EXIT[Verdict.OS_FAULT]
         return run.exit_code
     finally:
-        if life:
-            life.stop()
+        if world:
+            world.stop()
         if args.keep:
             (work / "pid").unlink(missing_ok=True)  # so that no later rehearsal sweeps it
             print(f"kept in {work}; remove it when you have seen enough", file=sys.stderr)
@@ -284,21 +287,21 @@ def prepare(
     todo = SetUp()
     about.set_up = todo.steps
     tools = todo.step("tools tree", lambda: tools_tree(cache))
-    rootfs = todo.step("Debian base tree", lambda: bases.base_rootfs(cache, source))
-    todo.step("programs from crates", lambda: bases.rust_programs(cache, tools, source))
+    rootfs = todo.step("Debian base tree", lambda: debian_base.base_rootfs(cache, source))
+    todo.step("programs from crates", lambda: debian_base.rust_programs(cache, tools, source))
     if args.base:
         layout = todo.step("base", lambda: fetch_base(tools, args.base, work / "base"))
     else:
         layout = todo.step(
-            "stand-in base image", lambda: bases.base_layout(cache, tools, source, desktop=desktop)
+            "stand-in base image", lambda: debian_base.base_layout(cache, tools, source, desktop=desktop)
         )
     about.stand_ins += stand_ins_of(images.read_manifest(layout)[1])
-    if desktop and bases.NO_DESKTOP in about.stand_ins:
+    if desktop and debian_base.NO_DESKTOP in about.stand_ins:
         raise UsageError(
             f"--base {args.base}: this base has no desktop, which is what is rehearsed; leave --base out, "
             "or give one with it"
         )
-    has = DESKTOPS["desktop"] if bases.DESKTOP in about.stand_ins else ()
+    has = DESKTOPS["desktop"] if debian_base.DESKTOP in about.stand_ins else ()
     about.not_applied = load_not_applied(has=has) if "base-system" in about.stand_ins else []
     if args.medium:
         medium = Path(args.medium).absolute()
@@ -308,7 +311,7 @@ def prepare(
             raise UsageError(f"--medium {args.medium}: {fault}") from None
     else:
         medium = todo.step("live medium", lambda: live_medium(cache, tools, source))
-    kernel = todo.step("probe of the accelerator", lambda: bases.kernel(cache, rootfs))
+    kernel = todo.step("probe of the accelerator", lambda: debian_base.kernel(cache, rootfs))
     accel = "kvm" if probe_kvm(tools, kernel) else "tcg"
     version = tools.run(["qemu-system-x86_64", "--version"], timeout=30).stdout.decode().splitlines()[0]
     about.host = {
@@ -385,7 +388,7 @@ def write_base(dest: Path, source: Path, bootc: Path | None = None) -> int:
                         file=sys.stderr,
                     )
                     return EXIT_USAGE
-            layout = bases.base_layout(cache, tools, source, bootc)
+            layout = debian_base.base_layout(cache, tools, source, bootc)
         with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.absolute().parent) as scratch:
             shutil.copytree(layout, Path(scratch, "layout"))
             Path(scratch, "layout").rename(dest)

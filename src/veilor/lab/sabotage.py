@@ -19,7 +19,7 @@ APP = "usr/lib/veilor/app/veilor"
 
 @dataclass(frozen=True)
 class Sabotage:
-    """TREE changes a staged tree; POINT names the moment of the rehearsal at which LIVE acts on the Life
+    """TREE changes a staged tree; POINT names the moment of the rehearsal at which LIVE acts on the World
     object.
 
     BEGINS is the first phase that differs from an honest run, if that is not the first: what comes before may
@@ -79,8 +79,8 @@ def _no_health_check(tree: Path) -> None:
     _remove(tree, "usr/lib/greenboot/check/required.d", "*.sh")
 
 
-def _kill_agent(life) -> None:
-    life.machine.run(
+def _kill_agent(world) -> None:
+    world.machine.run(
         ["sh", "-c", "systemctl stop --no-block veilor-lab-agent.service; kill -9 $PPID"],
         timeout=5,
         check=False,
@@ -91,9 +91,9 @@ def _verb_lies(verb: str) -> Callable:
     """bootc's VERB ends with 0 and does nothing, until the next start."""
     front = f'#!/bin/sh\n[ "$1" != {verb} ] || exit 0\nexec /run/veilor-lab/bootc "$@"\n'
 
-    def strike(life) -> None:
-        life.write_file("/run/veilor-lab/front", front)
-        life.machine.run(
+    def strike(world) -> None:
+        world.write_file("/run/veilor-lab/front", front)
+        world.machine.run(
             [
                 "sh",
                 "-ec",
@@ -105,23 +105,23 @@ def _verb_lies(verb: str) -> Callable:
     return strike
 
 
-def _lose_staged(life) -> None:
-    life.machine.run(["rm", "/run/ostree/staged-deployment"])
+def _lose_staged(world) -> None:
+    world.machine.run(["rm", "/run/ostree/staged-deployment"])
 
 
-def _count_as_unlocked(life) -> None:
-    health = json.loads(life.read_file("/var/lib/veilor/health.json"))
+def _count_as_unlocked(world) -> None:
+    health = json.loads(world.read_file("/var/lib/veilor/health.json"))
     health["armed"]["unlocked"] = 3
-    life.write_file("/var/lib/veilor/health.json", json.dumps(health))
+    world.write_file("/var/lib/veilor/health.json", json.dumps(health))
 
 
-def _kill_qemu(life) -> None:
-    life.machine.process.kill()
+def _kill_qemu(world) -> None:
+    world.machine.process.kill()
 
 
-def _truncate_disk(life) -> None:
-    with life.disk.open("r+b") as disk:
-        disk.truncate(life.disk.stat().st_size // 2)
+def _truncate_disk(world) -> None:
+    with world.disk.open("r+b") as disk:
+        disk.truncate(world.disk.stat().st_size // 2)
 
 
 SABOTAGES = {
@@ -141,7 +141,7 @@ SABOTAGES = {
     "statement-unchecked": Sabotage(
         "an older statement is taken for a newer one",
         Verdict.OS_FAULT,
-        "attacks",
+        "update-attacks",
         _statement_unchecked,
         begins="not-unlocked",
         since="44.4",
@@ -238,10 +238,10 @@ def _number(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part]
 
 
-def strike(name: str | None, point: str, life) -> None:
+def strike(name: str | None, point: str, world) -> None:
     """Apply the sabotage NAME to the running rehearsal LIFE when POINT is its moment."""
     if name and SABOTAGES[name].live and SABOTAGES[name].point == point:
-        SABOTAGES[name].live(life)
+        SABOTAGES[name].live(world)
 
 
 def judge(name: str, run) -> tuple[bool, str]:

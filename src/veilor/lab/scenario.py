@@ -1,6 +1,6 @@
 """Scenarios: Python modules with plain functions in order, each marked `@phase(name, title)`.
 
-A phase is called with the machine's life and a Checks.
+A phase is called with the World (the machine and what surrounds it) and a Checks.
 """
 
 from __future__ import annotations

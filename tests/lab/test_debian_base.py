@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from veilor.lab import base, rehearse
+from veilor.lab import debian_base, rehearse
 from veilor.lab.tools import Finished
 from veilor.lab.verdict import EXIT_USAGE
 
@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_real_bootc_leaves_nothing_of_the_front():
-    plain = {name: what for name, what, _ in base.extras(ROOT, Path("/programs"), Path("/grub"))}
+    plain = {name: what for name, what, _ in debian_base.extras(ROOT, Path("/programs"), Path("/grub"))}
     real = {
         name: what
-        for name, what, _ in base.extras(ROOT, Path("/programs"), Path("/grub"), Path("/made/bootc"))
+        for name, what, _ in debian_base.extras(ROOT, Path("/programs"), Path("/grub"), Path("/made/bootc"))
     }
     assert (
         plain["usr/bin/bootc"] == ROOT / "stand-ins/bootc/bootc" and "usr/lib/bootc-front/verbs.py" in plain
@@ -37,18 +37,18 @@ PLAIN = ["base-system", "kernel", "boot-loader", "no-selinux"]
     [
         (
             "base-system kernel boot-loader no-selinux no-desktop bootc-front",
-            [*PLAIN, "no-desktop", base.FRONT],
+            [*PLAIN, "no-desktop", debian_base.FRONT],
         ),
         ("base-system kernel boot-loader no-selinux no-desktop", [*PLAIN, "no-desktop"]),
         (
             "base-system kernel boot-loader no-selinux other-desktop bootc-front",
-            [*PLAIN, "other-desktop", base.FRONT],
+            [*PLAIN, "other-desktop", debian_base.FRONT],
         ),
         (None, []),
     ],
 )
 def test_a_report_names_what_the_base_itself_says_it_stands_in_for(label, named):
-    labels = {} if label is None else {base.STAND_IN: label}
+    labels = {} if label is None else {debian_base.STAND_IN: label}
     assert rehearse.stand_ins_of({"config": {"Labels": labels}}) == named
     assert rehearse.stand_ins_of({}) == []
 
@@ -58,7 +58,7 @@ def test_what_is_no_bootc_is_refused_before_anything_is_made(answer, tmp_path, m
     monkeypatch.setattr(rehearse, "check_host", lambda cache: None)
     monkeypatch.setattr(rehearse, "cache_root", lambda: tmp_path)
     monkeypatch.setattr(rehearse, "tools_tree", lambda cache: SimpleNamespace(run=lambda *a, **k: answer))
-    monkeypatch.setattr(rehearse.bases, "base_layout", lambda *a: pytest.fail("made all the same"))
+    monkeypatch.setattr(rehearse.debian_base, "base_layout", lambda *a: pytest.fail("made all the same"))
     assert rehearse.write_base(tmp_path / "base", ROOT, tmp_path / "bootc") == EXIT_USAGE
     assert "is no bootc that runs on Debian 13" in capsys.readouterr().err
     assert not (tmp_path / "base").exists()

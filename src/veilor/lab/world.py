@@ -13,9 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from veilor.lab import disk, images, sabotage
-from veilor.lab.base import epoch
 from veilor.lab.cache import cache_root
 from veilor.lab.checkpoint import Checkpoints
+from veilor.lab.debian_base import epoch
 from veilor.lab.evidence import PROMPT, Evidence
 from veilor.lab.flavour import machine_parts, make_disks
 from veilor.lab.machine import OVMF_VARS, Hardware, Machine
@@ -64,7 +64,7 @@ class Release:
 
 
 @dataclass
-class Life(Evidence):
+class World(Evidence):
     """One machine from its empty disk on. The runner saves and restores it between phases."""
 
     settings: Settings
