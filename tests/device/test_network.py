@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime
 import http.server
+import socketserver
 import ssl
 import threading
+import time
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from veilor.device import network
+from veilor.device import network, registry_probe
 
 PROBE = network.probe  # the machine fixture puts another in its place
 NOW = datetime.datetime.now(datetime.UTC)
@@ -116,6 +118,34 @@ REGISTRY = {"Docker-Distribution-Api-Version": "registry/2.0"}
         ("expired", 401, REGISTRY, "clock"),
         ("future", 401, REGISTRY, "clock"),
         ("stranger", 200, {}, "intercepted"),
+        # Error statuses of what stands before a registry, which knows nothing of the registry's header.
+        ("good", 500, {}, "answers"),
+        ("good", 502, {}, "answers"),
+        ("good", 503, {"Content-Type": "text/html", "Retry-After": "120"}, "answers"),
+        ("good", 504, {}, "answers"),
+        ("good", 400, {}, "answers"),
+        ("good", 401, {"WWW-Authenticate": "Bearer realm=x"}, "answers"),
+        ("good", 403, {}, "answers"),
+        ("good", 404, {}, "answers"),
+        ("good", 429, {"Retry-After": "60"}, "answers"),
+        ("good", 502, REGISTRY, "answers"),
+        ("good", 504, REGISTRY, "answers"),
+        ("good", 429, REGISTRY, "answers"),
+        # What only somebody whose authority this machine trusts can send: an inspecting gateway.
+        ("good", 511, {}, "portal"),
+        ("good", 200, {"Content-Type": "text/html"}, "portal"),
+        ("good", 200, {"Docker-Distribution-Api-Version": "1"}, "portal"),
+        ("good", 307, {"Location": "http://[bad"}, "portal"),
+        ("good", 307, {"Location": "https://login.example/v2/"}, "portal"),
+        # A redirection within the registry's own name.
+        ("good", 308, {"Location": "/v2/else/"}, "answers"),
+        ("good", 301, {"Location": "https://127.0.0.1/v2/"}, "answers"),
+        ("good", 302, {}, "answers"),
+        # The certificate is judged before any answer, whatever that would be.
+        ("expired", 503, {}, "clock"),
+        ("future", 511, {}, "clock"),
+        ("stranger", 503, {}, "intercepted"),
+        ("stranger", 302, {"Location": "https://login.example/"}, "intercepted"),
     ],
 )
 def test_what_answers_by_tls(serve, tls, status, headers, found):
@@ -136,11 +166,72 @@ def test_an_authority_that_nobody_trusts_is_no_registry(serve):
         (301, {"Location": "https://127.0.0.1/v2/"}, "nothing"),
         (404, {}, "nothing"),
         (302, {"Location": "http://[bad"}, "portal"),
+        (302, {"Location": "/login"}, "portal"),
+        (302, {}, "portal"),
+        (503, {}, "nothing"),
+        (429, REGISTRY, "nothing"),
+        (401, {}, "nothing"),
     ],
 )
 def test_what_answers_by_plain_http_when_tls_is_blocked(serve, monkeypatch, status, headers, found):
     monkeypatch.setattr(network, "PLAIN_PORT", int(serve(status, headers).rpartition(":")[2]))
     assert PROBE("127.0.0.1:1") == found
+
+
+@pytest.fixture
+def serve_raw(serve, tmp_path):
+    """serve_raw(after_handshake, tls=True) -> "127.0.0.1:PORT" that gives each connection to it."""
+    running = []
+
+    def start(after_handshake, tls=True):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "good.both")
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self):
+                with (
+                    context.wrap_socket(self.request, server_side=True) if tls else self.request as connection
+                ):
+                    after_handshake(connection)
+
+        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads, server.block_on_close = True, False
+        server.handle_error = lambda *args: None
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        running.append(server)
+        return serve.trust(f"127.0.0.1:{server.server_address[1]}")
+
+    yield start
+    for server in running:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("said", [b"", b"no HTTP at all\r\n\r\n", b"HTTP/1.1 999999 x\r\n\r\n"])
+def test_a_registry_that_was_verified_and_then_breaks_off_answers(serve_raw, said):
+    def answer(connection):
+        connection.recv(4096)
+        connection.sendall(said)
+
+    assert PROBE(serve_raw(answer)) == "answers"
+
+
+@pytest.mark.parametrize("tls", [True, False])
+def test_an_answer_that_never_ends_is_not_waited_for(serve_raw, monkeypatch, tls):
+    over = threading.Event()
+
+    def drip(connection):
+        connection.recv(4096)
+        while not over.wait(0.05):
+            connection.sendall(b"H")
+
+    monkeypatch.setattr(registry_probe, "TOTAL_LIMIT", 0.5)
+    registry = serve_raw(drip, tls)
+    monkeypatch.setattr(network, "PLAIN_PORT", int(registry.rpartition(":")[2]))
+    began = time.monotonic()
+    assert PROBE(registry) == "nothing"
+    over.set()
+    assert time.monotonic() - began < 5
 
 
 def test_nobody_there(serve):
