@@ -74,7 +74,7 @@ def live_medium(cache: Path, tools: Tools, source: Path) -> Path:
         ],
         "grub.cfg": GRUB_CFG,
         "writer": Path(__file__),
-        "tree": Path(__file__).with_name("base.py"),
+        "tree": Path(__file__).with_name("debian_base.py"),
     }
 
     def build(dest: Path) -> None:
