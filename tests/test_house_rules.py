@@ -25,7 +25,10 @@ BUDGETS = {  # statements by part
     "doctor": (520, ("src/veilor/device/doctor",)),
     "lab": (3450, ("src/veilor/lab",)),
     "pictures": (310, ("src/veilor/pictures",)),
-    "bootc front": (490, ("stand-ins/bootc",)),
+    "bootc front": (
+        570,
+        ("stand-ins/bootc",),
+    ),  # its shapes are dataclasses, and a field counts as a statement
 }
 PYPI = {"cryptography", "jinja2", "jsonschema", "pykickstart", "qemu", "resvg_py"}
 WALLS = {  # folder: what of veilor it may import, and what of PyPI

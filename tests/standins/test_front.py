@@ -7,6 +7,7 @@ status_before.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -128,7 +129,7 @@ class Played:
         self.staged, self.booted, self.rollback = (
             self.entry(parts[name]) for name in ("staged", "booted", "rollback")
         )
-        self.others = [self.entry(entry) for entry in parts.get("otherDeployments", ())]
+        self.others = tuple(self.entry(entry) for entry in parts.get("otherDeployments", ()))
         self.queued = parts["rollbackQueued"]
 
     def made(self, number: int, origin: str):
@@ -163,71 +164,70 @@ class Played:
         cached = shown["cachedUpdate"] and self.made(
             self.numbered(shown["cachedUpdate"]["imageDigest"]), origin
         )
-        place = shown["ostree"]
         image = self.made(self.numbered(shown["image"]["imageDigest"]), origin)
-        ids = (place["checksum"], place["deploySerial"], place["stateroot"])
-        return self.report.Entry(*ids, image, cached, shown["pinned"], shown["downloadOnly"])
+        ids = [shown["ostree"][key] for key in ("checksum", "deploySerial", "stateroot")]
+        return self.report.Deployment(*ids, image, cached, shown["pinned"], shown["downloadOnly"])
 
     def deployments(self):
         return self.report.Deployments(self.staged, self.booted, self.rollback, self.others, self.queued)
 
-    def resolve(self, origin: str):
+    def resolve_commit(self, origin: str):
         return None if self.pulled is None else self.known[self.pulled]["checksum"]
 
-    def image(self, commit: str, origin: str):
+    def read_images(self, commit: str, origin: str):
         return self.made(
             next(n for n, known in self.known.items() if known["checksum"] == commit), origin
         ), None
 
-    def pending(self, origin: str):
+    def pending_image(self, origin: str):
         return None if self.pulled is None else self.made(self.tag, origin)
 
-    def present(self, digest: str) -> bool:
+    def has_layer(self, digest: str) -> bool:
         return digest in self.layers
 
-    def pull(self, origin, check, said, idle) -> str:
+    def pull(self, origin, manifest, on_line, on_idle) -> str:
         if self.refusal:
             raise self.report.Failure(self.refusal)
         commit = self.known[self.tag]["checksum"]
         if self.tag == self.pulled:
-            said(f"No changes in {origin} => {commit}")
+            on_line(f"No changes in {origin} => {commit}")
             return commit
         new = self.made(self.tag, origin)
         if self.pulled is not None:  # ostree-ext notes what it saw on the commit pulled before
-            old = self.resolve(origin)
+            old = self.resolve_commit(origin)
             for name in ("staged", "booted", "rollback"):
                 if (entry := getattr(self, name)) and entry.checksum == old:
-                    setattr(self, name, entry._replace(cached=new))
-        if check:
-            Path(check).write_text("{}")
+                    setattr(self, name, dataclasses.replace(entry, cached_update=new))
+        if manifest:
+            Path(manifest).write_text("{}")
             return ""
         needed = {digest: size for digest, size in new.layers.items() if digest not in self.layers}
         if self.tag == 0:  # the first image came with the installation: all of it is there
             needed = {}
         if needed:
             size = self.report.format_size(sum(needed.values()))
-            said(
+            on_line(
                 f"layers already present: {len(new.layers) - len(needed)}; layers needed: {len(needed)} "
                 f"({size})"
             )
         for digest in needed:
-            idle()
+            on_idle()
             self.layers.add(digest)
-        idle()
+        on_idle()
         self.pulled = self.tag
-        said(f"Wrote: {origin} => {commit}")
+        on_line(f"Wrote: {origin} => {commit}")
         return commit
 
-    def stage(self, image, commit: str, locked: bool) -> None:
-        self.staged = self.report.Entry(commit, 0, "veilor", image, None, False, locked)
+    def stage(self, image, commit: str, download_only: bool) -> None:
+        self.staged = self.report.Deployment(commit, 0, "veilor", image, download_only=download_only)
 
-    def toggle_lock(self, staged) -> None:
+    def toggle_download_only(self, staged) -> None:
         assert staged is self.staged
-        self.staged = staged._replace(locked=not staged.locked)
+        self.staged = dataclasses.replace(staged, download_only=not staged.download_only)
 
-    def reorder(self, order) -> None:
+    def set_boot_order(self, order) -> None:
         assert sorted(map(id, order)) == sorted(map(id, (self.booted, self.rollback, *self.others)))
-        assert order[2:] == self.others
+        assert tuple(order[2:]) == self.others
         self.staged, self.queued = None, order[0] is self.rollback
 
     def prune(self):
@@ -281,7 +281,7 @@ def test_does_and_says_what_bootc_did(front, monkeypatch, capsys, case):
     if "rollback" not in recording["argv"]:  # there, GRUB's own words were recorded
         seconds = re.compile(r"\d+ seconds")
         assert seconds.sub("", said.err) == seconds.sub("", recording["stderr"])
-    after = front.report.host(system.deployments())
+    after = front.report.status_document(system.deployments())
     jsonschema.validate(after, json.loads((HERE / "data/host-v1.schema.json").read_text()))
     if recording["after"]:
         assert without_staged_serial(after) == without_staged_serial(recording["after"])
@@ -380,10 +380,10 @@ def test_a_machine_that_ostree_did_not_boot(front, monkeypatch, capsys, tmp_path
 
 def test_progress_wants_a_pipe_and_survives_its_reader(front, tmp_path):
     with open(tmp_path / "file", "w") as file, pytest.raises(front.report.Failure, match="not a pipe"):
-        front.report.Progress(file.fileno())
+        front.report.ProgressEvents(file.fileno())
     reader, writer = os.pipe()
     os.close(reader)
-    front.report.Progress(writer).importing("image", True)
+    front.report.ProgressEvents(writer).write_importing("image", True)
     os.close(writer)
 
 
@@ -432,8 +432,8 @@ def test_sizes_are_glibs(front, size, text):
 
 
 def test_unreadable_and_odd_times(front):
-    assert front.report.utc("2026-01-01T02:00:00+02:00") == "2026-01-01T00:00:00Z"
-    assert front.report.utc("yesterday") is None
+    assert front.report.format_utc("2026-01-01T02:00:00+02:00") == "2026-01-01T00:00:00Z"
+    assert front.report.format_utc("yesterday") is None
 
 
 def test_the_launcher_is_runnable(tmp_path):
