@@ -16,7 +16,7 @@ import json
 import random
 from pathlib import Path
 
-from veilor.core.rollout import AT_ONCE, LATECOMERS, LOOK_AGAIN, LOOK_EVERY, SECOND, place
+from veilor.core.rollout import AT_ONCE, LATECOMERS, LOOK_AGAIN, LOOK_EVERY, SECOND, window_position
 
 TICK = 20  # minutes between the timer's runs, at a minute of the machine's own
 SETTLED = 10  # minutes after a start in which it doesn't look
@@ -117,10 +117,10 @@ def simulate(machines: int, window: int, lead: int, seed: int, start: int = 0) -
             continue
         reached += 1
         machine = f"{seed}-{number}"
-        due = place(machine, "44.2") * window * 60
+        due = window_position(machine, "44.2") * window * 60
         tick = tick_after(spells, max(heard, due), minute)
         if tick is not None and minutes(AT_ONCE) < tick - due and tick < window * 60 + minutes(LATECOMERS):
-            tick += minutes(SECOND) * place(machine, "44.2 again")
+            tick += minutes(SECOND) * window_position(machine, "44.2 again")
         if tick is not None:
             take("veilor-os", spells, tick, minute)
         take("everybody at once", spells, -lead * 60, minute)

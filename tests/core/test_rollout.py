@@ -40,7 +40,9 @@ MACHINES = [f"{number:032x}" for number in range(4000)]
     ("setting", "first", "last"), [("normal", 0, 1), ("early", 0, 0.1), ("late", 0.9, 1)]
 )
 def test_places_are_spread_evenly_over_their_part_of_the_window(setting, first, last):
-    places = [(rollout.place(machine, "44.2", setting) - first) / (last - first) for machine in MACHINES]
+    places = [
+        (rollout.window_position(machine, "44.2", setting) - first) / (last - first) for machine in MACHINES
+    ]
     tenths = [sum(n <= place * 10 < n + 1 for place in places) for n in range(10)]
     assert sum(tenths) == len(MACHINES) and all(
         320 < tenth < 480 for tenth in tenths
@@ -49,7 +51,7 @@ def test_places_are_spread_evenly_over_their_part_of_the_window(setting, first, 
 
 def test_a_machine_has_another_place_with_another_version():
     first, second = (
-        [rollout.place(machine, version) for machine in MACHINES] for version in ("44.2", "44.3")
+        [rollout.window_position(machine, version) for machine in MACHINES] for version in ("44.2", "44.3")
     )
     both_early = sum(a < 0.1 and b < 0.1 for a, b in zip(first, second, strict=True))
     assert 15 < both_early < 70, "a tenth of a tenth, not the same machines first every time"
@@ -83,7 +85,7 @@ def test_a_window_that_begins_later_is_waited_for():
 
 
 def test_a_clock_that_is_far_behind_cannot_keep_a_machine_waiting():
-    late = next(machine for machine in MACHINES if rollout.place(machine, "44.2") > 0.9)
+    late = next(machine for machine in MACHINES if rollout.window_position(machine, "44.2") > 0.9)
     assert rollout.waits(said(), late, "normal", START - 2 * HOUR) is not None
     assert rollout.waits(said(), late, "normal", datetime(1970, 1, 1, tzinfo=UTC)) is None
 
@@ -108,7 +110,7 @@ def test_when_to_look(looked, failed, due, expected):
 
 
 def test_who_slept_through_the_turn_gets_a_second_one_and_no_third():
-    machine = next(machine for machine in MACHINES if rollout.place(machine, "44.2") < 0.2)
+    machine = next(machine for machine in MACHINES if rollout.window_position(machine, "44.2") < 0.2)
     due = rollout.turn(said(), machine)
     assert rollout.second_turn(said(), machine, "normal", due + timedelta(minutes=20), None) is None, (
         "it was awake"

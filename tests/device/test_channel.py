@@ -34,7 +34,7 @@ def staged(machine):
 
 
 def test_it_takes_its_turn_and_the_setting_moves_that(v1):
-    place = rollout.place(MACHINE, "44.2")
+    place = rollout.window_position(MACHINE, "44.2")
     assert 0.15 < place < 0.85, "choose another machine id for this test"
     v1.release("44.2", rollout=window(place * 100 - 5, 100))
     done = v1.program("update", "--json")
@@ -51,7 +51,7 @@ def test_it_takes_its_turn_and_the_setting_moves_that(v1):
     v1.put("etc/veilor/veilor.toml", '[update]\nrollout = "early"\n')
     assert v1.program("update").code == (0 if place * 100 - 5 > 10 else 3)
     v1.put("etc/veilor/veilor.toml", "")
-    v1.release("44.3", rollout=window(rollout.place(MACHINE, "44.3") * 100 + 1, 100))
+    v1.release("44.3", rollout=window(rollout.window_position(MACHINE, "44.3") * 100 + 1, 100))
     assert v1.program("update").code == 0 and staged(v1) == "44.3"
 
 
@@ -67,7 +67,7 @@ def test_settings_that_cannot_be_read_are_said_and_passed_over(v1, text):
 
 
 def test_who_slept_through_its_turn_takes_another_by_itself_but_never_keeps_a_person_waiting(v1):
-    place = rollout.place(MACHINE, "44.2")
+    place = rollout.window_position(MACHINE, "44.2")
     v1.release("44.2", rollout=window(place * 10 + 3, 10))
     data = v1.json("var/lib/veilor/state.json")
     data["look"] = {"when": "2026-01-01T00:00:00Z", "failed": False, "turn": None}
@@ -87,7 +87,7 @@ def test_who_slept_through_its_turn_takes_another_by_itself_but_never_keeps_a_pe
 
 
 def test_a_person_is_not_sent_to_a_second_turn(v1):
-    place = rollout.place(MACHINE, "44.2")
+    place = rollout.window_position(MACHINE, "44.2")
     v1.release("44.2", rollout=window(place * 10 + 3, 10))
     assert v1.program("update").code == 0 and staged(v1) == "44.2"
 
@@ -296,7 +296,7 @@ def test_a_fault_of_the_machine_is_not_called_one_of_the_network(machine, monkey
     def no_room(*_):
         raise DeviceError("The disk is full")
 
-    monkeypatch.setattr(state, "remember", no_room)
+    monkeypatch.setattr(state, "record_statement", no_room)
     machine.deployments(machine.bootstrap())
     machine.release("44.1")
     done = machine.program("firstboot-rebase")

@@ -146,7 +146,7 @@ def test_status(data):
         found = host.parse(text_of(data))
     except ValueError:
         return
-    where = host.place(found, PRODUCT.image_ref)
+    where = host.image_state(found, PRODUCT.image_ref)
     if where == "ours":
         image = data["status"]["booted"]["image"]["image"]
         assert (image["image"], image["transport"], image["signature"]) == (
@@ -224,7 +224,7 @@ def test_an_accepted_statement_never_leads_back(data):
 @fuzz
 @given(damaged(*PROGRESS), st.sampled_from(["auto", "json", "none", "bar"]))
 def test_progress(capfd_factory, data, how):
-    shown = tell.Progress(how)
+    shown = tell.PullProgress(how)
     shown.how = how
     shown(text_of(data).encode(errors="surrogatepass"))
     shown.end()
@@ -233,7 +233,7 @@ def test_progress(capfd_factory, data, how):
 @fuzz
 @given(st.binary(max_size=300))
 def test_progress_that_is_any_bytes(capfd_factory, raw):
-    tell.Progress("json")(raw)
+    tell.PullProgress("json")(raw)
 
 
 @fuzz
@@ -284,15 +284,15 @@ def test_memory(root, data, said):
     not lowered by writing to it.
     """
     (root / "var/lib/veilor/state.json").write_text(text_of(data))
-    number, _ = state.seen()
+    number, _ = state.newest_statement_seen()
     try:
         found = statement.parse(text_of(said).encode(errors="surrogatepass"))
     except ValueError:
         found = statement.parse(text_of(STATEMENT).encode())
     channel.stale()
     state.held_back()
-    state.remember(found)
-    after, _ = state.seen()
+    state.record_statement(found)
+    after, _ = state.newest_statement_seen()
     assert after is not None and after >= max(
         number if number is not None else -1, 0 if number is not None else found.sequence
     )

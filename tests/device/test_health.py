@@ -136,7 +136,7 @@ def test_a_full_disk_is_not_held_against_a_version(updated, monkeypatch):
     from veilor.device import health
 
     monkeypatch.setattr(health.os, "statvfs", lambda path: SimpleNamespace(f_bavail=0, f_flag=0))
-    monkeypatch.setattr(health.state, "write", lambda *_: pytest.fail("written to a full disk"))
+    monkeypatch.setattr(health.state, "write_record", lambda *_: pytest.fail("written to a full disk"))
     assert health.CHECKS["memory"]() == []
     monkeypatch.setattr(health.os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_flag=0))
     with pytest.raises(BaseException, match="written to a full disk"):

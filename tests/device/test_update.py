@@ -375,7 +375,10 @@ def test_what_keeps_updates_away_for_days_is_told(v1, monkeypatch, days, told):
     look = v1.json("var/lib/veilor/state.json")["look"]
     assert look["finding"] == "space" and look["since"]
     since = datetime.now(UTC) - timedelta(days=days)
-    older = {**v1.json("var/lib/veilor/state.json"), "look": {**look, "since": update.state.written(since)}}
+    older = {
+        **v1.json("var/lib/veilor/state.json"),
+        "look": {**look, "since": update.state.format_time(since)},
+    }
     v1.put("var/lib/veilor/state.json", json.dumps(older))
     assert v1.program("update").code == 3
     assert ("make room" in v1.text("run/motd.d/50-veilor")) is told

@@ -120,7 +120,7 @@ def parse(text: str) -> Host:
     )
 
 
-def place(host: Host, reference: str) -> str:
+def image_state(host: Host, reference: str) -> str:
     """Where a machine stands towards REFERENCE, the image it should follow:
 
     package (no deployments at all), layered (packages put on top, or no container image), foreign (follows

@@ -142,7 +142,7 @@ LIMITS = {"BATTERY": BATTERY, "SPACE": SPACE, "FULL": FULL, "BOOT": BOOT}
 
 
 @dataclass(frozen=True)
-class Finding:
+class PreflightFinding:
     """A row of TABLE that was found, with the sentences filled in."""
 
     name: str
@@ -153,15 +153,17 @@ class Finding:
     details: dict
 
 
-def found(name: str, **details: object) -> Finding:
+def found(name: str, **details: object) -> PreflightFinding:
     """The finding NAME with DETAILS for its sentences."""
     row = TABLE[name]
-    return Finding(name, row, *(text.format(**details) for text in (row.what, row.means, row.next)), details)
+    return PreflightFinding(
+        name, row, *(text.format(**details) for text in (row.what, row.means, row.next)), details
+    )
 
 
 def judge(
-    findings: list[Finding], now: bool, can_ask: bool
-) -> tuple[Finding | None, list[Finding], list[str]]:
+    findings: list[PreflightFinding], now: bool, can_ask: bool
+) -> tuple[PreflightFinding | None, list[PreflightFinding], list[str]]:
     """What FINDINGS come to: the one that stops the program (the gravest),
     those to ask about, and warnings.
     """

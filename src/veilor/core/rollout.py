@@ -23,7 +23,7 @@ AT_ONCE = timedelta(
 )  # a machine that is awake acts within this time of its turn: the timer's step and a little
 
 
-def place(machine_id: str, version: str, setting: str = "normal") -> float:
+def window_position(machine_id: str, version: str, setting: str = "normal") -> float:
     """Where the machine MACHINE_ID stands in the window of VERSION, from 0 to 1."""
     number = int.from_bytes(hashlib.sha256(f"{machine_id}\n{version}".encode()).digest()[:8], "big") / 2**64
     first, last = SETTINGS[setting]
@@ -33,7 +33,7 @@ def place(machine_id: str, version: str, setting: str = "normal") -> float:
 def turn(statement: Statement, machine_id: str, setting: str = "normal") -> datetime:
     """When the machine may take what STATEMENT announces."""
     return statement.rollout_start + timedelta(
-        hours=statement.rollout_hours * place(machine_id, statement.version, setting)
+        hours=statement.rollout_hours * window_position(machine_id, statement.version, setting)
     )
 
 
@@ -52,7 +52,7 @@ def second_turn(
     over = statement.rollout_start + timedelta(hours=statement.rollout_hours) + LATECOMERS
     if not statement.rollout_hours or not due + AT_ONCE < clock < over:
         return None
-    return clock + SECOND * place(machine_id, f"{statement.version} again")
+    return clock + SECOND * window_position(machine_id, f"{statement.version} again")
 
 
 def waits(statement: Statement, machine_id: str, setting: str, clock: datetime) -> datetime | None:

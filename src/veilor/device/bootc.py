@@ -13,7 +13,7 @@ from veilor.core import host
 from veilor.core.host import Entry, Host
 from veilor.core.outcome import Code
 from veilor.device.run import PIPE, DeviceError, at, kind, run
-from veilor.device.tell import Progress
+from veilor.device.tell import PullProgress
 
 STATUS = ["bootc", "status", "--format=json", "--format-version=1"]
 STATUS_TIMEOUT = 120.0  # seconds: bootc waits for whoever holds the sysroot's lock
@@ -74,7 +74,7 @@ def download(progress: str = "auto") -> None:
 
 
 def _work(argv: list[str], what: str, progress: str) -> None:
-    shown = Progress(progress)
+    shown = PullProgress(progress)
     try:
         done = run(argv, timeout=PULL_TIMEOUT, progress=shown)
     finally:

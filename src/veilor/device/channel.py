@@ -111,7 +111,7 @@ def announced(facts: Product) -> tuple[Statement, tuple[str, ...]]:
     )
     try:
         statement.check_target(said, facts.image_repo, facts.tag)
-        statement.check_sequence(said, *state.seen(), lowest)
+        statement.check_sequence(said, *state.newest_statement_seen(), lowest)
     except statement.Refused as error:
         raise DeviceError(
             f"Refused: {error}",
@@ -119,7 +119,7 @@ def announced(facts: Product) -> tuple[Statement, tuple[str, ...]]:
             "it is looked at again later",
             Code.REFUSED,
         ) from None
-    state.remember(said)
+    state.record_statement(said)
     late = statement.expired(said, datetime.now(UTC))
     return said, ((statement.stale_words(late),) if late else ())
 

@@ -9,7 +9,7 @@ import contextlib
 import time
 from datetime import UTC, datetime
 
-from veilor.core.host import Host, place
+from veilor.core.host import Host, image_state
 from veilor.core.outcome import Code, Outcome
 from veilor.core.product import Product
 from veilor.core.statement import Statement
@@ -54,7 +54,7 @@ def look(host: Host | None, reference: str, said: Statement | None) -> str:
     """The state, a row of TABLE, of a machine with the status HOST (None: no ostree at all) when SAID is
     announced.
     """
-    where = place(host, reference) if host else "package"
+    where = image_state(host, reference) if host else "package"
     if where not in ("ours", "unverified"):
         return where
     wanted = said.digest if said else None
@@ -139,7 +139,7 @@ class Walk:
             raise self.error
         self.lock.close()  # a person who cannot wait may go ahead
         wait_for_change(self.delays.pop(0))
-        self.lock.enter_context(state.alone(60))
+        self.lock.enter_context(state.exclusive_lock(60))
         return "start"
 
     def stop(self) -> Outcome:
@@ -199,9 +199,14 @@ class Walk:
             )
         # The stamp first: without it, and disabled, a power cut that loses what is staged would leave nobody
         # to go on; with it the updates do.
-        state.write(
+        state.write_record(
             STAMP,
-            {"schema": 1, "digest": self.said.digest, "version": self.said.version, "when": state.now()},
+            {
+                "schema": 1,
+                "digest": self.said.digest,
+                "version": self.said.version,
+                "when": state.format_now(),
+            },
         )
         done = run(["systemctl", "disable", UNIT], timeout=60)
         if done.code:
@@ -231,8 +236,8 @@ class Walk:
         if booted.follows(self.facts.image_ref) or booted.pinned:
             return  # pinned: by an earlier run of this, or by somebody whose pin is none of ours to take away
         # Noted first: a pin that nobody knows of would never be taken away again.
-        with state.edit(state.HEALTH) as data:
-            data["bootstrap"] = {**state.part(data, "bootstrap"), **health.describe(booted)}
+        with state.edit_record(state.HEALTH) as data:
+            data["bootstrap"] = {**state.get_dict(data, "bootstrap"), **health.describe(booted)}
         try:
             bootc.pin_booted()
         except DeviceError as error:
@@ -250,7 +255,7 @@ def wait_for_change(seconds: float) -> None:
 
 def report() -> Outcome:
     """How far it is, without root, a lock or a network."""
-    stamp, held = state.read(STAMP), state.held_back()
+    stamp, held = state.read_record(STAMP), state.held_back()
     if stamp:
         return Outcome(
             Code.DONE,
@@ -258,7 +263,7 @@ def report() -> Outcome:
             facts={"done": True, **stamp},
         )
     unit = run(["systemctl", "is-active", UNIT], timeout=30).out.strip()
-    last = state.part(state.part(state.read(tell.NOTICE), "notices"), "firstboot").get("line")
+    last = state.get_dict(state.get_dict(state.read_record(tell.NOTICE), "notices"), "firstboot").get("line")
     failed = "; ".join(str(entry.get("reason")) for entry in held.values())
     means = last if isinstance(last, str) else failed or f"the unit is {unit or 'unknown'}"
     return Outcome(
@@ -274,16 +279,16 @@ def retry() -> Outcome:
     """Forget what keeps the unit from going on, and start it again. Raises DeviceError."""
     facts, host = channel.product(), bootc.status()
     newest = host.staged or host.booted
-    if newest and newest.follows(facts.image_ref) and state.read(STAMP):
+    if newest and newest.follows(facts.image_ref) and state.read_record(STAMP):
         return Outcome(
             Code.DONE,
             f"Nothing to begin anew: {newest.title} was verified by the container policy",
             facts={"state": "done"},
         )
-    with state.alone(60):
+    with state.exclusive_lock(60):
         at(STAMP).unlink(missing_ok=True)
         for digest in state.held_back():
-            state.release(digest)
+            state.stop_holding_back(digest)
     for verb in ("enable", "reset-failed", "start"):
         done = run(["systemctl", "--no-block", verb, UNIT], timeout=60)
         if done.code and verb != "reset-failed":  # that one fails where nothing has failed
@@ -310,7 +315,7 @@ def rebase(args) -> Outcome:
     facts, ask = channel.product(), args.now and preflight.can_ask(args)
     try:
         with contextlib.ExitStack() as lock:
-            lock.enter_context(state.alone(60))
+            lock.enter_context(state.exclusive_lock(60))
             return Walk(
                 facts, lock, args.now, ask, "json" if args.json else "auto" if args.now else "none"
             ).go()

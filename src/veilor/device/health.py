@@ -77,14 +77,14 @@ def arm(source: Entry, target: dict, by: str) -> None:
     counter.
     """
     wait_for_checker()
-    with state.edit(state.HEALTH) as data:
+    with state.edit_record(state.HEALTH) as data:
         data["armed"] = {
             "target": target,
             "from": describe(source),
             "by": by,
             "unlocked": 0,
             "failures": [],
-            "when": state.now(),
+            "when": state.format_now(),
         }
     write_grub("set", f"boot_counter={TRIES}", "boot_success=0")
     if counter() != TRIES:
@@ -93,7 +93,7 @@ def arm(source: Entry, target: dict, by: str) -> None:
 
 def armed_for(target: Entry) -> bool:
     """Whether the counter stands ready for TARGET."""
-    armed = state.part(state.part(state.read(state.HEALTH), "armed"), "target")
+    armed = state.get_dict(state.get_dict(state.read_record(state.HEALTH), "armed"), "target")
     return (armed.get("checksum"), armed.get("serial")) == target.deployment and counter() == TRIES
 
 
@@ -101,7 +101,7 @@ def disarm() -> None:
     """Stop counting: nothing new boots next. A counter that stays all the same is taken away by the next good
     boot.
     """
-    with state.edit(state.HEALTH) as data:
+    with state.edit_record(state.HEALTH) as data:
         was, data["armed"] = data.get("armed"), None
     if was:
         with contextlib.suppress(DeviceError):
@@ -134,7 +134,11 @@ def booted_deployment() -> tuple[str, int] | None:
 
 def runs_target(armed: dict) -> bool:
     """Whether what runs is the deployment that ARMED counts."""
-    booted, target, source = booted_deployment(), state.part(armed, "target"), state.part(armed, "from")
+    booted, target, source = (
+        booted_deployment(),
+        state.get_dict(armed, "target"),
+        state.get_dict(armed, "from"),
+    )
     return (
         booted is not None
         and booted != (source.get("checksum"), source.get("serial"))
@@ -155,7 +159,7 @@ CHECKS = {
     "deployment": lambda: [] if bootc.status().booted else ["no deployment is booted"],
     "trust": lambda: channel.trust_problems(channel.product()),
     "floor": lambda: [] if channel.floor() >= 0 else ["the channel's floor is below zero"],
-    "memory": lambda: [] if full() else state.write(PROBE, {}) or at(PROBE).unlink() or [],
+    "memory": lambda: [] if full() else state.write_record(PROBE, {}) or at(PROBE).unlink() or [],
 }
 
 
@@ -170,7 +174,7 @@ def check() -> Outcome:
             found = [error.outcome.what]
         print(f"{'FAILED' if found else 'ok'}  {name}{': ' * bool(found)}{'; '.join(found)}", flush=True)
         failures += found
-    state.write(FAILURES, {"schema": 1, "failures": failures})
+    state.write_record(FAILURES, {"schema": 1, "failures": failures})
     if failures:
         return Outcome(Code.FAILED, f"The health check failed: {'; '.join(failures)}")
     return Outcome(Code.DONE, "Healthy")
@@ -178,11 +182,11 @@ def check() -> Outcome:
 
 def unlocked() -> Outcome:
     """Right after the disk was unlocked: note which deployment this boot is of."""
-    with state.edit(state.HEALTH) as data:
+    with state.edit_record(state.HEALTH) as data:
         armed = data.get("armed")
         if not isinstance(armed, dict):
             return Outcome(Code.DONE, "No new version is being tried")
-        source = state.part(armed, "from")
+        source = state.get_dict(armed, "from")
         if runs_target(armed):
             number = armed.get("unlocked")
             armed["unlocked"] = (number if isinstance(number, int) else 0) + 1
@@ -192,29 +196,29 @@ def unlocked() -> Outcome:
         if counter() != -1:
             return Outcome(Code.DONE, "The new version is not what runs")
         if booted_deployment() == (source.get("checksum"), source.get("serial")):
-            before = state.part(data, "return")
-            again = state.part(before, "target").get("digest") == state.part(armed, "target").get(
+            before = state.get_dict(data, "return")
+            again = state.get_dict(before, "target").get("digest") == state.get_dict(armed, "target").get(
                 "digest"
             ) and not before.get("unlocked")
             data["return"] = {
                 **armed,
                 "handled": False,
                 "again": again and not armed.get("unlocked"),
-                "when": state.now(),
+                "when": state.format_now(),
             }
         return Outcome(Code.DONE, "The boot loader went back to an older version")
 
 
 def go_back() -> Outcome:
     """After an automatic return: make what runs the default again, and say why."""
-    back = state.read(state.HEALTH).get("return")
+    back = state.read_record(state.HEALTH).get("return")
     if not isinstance(back, dict) or back.get("handled") is not False:
         return Outcome(Code.DONE, "This boot is no automatic return")
-    target, source = state.part(back, "target"), state.part(back, "from")
+    target, source = state.get_dict(back, "target"), state.get_dict(back, "from")
     outcome = explain_return(target, source, back)
     tell.announce("health", outcome)  # first: a full disk or a lock must not keep it from the person
     runs_source = booted_deployment() == (source.get("checksum"), source.get("serial"))
-    with state.alone(60):
+    with state.exclusive_lock(60):
         if (back.get("unlocked") or back.get("again")) and isinstance(target.get("digest"), str):
             state.hold_back(target["digest"], str(target.get("version")), "health", outcome.what)
         if runs_source and bootc.status().rollback_queued:
@@ -226,8 +230,8 @@ def go_back() -> Outcome:
                 "run `veilor-rollback`",
             )
         write_grub("unset", "boot_counter")
-    with state.edit(state.HEALTH) as data:
-        state.part(data, "return").update(handled=True, reason=outcome.line())
+    with state.edit_record(state.HEALTH) as data:
+        state.get_dict(data, "return").update(handled=True, reason=outcome.line())
     return outcome
 
 
@@ -250,7 +254,7 @@ def explain_return(target: dict, source: dict, back: dict) -> Outcome:
             "most likely nobody typed the passphrase, which says nothing against it",
             "it will be offered once more",
         )
-    failures = "; ".join(map(str, state.many(back, "failures")))
+    failures = "; ".join(map(str, state.get_list(back, "failures")))
     why = f"failed its health check ({failures})" if failures else "never came to the end of its health check"
     return Outcome(
         Code.DONE,
@@ -264,12 +268,14 @@ def failed() -> Outcome:
     """greenboot has called this boot bad. While there are tries left it restarts by itself; after the last
     one we do.
     """
-    reasons = [str(one) for one in state.many(state.read(FAILURES), "failures")]
-    with state.edit(state.HEALTH) as data:
+    reasons = [str(one) for one in state.get_list(state.read_record(FAILURES), "failures")]
+    with state.edit_record(state.HEALTH) as data:
         armed = data.get("armed")
         counts = isinstance(armed, dict) and runs_target(armed)
         if counts:
-            armed["failures"] = list(dict.fromkeys([*map(str, state.many(armed, "failures")), *reasons]))[:20]
+            armed["failures"] = list(dict.fromkeys([*map(str, state.get_list(armed, "failures")), *reasons]))[
+                :20
+            ]
     said = f"The health check failed ({'; '.join(reasons) or 'see journalctl -u ' + CHECKER})"
     if not counts:
         outcome = Outcome(
@@ -292,13 +298,13 @@ def healthy() -> Outcome:
     greenboot means to take the counter away itself, but has made /boot read-only just before and doesn't
     notice.
     """
-    with state.edit(state.HEALTH) as data:
+    with state.edit_record(state.HEALTH) as data:
         armed, known = (
             data.get("armed"),
-            [one for one in state.many(data, "healthy") if isinstance(one, dict)],
+            [one for one in state.get_list(data, "healthy") if isinstance(one, dict)],
         )
         if isinstance(armed, dict):
-            digest = state.part(armed, "target").get("digest")
+            digest = state.get_dict(armed, "target").get("digest")
             if runs_target(armed) and digest not in [one.get("digest") for one in known]:
                 known.append({"digest": digest, "by": armed.get("by")})
             if runs_target(armed) or not at("/run/ostree/staged-deployment").exists():
@@ -319,8 +325,8 @@ def healthy() -> Outcome:
                 and entry.deployment == (bootstrap.get("checksum"), bootstrap.get("serial"))
                 and bootc.unpin(entry)
             ):
-                with state.edit(state.HEALTH) as data:
-                    state.part(data, "bootstrap")["unpinned"] = state.now()
+                with state.edit_record(state.HEALTH) as data:
+                    state.get_dict(data, "bootstrap")["unpinned"] = state.format_now()
     return Outcome(Code.DONE, "Healthy")
 
 
@@ -331,7 +337,7 @@ def settle() -> Outcome:
     through restarts into an older system. And it takes it away after a return, also while that return is not
     yet dealt with.
     """
-    record = state.read(state.HEALTH)
+    record = state.read_record(state.HEALTH)
     back = record.get("return")
     if isinstance(back, dict) and back.get("handled") is False:
         write_grub("set", "boot_counter=-1", "boot_success=0")
@@ -339,7 +345,7 @@ def settle() -> Outcome:
             Code.DONE,
             "The automatic return is still to be dealt with; the boot loader stays with this version",
         )
-    with state.edit(state.HEALTH) as data:  # held, so that nobody arms in between
+    with state.edit_record(state.HEALTH) as data:  # held, so that nobody arms in between
         if not isinstance(data.get("armed"), dict) and counter() is not None:
             write_grub("unset", "boot_counter")
     return Outcome(Code.DONE, "Settled")
@@ -349,10 +355,10 @@ def deadline() -> Outcome:
     """Some minutes after the unlock, or in emergency mode: a new version that was not called good by now is
     hanging.
     """
-    record = state.read(state.HEALTH)
+    record = state.read_record(state.HEALTH)
     if not record:  # emergency mode, and /var is not mounted
         for path in at("/sysroot/ostree/deploy").glob(f"*{state.HEALTH}"):
-            record = state.read(f"/{path.relative_to(at('/'))}")
+            record = state.read_record(f"/{path.relative_to(at('/'))}")
     armed = record.get("armed")
     counted = (
         counter() is not None or not at(GRUBENV).exists()
@@ -361,9 +367,9 @@ def deadline() -> Outcome:
         return Outcome(Code.DONE, "Nothing hangs")
     with (
         contextlib.suppress(DeviceError),
-        state.edit(state.HEALTH) as data,
+        state.edit_record(state.HEALTH) as data,
     ):  # whatever is broken, the machine must restart
-        noted = state.part(data, "armed")
+        noted = state.get_dict(data, "armed")
         if not noted.get("unlocked"):
             noted["unlocked"] = (
                 1  # emergency mode came before that was noted, but not before the disk was unlocked

@@ -62,7 +62,7 @@ def remembered() -> tuple[str, dict[str, dict]]:
     except (OSError, ValueError, RecursionError):
         kept = {}
     return str(kept.get("server")), {
-        topic: one for topic, one in state.part(kept, "notices").items() if isinstance(one, dict)
+        topic: one for topic, one in state.get_dict(kept, "notices").items() if isinstance(one, dict)
     }
 
 
@@ -115,7 +115,7 @@ def show_changes() -> int:
     """
     notices = {
         topic: notice
-        for topic, notice in state.part(state.read(tell.NOTICE), "notices").items()
+        for topic, notice in state.get_dict(state.read_record(tell.NOTICE), "notices").items()
         if isinstance(notice, dict) and isinstance(notice.get("line"), str)
     }
     server, shown = remembered()

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from veilor.core.outcome import Code
-from veilor.core.preflight import BATTERY, BOOT, FULL, SPACE, Does, Finding, found, judge
+from veilor.core.preflight import BATTERY, BOOT, FULL, SPACE, Does, PreflightFinding, found, judge
 from veilor.core.rollout import CLOCK_SLACK, second_turn, waits
 from veilor.core.statement import Statement
 from veilor.device import config, network, state
@@ -67,12 +67,12 @@ def machine_id() -> str:
         return ""
 
 
-def offline() -> list[Finding]:
+def offline() -> list[PreflightFinding]:
     """What to find before the registry is asked."""
     return [] if network.connected() else [found("offline")]
 
 
-def clock(now: datetime, known: datetime | None) -> list[Finding]:
+def clock(now: datetime, known: datetime | None) -> list[PreflightFinding]:
     """Whether the clock, which says NOW, is behind a moment that is KNOWN to have passed."""
     if known is None or now >= known - CLOCK_SLACK:
         return []
@@ -81,19 +81,23 @@ def clock(now: datetime, known: datetime | None) -> list[Finding]:
 
 def before_download(
     program: str, said: Statement | None, now: datetime, alone: bool = False
-) -> list[Finding]:
+) -> list[PreflightFinding]:
     """What to find before an image is fetched by PROGRAM; with SAID, the machine's turn belongs to it. ALONE:
     nobody asked.
     """
     findings, names = [], {"program": program}
     due = said and waits(said, machine_id(), config.rollout(), now)
     if said and not due and alone:
-        noted = state.moment(state.part(state.read(state.STATE), "look").get("turn"))
+        noted = state.parse_time(state.get_dict(state.read_record(state.STATE), "look").get("turn"))
         due = second_turn(said, machine_id(), config.rollout(), now, noted)
     if due:
         findings.append(
             found(
-                "turn", title=said.title, when=f"{due:%Y-%m-%d %H:%M} UTC", turn=state.written(due), **names
+                "turn",
+                title=said.title,
+                when=f"{due:%Y-%m-%d %H:%M} UTC",
+                turn=state.format_time(due),
+                **names,
             )
         )
     if network.metered():
@@ -115,7 +119,7 @@ def can_ask(args) -> bool:
     return not args.json and sys.stdin.isatty()
 
 
-def require(findings: list[Finding], now: bool, ask: bool) -> tuple[str, ...]:
+def require(findings: list[PreflightFinding], now: bool, ask: bool) -> tuple[str, ...]:
     """Go on, with warnings, or raise DeviceError as FINDINGS demand; with ASK a person is asked, and may say
     no.
     """
@@ -130,7 +134,7 @@ def require(findings: list[Finding], now: bool, ask: bool) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def as_facts(findings: list[Finding]) -> list[dict]:
+def as_facts(findings: list[PreflightFinding]) -> list[dict]:
     """FINDINGS for --json."""
     return [
         {

@@ -55,7 +55,7 @@ def roll_back(args) -> Outcome:
         print(". ".join(said) + ".")
         if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
             return Outcome(Code.USAGE, "Nothing was changed")
-    with state.alone():
+    with state.exclusive_lock():
         if bootc.status() != host:
             raise DeviceError(
                 "The system has changed in the meantime", "nothing was done", "try again", Code.LATER
@@ -64,7 +64,7 @@ def roll_back(args) -> Outcome:
         for entry in away:
             if entry.digest:
                 state.hold_back(entry.digest, entry.title, "rolled back", "it was rolled back by hand")
-        state.release(to.digest)
+        state.stop_holding_back(to.digest)
         bootc.rollback()
         after = bootc.status()
         if after.staged or after.rollback_queued == host.rollback_queued:

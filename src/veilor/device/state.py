@@ -30,12 +30,12 @@ HEALTH = "/var/lib/veilor/health.json"
 RUN = "/run/veilor"
 
 
-def written(moment: datetime) -> str:
+def format_time(moment: datetime) -> str:
     """MOMENT as records and statements have it."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def moment(text: object) -> datetime | None:
+def parse_time(text: object) -> datetime | None:
     """The time that TEXT of a record or of bootc means; None when it means none."""
     try:
         found = datetime.fromisoformat(text)
@@ -44,12 +44,12 @@ def moment(text: object) -> datetime | None:
         return None
 
 
-def now() -> str:
+def format_now() -> str:
     """The time for a record."""
-    return written(datetime.now(UTC))
+    return format_time(datetime.now(UTC))
 
 
-def read(path: str) -> dict:
+def read_record(path: str) -> dict:
     """The record at PATH; an empty one when there is none."""
     file = at(path)
     try:
@@ -69,37 +69,37 @@ def read(path: str) -> dict:
         return {}
 
 
-def part(data: dict, key: str) -> dict:
+def get_dict(data: dict, key: str) -> dict:
     """The object under KEY of DATA; a new one is put there when there is none."""
     if not isinstance(data.get(key), dict):
         data[key] = {}
     return data[key]
 
 
-def many(data: dict, key: str) -> list:
+def get_list(data: dict, key: str) -> list:
     """The list under KEY of DATA; an empty one when there is none."""
     return data[key] if isinstance(data.get(key), list) else []
 
 
 @contextlib.contextmanager
-def edit(path: str) -> Iterator[dict]:
+def edit_record(path: str) -> Iterator[dict]:
     """The record at PATH to change: written when the block ends well. Two programs never edit at the same
     time.
     """
-    with _held("state.lock", wait=30):
-        data = read(path)
+    with _locked("state.lock", wait=30):
+        data = read_record(path)
         before = json.dumps(data, sort_keys=True)
         yield data
         if json.dumps(data, sort_keys=True) != before:
-            write(path, {"schema": 1, **data})
+            write_record(path, {"schema": 1, **data})
 
 
-def write(path: str, data: dict) -> None:
+def write_record(path: str, data: dict) -> None:
     """Replace the record at PATH. Raises DeviceError when the disk does not take it."""
-    replace(path, json.dumps(data, indent=1, sort_keys=True).encode() + b"\n", 0o644)
+    replace_file(path, json.dumps(data, indent=1, sort_keys=True).encode() + b"\n", 0o644)
 
 
-def replace(path: str, data: bytes, mode: int) -> None:
+def replace_file(path: str, data: bytes, mode: int) -> None:
     """Replace the file at PATH by one of MODE, on the disk before this returns. Raises DeviceError."""
     file = at(path)
     scratch = file.with_name(f".{file.name}.{os.getpid()}.tmp")
@@ -127,7 +127,7 @@ def replace(path: str, data: bytes, mode: int) -> None:
 
 
 @contextlib.contextmanager
-def _held(name: str, wait: float) -> Iterator[None]:
+def _locked(name: str, wait: float) -> Iterator[None]:
     file = at(f"{RUN}/{name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -154,65 +154,67 @@ def _held(name: str, wait: float) -> Iterator[None]:
         yield
 
 
-def alone(wait: float = 5):
+def exclusive_lock(wait: float = 5):
     """Hold the lock of all programs that change deployments. Raises
     DeviceError (LATER) after WAIT seconds.
     """
-    return _held("lock", wait)
+    return _locked("lock", wait)
 
 
-def seen() -> tuple[int | None, str | None]:
+def newest_statement_seen() -> tuple[int | None, str | None]:
     """Sequence number and digest of the newest statement ever verified here."""
-    channel = part(read(STATE), "channel")
+    channel = get_dict(read_record(STATE), "channel")
     number, digest = channel.get("sequence"), channel.get("digest")
     fine = isinstance(number, int) and not isinstance(number, bool)
     return (number if fine else None), (digest if isinstance(digest, str) else None)
 
 
-def remember(statement: Statement) -> None:
+def record_statement(statement: Statement) -> None:
     """Record a verified STATEMENT as seen. A newer one that announces something
     else ends what was held back.
     """
-    with edit(STATE) as data:
-        channel, number = part(data, "channel"), seen()[0]
+    with edit_record(STATE) as data:
+        channel, number = get_dict(data, "channel"), newest_statement_seen()[0]
         if number is not None and statement.sequence <= number:
             return
         channel |= {
             "sequence": statement.sequence,
             "digest": statement.digest,
             "version": statement.version,
-            "expires": written(statement.expires),
-            "when": now(),
+            "expires": format_time(statement.expires),
+            "when": format_now(),
         }
-        held = part(data, "held_back")
+        held = get_dict(data, "held_back")
         for digest in [digest for digest in held if digest != statement.digest]:
             del held[digest]
 
 
 def known_until() -> datetime | None:
     """When the newest statement ever seen runs out."""
-    return moment(part(read(STATE), "channel").get("expires"))
+    return parse_time(get_dict(read_record(STATE), "channel").get("expires"))
 
 
 def hold_back(digest: str, version: str, cause: str, reason: str) -> None:
     """Do not stage DIGEST by itself until something newer is announced. REASON: a sentence for the person."""
-    with edit(STATE) as data:
-        part(data, "held_back")[digest] = {
+    with edit_record(STATE) as data:
+        get_dict(data, "held_back")[digest] = {
             "version": version,
             "cause": cause,
             "reason": reason,
-            "when": now(),
+            "when": format_now(),
         }
 
 
-def release(digest: str) -> None:
+def stop_holding_back(digest: str) -> None:
     """DIGEST may be staged again."""
-    with edit(STATE) as data:
-        part(data, "held_back").pop(digest, None)
+    with edit_record(STATE) as data:
+        get_dict(data, "held_back").pop(digest, None)
 
 
 def held_back() -> dict[str, dict]:
     """What is held back, by digest."""
     return {
-        digest: entry for digest, entry in part(read(STATE), "held_back").items() if isinstance(entry, dict)
+        digest: entry
+        for digest, entry in get_dict(read_record(STATE), "held_back").items()
+        if isinstance(entry, dict)
     }

@@ -105,8 +105,8 @@ def gather() -> Outcome:
             "there is nothing to say about versions of it",
         )
     back, known, late = (
-        state.part(state.read(state.HEALTH), "return"),
-        state.part(state.read(state.STATE), "channel"),
+        state.get_dict(state.read_record(state.HEALTH), "return"),
+        state.get_dict(state.read_record(state.STATE), "channel"),
         channel.stale(),
     )
     where = (
@@ -135,11 +135,11 @@ def gather() -> Outcome:
             and {
                 "when": back.get("when"),
                 "reason": back["reason"],
-                "version": state.part(back, "target").get("version"),
+                "version": state.get_dict(back, "target").get("version"),
             },
             "held_back": state.held_back(),
             "channel": known or None,
-            "first_boot_done": bool(state.read(STAMP)),
+            "first_boot_done": bool(state.read_record(STAMP)),
             "stale_days": late and late.days,
             "problems": channel.trust_problems(product),
         },

@@ -97,8 +97,8 @@ def notify(topic: str, outcome: Outcome | None) -> None:
     login. Best effort: a notice that cannot be written never stops the work.
     """
     with contextlib.suppress(OSError, DeviceError):
-        with state.edit(NOTICE) as data:
-            notices = state.part(data, "notices")
+        with state.edit_record(NOTICE) as data:
+            notices = state.get_dict(data, "notices")
             notices.pop(topic, None)
             if outcome:
                 notices[topic] = {
@@ -106,7 +106,7 @@ def notify(topic: str, outcome: Outcome | None) -> None:
                     "what": outcome.what,
                     "means": outcome.means,
                     "next": outcome.next,
-                    "when": state.now(),
+                    "when": state.format_now(),
                     "line": outcome.line(),
                 }
             lines = [
@@ -125,7 +125,7 @@ def announce(topic: str, outcome: Outcome) -> None:
     """Tell the person at once: notice, a line on the console, the boot screen if there is one. The same thing
     just once.
     """
-    known = state.part(state.part(state.read(NOTICE), "notices"), topic)
+    known = state.get_dict(state.get_dict(state.read_record(NOTICE), "notices"), topic)
     if known.get("line") != outcome.line():
         notify(topic, outcome)
         on_screen(outcome.line())
@@ -144,7 +144,7 @@ def on_screen(text: str) -> None:
         run(["plymouth", "message", f"--text={text}"], timeout=5)
 
 
-class Progress:
+class PullProgress:
     """Shows bootc's progress lines on standard error.
 
     HOW "auto": one bar on a terminal, a plain line each tenth elsewhere; "json": for a front end, an object a

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from veilor.core.host import Entry, Host, place
+from veilor.core.host import Entry, Host, image_state
 from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome
 from veilor.core.preflight import rows
@@ -175,13 +175,13 @@ def update(args) -> Outcome:
     """The whole program, as asked by ARGS. Raises DeviceError."""
     facts = channel.product()
     host = bootc.status()
-    where = place(host, facts.image_ref)
+    where = image_state(host, facts.image_ref)
     if where in UNFIT:
         return unfit(where, host, facts)
     warnings = preflight.require(preflight.offline(), args.now, False)
     said, more = channel.announced(facts)
     clock = datetime.now(UTC)
-    known = max(said.issued, state.moment(host.booted.timestamp) or said.issued)
+    known = max(said.issued, state.parse_time(host.booted.timestamp) or said.issued)
     warnings += more + preflight.require(preflight.clock(clock, known), True, False)
     held = state.held_back()
     todo = decide(host, said, facts.image_ref, held)
@@ -258,8 +258,8 @@ def update(args) -> Outcome:
                 "version": said.version,
                 "digest": said.digest,
                 "sequence": said.sequence,
-                "issued": state.written(said.issued),
-                "expires": state.written(said.expires),
+                "issued": state.format_time(said.issued),
+                "expires": state.format_time(said.expires),
             },
         },
     )
@@ -273,8 +273,8 @@ def too_early() -> str | None:
         up = SETTLED
     if up < SETTLED:
         return "The machine has just started"
-    look = state.part(state.read(state.STATE), "look")
-    looked, due = state.moment(look.get("when")), state.moment(look.get("turn"))
+    look = state.get_dict(state.read_record(state.STATE), "look")
+    looked, due = state.parse_time(look.get("when")), state.parse_time(look.get("turn"))
     return (
         None
         if look_due(looked, look.get("failed") is True, due, datetime.now(UTC))
@@ -287,21 +287,21 @@ def note_look(failed: bool, facts: dict) -> bool:
     lasted LONG_HELD.
     """
     turn, finding = facts.get("turn"), facts.get("finding")
-    with state.edit(state.STATE) as data:
-        before = state.part(data, "look")
-        since = state.moment(before.get("since")) if before.get("finding") == finding else None
+    with state.edit_record(state.STATE) as data:
+        before = state.get_dict(data, "look")
+        since = state.parse_time(before.get("since")) if before.get("finding") == finding else None
         since = (since or datetime.now(UTC)) if finding in HOLDS else None
         data["look"] = {
-            "when": state.now(),
+            "when": state.format_now(),
             "failed": failed,
             "turn": turn if isinstance(turn, str) else None,
             "finding": finding if since else None,
-            "since": state.written(since) if since else None,
+            "since": state.format_time(since) if since else None,
         }
     return since is not None and datetime.now(UTC) - since >= LONG_HELD
 
 
-def told(args) -> Outcome:
+def update_and_notify(args) -> Outcome:
     """`update`, alone, with what the person should know left as a notice."""
     if not ask.is_root():
         return ask.ask(PROGRAM, args)
@@ -309,7 +309,7 @@ def told(args) -> Outcome:
     if wait:
         return Outcome(Code.DONE, wait, facts={"state": "too early"})
     try:
-        with state.alone():
+        with state.exclusive_lock():
             outcome = update(args)
     except DeviceError as error:
         outcome = error.outcome
@@ -384,4 +384,4 @@ def findings_help() -> str:
 
 def main(argv: list[str]) -> int:
     """The program veilor-update."""
-    return tell.conclude(make_parser(), argv, told)
+    return tell.conclude(make_parser(), argv, update_and_notify)

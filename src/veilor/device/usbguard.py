@@ -186,7 +186,7 @@ def enroll(args) -> Outcome:
         if not args.json:
             print("\n".join(rules))
         return Outcome(Code.DONE, f"Nothing was changed; {way(own)}", facts={**facts, "state": "dry run"})
-    with state.alone():
+    with state.exclusive_lock():
         install("\n".join(rules) + "\n", known)
     what = f"Only the {len(attached)} USB devices that are attached now are let in, and those allowed before"
     outcome = Outcome(
@@ -209,12 +209,12 @@ def install(text: str, known: list[Keyboard]) -> None:
     old = rules.read_bytes() if rules.exists() else None
     was_active = run(["systemctl", "is-active", UNIT], timeout=30).out.strip() == "active"
     if old is not None:
-        state.replace(BEFORE, old, PRIVATE)
-    state.replace(RULES, text.encode(), PRIVATE)
+        state.replace_file(BEFORE, old, PRIVATE)
+    state.replace_file(RULES, text.encode(), PRIVATE)
     trouble = put_to_work(known)
     if not trouble:
         return
-    state.replace(RULES, old, PRIVATE) if old is not None else rules.unlink()
+    state.replace_file(RULES, old, PRIVATE) if old is not None else rules.unlink()
     run(["systemctl", "restart" if was_active else "stop", UNIT], timeout=60)
     if not was_active:
         run(["systemctl", "disable", UNIT], timeout=60)

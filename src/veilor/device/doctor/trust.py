@@ -24,8 +24,11 @@ def known() -> set[str]:
         seen, health, first = (
             json.loads(read_text(path) or "{}") for path in (state.STATE, state.HEALTH, firstboot.STAMP)
         )
-        targets = [state.part(state.part(health, "armed"), "target"), *state.many(health, "healthy")]
-        return {one.get("digest") for one in (state.part(seen, "channel"), first, *targets)} - {None}
+        targets = [
+            state.get_dict(state.get_dict(health, "armed"), "target"),
+            *state.get_list(health, "healthy"),
+        ]
+        return {one.get("digest") for one in (state.get_dict(seen, "channel"), first, *targets)} - {None}
     except (ValueError, RecursionError, TypeError, AttributeError):
         raise Unseen("what this machine remembers of its releases cannot be understood") from None
 
