@@ -1,5 +1,4 @@
-"""veilor-lab-anaconda: the lab's stand-in for Anaconda. Carries out the kickstart of the medium it was
-started from.
+"""veilor-lab-anaconda: the lab's stand-in for Anaconda. Carries out the kickstart of its own medium.
 
 Asks on the console which disk to take (that is the kickstart's own %pre script) and for a passphrase, says
 each step, and ends with one line: `VEILOR-INSTALL: DONE`, or `VEILOR-INSTALL: FAILED` with the reason. Then
@@ -11,11 +10,19 @@ import re
 import select
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import ks
 import planner
 import storage
-from deploy import configure, deploy, init, install_boot_loader, set_kernel_arguments, show_system
+from deploy import (
+    configure,
+    deploy_image,
+    init_ostree,
+    install_boot_loader,
+    mount_system,
+    set_kernel_arguments,
+)
 from scripts import run_scripts
 from system import Failed, kernel_arguments, log, run
 from terminal import ask_secret, relay
@@ -26,25 +33,37 @@ STEPS = 12
 PATIENCE = 600  # seconds that a failure stays on the screen
 
 
-def say(text: str) -> None:
-    """One line for the person, and for the log."""
-    print(text, flush=True)
-    log(text)
+@dataclass
+class Attempt:
+    """How far an installation has come: what has to be known to give it up.
+
+    `kickstart` is its text, `luks` the UUID of the container as soon as there is one to close.
+    """
+
+    kickstart: str = ""
+    luks: str = ""
 
 
-class Progress:
-    """Numbers the steps."""
+class InstallProgress:
+    """Numbers the steps on the console."""
 
     def __init__(self) -> None:
         self.done = 0
 
-    def step(self, text: str) -> None:
+    def begin_step(self, text: str) -> None:
+        """Say that the next step begins, and what it does."""
         self.done += 1
         say(f"[{self.done}/{STEPS}] {text}")
 
 
+def say(text: str) -> None:
+    """Write one line for the person, and to the log."""
+    print(text, flush=True)
+    log(text)
+
+
 def find_kickstart() -> str:
-    """The text of the kickstart that the kernel argument inst.ks names on this medium."""
+    """The text of the kickstart that the kernel argument inst.ks names on this medium. Raises Failed."""
     if not os.path.isdir(LIVE):
         raise Failed(f"{LIVE} is not there, so this is not the live medium; nothing was changed")
     os.makedirs(REPO, exist_ok=True)
@@ -80,40 +99,43 @@ def ask_passphrase() -> bytes:
         say("The two are not the same.")
 
 
-def install(text: str, made: dict) -> ks.Kickstart:
-    """Everything, in order; MADE gets the LUKS UUID as soon as there is something to take down."""
-    progress = Progress()
-    progress.step("reading the kickstart")
-    pre, _ = ks.read_pre(text)
-    progress.step("the kickstart's questions")
+def install(attempt: Attempt) -> ks.Kickstart:
+    """Install by the kickstart of ATTEMPT, which notes what was opened; the kickstart as it was understood.
+
+    Raises Failed.
+    """
+    progress = InstallProgress()
+    progress.begin_step("reading the kickstart")
+    pre, _ = ks.read_pre(attempt.kickstart)
+    progress.begin_step("the kickstart's questions")
     run_scripts(pre, "%pre")
-    asked = ks.read(text)
-    plan = planner.plan(asked, storage.look(), uefi=os.path.isdir("/sys/firmware/efi"))
+    kickstart = ks.read(attempt.kickstart)
+    plan = planner.make_plan(kickstart, storage.list_disks(), uefi=os.path.isdir("/sys/firmware/efi"))
     passphrase = ask_passphrase()
-    progress.step(f"partitioning {plan.disk.name}")
-    storage.partition(plan)
-    progress.step("encrypting")
-    made["luks"], device = storage.encrypt(plan, passphrase, say)
+    progress.begin_step(f"partitioning {plan.disk.name}")
+    storage.partition_disk(plan)
+    progress.begin_step("encrypting")
+    attempt.luks, device = storage.encrypt(plan, passphrase, say)
     del passphrase
-    progress.step("making file systems")
-    done = storage.make_file_systems(plan, made["luks"], device)
-    storage.mount(done)
-    progress.step("preparing ostree")
-    init(asked)
-    progress.step(f"deploying the image from {asked.url} (a few minutes)")
-    deployment = deploy(asked)
-    configure(asked, done, deployment)
-    progress.step("the boot loader")
-    show_system(asked, deployment)
-    install_boot_loader(done)
-    progress.step("kernel arguments")
-    set_kernel_arguments(asked, done)
-    progress.step("the kickstart's last scripts")
-    run_scripts(asked.post, "%post")
-    progress.step("closing the disk")
-    storage.take_down(made["luks"])
-    progress.step("done")
-    return asked
+    progress.begin_step("making file systems")
+    made = storage.make_file_systems(plan, attempt.luks, device)
+    storage.mount(made)
+    progress.begin_step("preparing ostree")
+    init_ostree(kickstart)
+    progress.begin_step(f"deploying the image from {kickstart.url} (a few minutes)")
+    deployment = deploy_image(kickstart)
+    configure(kickstart, made, deployment)
+    progress.begin_step("the boot loader")
+    mount_system(kickstart, deployment)
+    install_boot_loader(made)
+    progress.begin_step("kernel arguments")
+    set_kernel_arguments(kickstart, made)
+    progress.begin_step("the kickstart's last scripts")
+    run_scripts(kickstart.post, "%post")
+    progress.begin_step("closing the disk")
+    storage.take_down(attempt.luks)
+    progress.begin_step("done")
+    return kickstart
 
 
 def main() -> int:
@@ -124,38 +146,38 @@ def main() -> int:
         "STAND-IN: containers are taken without a signature here, as on Fedora's medium; the first boot "
         "verifies"
     )
-    text, made = "", {}
+    attempt = Attempt()
     try:
         run("udevadm", "settle", "--timeout=30", check=False)
-        text = find_kickstart()
-        asked = install(text, made)
+        attempt.kickstart = find_kickstart()
+        kickstart = install(attempt)
     except (Failed, KeyboardInterrupt) as why:
-        fail(text, made, str(why) or "interrupted; start again")
+        give_up(attempt, str(why) or "interrupted; start again")
         return 1
     say("VEILOR-INSTALL: DONE")
-    end(asked.end)
+    end_machine(kickstart.end)
     return 0
 
 
-def fail(text: str, made: dict, why: str) -> None:
+def give_up(attempt: Attempt, why: str) -> None:
     """Run %onerror, take everything down, say WHY, wait for somebody to read it, and switch off."""
     log(f"failed: {why}")
-    for give_up in (
-        lambda: run_scripts(ks.read_pre(text)[1], "%onerror", strict=False),
-        lambda: storage.take_down(made.get("luks", "")),
+    for step in (
+        lambda: run_scripts(ks.read_pre(attempt.kickstart)[1], "%onerror", strict=False),
+        lambda: storage.take_down(attempt.luks),
     ):
         try:
-            give_up()
+            step()
         except (Failed, OSError) as error:
             log(f"while giving up: {error}")
     say(f"VEILOR-INSTALL: FAILED {why}")
     print(f"Press Enter to switch off (by itself in {PATIENCE // 60} minutes).", flush=True)
     select.select([sys.stdin], [], [], PATIENCE)
-    end("poweroff")
+    end_machine("poweroff")
 
 
-def end(action: str) -> None:
-    """Switch the machine off, or start it again."""
+def end_machine(action: str) -> None:
+    """Carry out systemctl's ACTION: `poweroff` or `reboot`."""
     subprocess.run(["systemctl", "--no-block", action], timeout=60)
 
 

@@ -1,135 +1,135 @@
-"""Brings the image onto the mounted disk and makes it bootable, by the steps and in the order that Anaconda
-takes.
-"""
+"""Brings the image onto the mounted disk and makes it bootable, by Anaconda's steps in Anaconda's order."""
 
 import os
 import stat
 
 from ks import Kickstart
 from storage import ROOT, SYSROOT, Storage
-from system import Failed, consoles, run
+from system import Failed, console_arguments, run
 
 REPO = f"{ROOT}/ostree/repo"
 COMPLETION = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ensure_completion.py")
-OSTREE = {**os.environ, "PATH": "/usr/sbin:/usr/bin"}
+ENVIRONMENT = {**os.environ, "PATH": "/usr/sbin:/usr/bin"}
+ELF = b"\x7fELF"  # how a compiled program begins
 
 
-def init(ks: Kickstart) -> None:
-    """An empty ostree on the disk. `bootprefix` since /boot is a partition of its own: entries name
-    /boot/ostree, and the link makes that right on the partition too. `bootloader none` since bootupd's static
-    configuration reads the entries."""
+def init_ostree(kickstart: Kickstart) -> None:
+    """Make an empty ostree on the disk, with the kickstart's stateroot.
+
+    `bootprefix`, since /boot is a partition of its own: entries name /boot/ostree, and the link makes that
+    right on the partition too. `bootloader none`, since bootupd's static configuration reads the entries.
+    """
     run("ostree", "admin", "init-fs", "--modern", ROOT)
     for key, value in (("bootloader", "none"), ("readonly", "true"), ("bootprefix", "true")):
         run("ostree", "config", f"--repo={REPO}", "set", f"sysroot.{key}", value)
-    run("ostree", "admin", "os-init", f"--sysroot={ROOT}", ks.stateroot)
+    run("ostree", "admin", "os-init", f"--sysroot={ROOT}", kickstart.stateroot)
     if not os.path.lexists(f"{ROOT}/boot/boot"):
         os.symlink(".", f"{ROOT}/boot/boot")
 
 
-def deploy(ks: Kickstart) -> str:
-    """Pull the image and deploy it; the deployment's folder."""
-    run(
-        "ostree",
-        "container",
-        "image",
-        "deploy",
-        f"--sysroot={ROOT}",
-        f"--stateroot={ks.stateroot}",
-        f"--imgref=ostree-unverified-image:{ks.transport}:{ks.url}",
-        timeout=1800,
-    )
-    folder = f"{ROOT}/ostree/deploy/{ks.stateroot}/deploy"
+def deploy_image(kickstart: Kickstart) -> str:
+    """Pull the image and deploy it; the deployment's folder.
+
+    No signature is verified here, as on Fedora's medium: the first boot fetches the image again under the
+    shipped policy.
+    """
+    argv = ["ostree", "container", "image", "deploy", f"--sysroot={ROOT}"]
+    argv.append(f"--stateroot={kickstart.stateroot}")
+    argv.append(f"--imgref=ostree-unverified-image:{kickstart.transport}:{kickstart.url}")
+    run(*argv, timeout=1800)
+    folder = f"{ROOT}/ostree/deploy/{kickstart.stateroot}/deploy"
     found = [name for name in os.listdir(folder) if not name.endswith(".origin")]
     if len(found) != 1:
         raise Failed(f"{folder} holds {len(found)} deployments after the install, not one; start again")
     return f"{folder}/{found[0]}"
 
 
-def show_system(ks: Kickstart, deployment: str) -> None:
-    """Bind the new system together at SYSROOT as it will see itself, for %post and the boot loader's own
-    program.
-    """
+def mount_system(kickstart: Kickstart, deployment: str) -> None:
+    """Mount the new system at SYSROOT as it will see itself, for the %post scripts and bootupctl."""
     os.makedirs(SYSROOT, exist_ok=True)
-    var = f"{ROOT}/ostree/deploy/{ks.stateroot}/var"
+    var = f"{ROOT}/ostree/deploy/{kickstart.stateroot}/var"
     run("mount", "--bind", deployment, SYSROOT)
     run("mount", "--make-private", SYSROOT)
     run("mount", "--bind", f"{deployment}/usr", f"{SYSROOT}/usr")
     run("mount", "-o", "remount,bind,ro", f"{SYSROOT}/usr")
-    for source, place in (
+    for source, folder in (
         (var, "var"),
         (ROOT, "sysroot"),
         (f"{ROOT}/boot", "boot"),
         ("/dev", "dev"),
         ("/sys", "sys"),
     ):
-        recursive = "--rbind" if place in ("boot", "dev", "sys") else "--bind"
-        run("mount", recursive, "--make-rslave", source, f"{SYSROOT}/{place}")
+        bind = "--rbind" if folder in ("boot", "dev", "sys") else "--bind"
+        run("mount", bind, "--make-rslave", source, f"{SYSROOT}/{folder}")
     run("mount", "-t", "proc", "proc", f"{SYSROOT}/proc")
-    for place in ("run", "tmp"):
-        run("mount", "-t", "tmpfs", "tmpfs", f"{SYSROOT}/{place}")
-    # The folders that every deployment expects below /var; systemd makes them at boot, but scripts run
-    # before.
+    for folder in ("run", "tmp"):
+        run("mount", "-t", "tmpfs", "tmpfs", f"{SYSROOT}/{folder}")
+    # The folders that every deployment expects below /var. systemd makes them at boot, too late for scripts.
     prefixes = [f"--prefix=/var/{name}" for name in ("log", "home", "roothome")]
     run("systemd-tmpfiles", f"--root={SYSROOT}", "--create", *prefixes, check=False)
-    stand_in_for_bootc()
+    cover_bootc()
 
 
-def stand_in_for_bootc() -> None:
-    """Put our `bootc install ensure-completion` over the deployment's bootc for the length of the install,
-    unless that is the real one, a compiled program: the lab's front has no such verb."""
-    real = f"{SYSROOT}/usr/bin/bootc"
-    if not os.path.exists(real):
+def cover_bootc() -> None:
+    """Put our `bootc install ensure-completion` over the deployment's bootc until the installation ends.
+
+    The lab's bootc front has no such verb. The real bootc, a compiled program, is left as it is.
+    """
+    bootc = f"{SYSROOT}/usr/bin/bootc"
+    if not os.path.exists(bootc):
         return
-    with open(real, "rb") as program:
-        if program.read(4) == b"\x7fELF":
+    with open(bootc, "rb") as program:
+        if program.read(len(ELF)) == ELF:
             return
     copy = f"{SYSROOT}/run/veilor-lab-bootc"
     with open(COMPLETION) as source, open(copy, "w") as out:
         out.write(source.read())
     os.chmod(copy, os.stat(copy).st_mode | stat.S_IXUSR)
-    run("mount", "--bind", copy, real)
+    run("mount", "--bind", copy, bootc)
 
 
-def set_kernel_arguments(ks: Kickstart, done: Storage) -> None:
-    """Merge what the disk needs into the boot entry: the form and the order are Anaconda's."""
-    arguments = [f"rd.luks.uuid=luks-{done.luks}", *ks.append, *consoles(), f"root=UUID={done.uuids['/']}"]
-    if ks.keymap:
-        arguments.append(f"vconsole.keymap={ks.keymap}")
-    chroot("ostree", "admin", "instutil", "set-kargs", "--merge", *arguments, "rw")
+def set_kernel_arguments(kickstart: Kickstart, storage: Storage) -> None:
+    """Merge what the disk needs into the boot entry, in the form and the order of Anaconda."""
+    arguments = [f"rd.luks.uuid=luks-{storage.luks}", *kickstart.append, *console_arguments()]
+    arguments.append(f"root=UUID={storage.uuids['/']}")
+    if kickstart.keymap:
+        arguments.append(f"vconsole.keymap={kickstart.keymap}")
+    run_in_system("ostree", "admin", "instutil", "set-kargs", "--merge", *arguments, "rw")
 
 
-def install_boot_loader(done: Storage) -> None:
-    """Have the new system's own bootupd put the boot loader on the disk."""
-    chroot("bootupctl", "backend", "install", "--auto", "--write-uuid", "--device", done.plan.disk.path, "/")
+def install_boot_loader(storage: Storage) -> None:
+    """Have the new system's own bootupctl put the boot loader on the disk."""
+    disk = storage.plan.disk.path
+    run_in_system("bootupctl", "backend", "install", "--auto", "--write-uuid", "--device", disk, "/")
 
 
-def chroot(*argv: str, timeout: float = 300) -> str:
-    """Run ARGV in the new system."""
-    return run("chroot", SYSROOT, *argv, timeout=timeout, env=OSTREE)
+def run_in_system(*argv: str, timeout: float = 300) -> str:
+    """Run ARGV in the new system; its output. Raises Failed."""
+    return run("chroot", SYSROOT, *argv, timeout=timeout, env=ENVIRONMENT)
 
 
-def configure(ks: Kickstart, done: Storage, deployment: str) -> None:
-    """fstab, crypttab, keymap, language and time zone in the deployment's /etc."""
-    etc = f"{deployment}/etc"
-    write(f"{etc}/fstab", fstab(done.uuids))
-    # x-initrd.attach: the root's container is opened by the initramfs, so shutting down must not try to close
-    # it.
-    write(f"{etc}/crypttab", f"luks-{done.luks} UUID={done.luks} none discard,x-initrd.attach\n", 0o600)
-    if ks.keymap:
-        write(f"{etc}/vconsole.conf", f"KEYMAP={ks.keymap}\n")
-    if ks.lang:
-        write(f"{etc}/locale.conf", f"LANG={ks.lang}\n")
+def configure(kickstart: Kickstart, storage: Storage, deployment: str) -> None:
+    """Write fstab, crypttab, keymap, language and time zone into the deployment's /etc."""
+    etc, luks = f"{deployment}/etc", storage.luks
+    write_file(f"{etc}/fstab", fstab_text(storage.uuids))
+    # x-initrd.attach: the initramfs opens the root's container, so shutting down must not try to close it.
+    write_file(f"{etc}/crypttab", f"luks-{luks} UUID={luks} none discard,x-initrd.attach\n", 0o600)
+    if kickstart.keymap:
+        write_file(f"{etc}/vconsole.conf", f"KEYMAP={kickstart.keymap}\n")
+    if kickstart.lang:
+        write_file(f"{etc}/locale.conf", f"LANG={kickstart.lang}\n")
     zone = f"{etc}/localtime"
-    if ks.timezone:
+    if kickstart.timezone:
         if os.path.lexists(zone):
             os.unlink(zone)
-        os.symlink(f"../usr/share/zoneinfo/{ks.timezone}", zone)
+        os.symlink(f"../usr/share/zoneinfo/{kickstart.timezone}", zone)
     lock_root(f"{etc}/shadow")
 
 
-def fstab(uuids: dict[str, str]) -> str:
-    """The text of fstab for file systems by mount point. Without the limit a passphrase typed late would be
-    too late.
+def fstab_text(uuids: dict[str, str]) -> str:
+    """The text of fstab for the UUIDS of file systems by mount point.
+
+    systemd waits for / without a limit: with its usual one a passphrase typed late would be too late.
     """
     rows = {
         "/": ("ext4", "defaults,x-systemd.device-timeout=0", "1 1"),
@@ -144,7 +144,7 @@ def fstab(uuids: dict[str, str]) -> str:
 
 
 def lock_root(shadow: str) -> None:
-    """Give root a password that nothing matches, when the image gave it another."""
+    """Give root in the file SHADOW a password that nothing matches, when the image gave it another."""
     if not os.path.exists(shadow):
         return
     with open(shadow) as old:
@@ -152,18 +152,17 @@ def lock_root(shadow: str) -> None:
     for fields in lines:
         if fields[0] == "root" and not fields[1].startswith(("!", "*")):
             fields[1] = "!" + fields[1]
-            write(
-                shadow, "".join(":".join(one) + "\n" for one in lines), stat.S_IMODE(os.stat(shadow).st_mode)
-            )
+            text = "".join(":".join(one) + "\n" for one in lines)
+            write_file(shadow, text, stat.S_IMODE(os.stat(shadow).st_mode))
             return
 
 
-def write(path: str, text: str, mode: int = 0o644) -> None:
-    """Write TEXT to a new file at PATH and move it into place; owner and mode as given."""
+def write_file(path: str, text: str, mode: int = 0o644) -> None:
+    """Write TEXT to a new file with MODE and move it to PATH; the owner of what was there stays."""
     with open(path + ".new", "w") as out:
         out.write(text)
     os.chmod(path + ".new", mode)
     if os.path.exists(path):
-        was = os.stat(path)
-        os.chown(path + ".new", was.st_uid, was.st_gid)
+        old = os.stat(path)
+        os.chown(path + ".new", old.st_uid, old.st_gid)
     os.rename(path + ".new", path)

@@ -1,6 +1,5 @@
 #!/usr/bin/python3 -I
-"""Stand-in for `bootc install ensure-completion`, laid over the lab's bootc front while the installer's
-scripts run.
+"""Stand-in for `bootc install ensure-completion`, put over the lab's bootc while the last scripts run.
 
 Merges the kernel arguments of /usr/lib/bootc/kargs.d into the boot entry. Exit codes: 0 done, 1 failed, 2
 another verb.
@@ -16,22 +15,25 @@ FOLDER = "/usr/lib/bootc/kargs.d"
 KEYS = {"kargs", "match-architectures"}
 
 
-def wanted(folder: str, machine: str) -> list[str]:
-    """The arguments in FOLDER for MACHINE, in the order of the files. Raises ValueError on a key that bootc
-    doesn't know.
+def read_kargs(folder: str, machine: str) -> list[str]:
+    """The kernel arguments in FOLDER for the architecture MACHINE, each once, in the order of the files.
+
+    Raises ValueError on a key that bootc doesn't know, and KeyError for a file without `kargs`.
     """
-    found = []
+    found: list[str] = []
     for path in sorted(glob.glob(f"{folder}/*.toml")):
         with open(path, "rb") as file:
-            said = tomllib.load(file)
-        if set(said) - KEYS:
-            raise ValueError(f"{path}: unknown key {sorted(set(said) - KEYS)[0]}")
-        if machine in said.get("match-architectures", [machine]):
-            found += [one for one in said["kargs"] if one not in found]
+            table = tomllib.load(file)
+        unknown = sorted(set(table) - KEYS)
+        if unknown:
+            raise ValueError(f"{path}: unknown key {unknown[0]}")
+        if machine in table.get("match-architectures", [machine]):
+            found += [argument for argument in table["kargs"] if argument not in found]
     return found
 
 
 def main() -> int:
+    """Merge the arguments; the exit code."""
     if sys.argv[1:] != ["install", "ensure-completion"]:
         print(
             "the stand-in for bootc knows nothing but `install ensure-completion` during an installation",
@@ -39,20 +41,11 @@ def main() -> int:
         )
         return 2
     try:
-        arguments = wanted(FOLDER, platform.machine())
+        arguments = read_kargs(FOLDER, platform.machine())
         if arguments:
-            subprocess.run(
-                [
-                    "ostree",
-                    "admin",
-                    "instutil",
-                    "set-kargs",
-                    "--merge",
-                    *(f"--append={one}" for one in arguments),
-                ],
-                check=True,
-                timeout=300,
-            )
+            argv = ["ostree", "admin", "instutil", "set-kargs", "--merge"]
+            argv += [f"--append={argument}" for argument in arguments]
+            subprocess.run(argv, check=True, timeout=300)
     except (OSError, KeyError, ValueError, subprocess.SubprocessError) as error:
         print(f"the kernel arguments in {FOLDER} were not applied: {error}", file=sys.stderr)
         return 1

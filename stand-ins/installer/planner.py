@@ -1,6 +1,4 @@
-"""What to do to which disk, from the kickstart and the disks that are there. Pure: nothing is looked at or
-changed here.
-"""
+"""What to do to which disk, by the kickstart and the disks that are there. It reads and changes nothing."""
 
 from dataclasses import dataclass
 
@@ -19,8 +17,9 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk as it is: its partitions by name; `held` says what keeps it from being used, such as a mount
-    point.
+    """A disk as it is, its size in bytes, its partitions by name.
+
+    `held` says what keeps it from being used, such as a mount point; empty when nothing does.
     """
 
     name: str
@@ -31,10 +30,23 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Partition:
-    """A partition to make, in MiB from the start of the disk; `mount` is empty
-    for one without a file system.
+class Wanted:
+    """A partition that is wanted, before it has its place on a disk: its kind (a key of TYPES), size in MiB.
+
+    `part` is the kickstart's line that asks for it; None for what `reqpart` asks for.
     """
+
+    kind: str
+    mount: str
+    fstype: str
+    size: int
+    grow: bool = False
+    part: Part | None = None
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition to make, in MiB from the start of the disk; `mount` is empty without a file system."""
 
     number: int
     path: str
@@ -53,87 +65,104 @@ class Plan:
     disk: Disk
     partitions: tuple[Partition, ...]
 
-    def at(self, mount: str) -> Partition | None:
-        """The partition that goes to MOUNT."""
-        return next((p for p in self.partitions if p.mount == mount), None)
+    def partition_at(self, mount: str) -> Partition:
+        """The partition that goes to MOUNT. Raises Failed without one."""
+        for partition in self.partitions:
+            if partition.mount == mount:
+                return partition
+        raise Failed(f"nothing is planned for {mount}; nothing was changed")
 
 
-def plan(ks: Kickstart, disks: list[Disk], *, uefi: bool) -> Plan:
-    """The one plan that KS allows on DISKS. Raises Failed, with nothing changed, when it allows none."""
-    disk = target(ks, disks)
-    wanted: list[tuple[str, str, str, int, bool, Part | None]] = []
-    if ks.reqpart:
-        wanted.append(
-            ("efi", "/boot/efi", "vfat", EFI_MIB, False, None)
-            if uefi
-            else ("bios", "", "", BIOS_MIB, False, None)
-        )
-    for part in sorted(ks.parts, key=lambda part: part.mount == "/"):
-        wanted.append(("linux", part.mount, part.fstype, part.size, part.grow, part))
-    judge_parts(ks, uefi)
+def make_plan(kickstart: Kickstart, disks: list[Disk], *, uefi: bool) -> Plan:
+    """The one plan that KICKSTART allows on DISKS. Raises Failed, with nothing changed, without one."""
+    disk = choose_disk(kickstart, disks)
+    check_parts(kickstart, uefi)
+    wanted = list_wanted(kickstart, uefi)
     room = disk.size // MiB - 2 * EDGE_MIB
-    spare = room - sum(size for _, _, _, size, _, _ in wanted)
+    spare = room - sum(one.size for one in wanted)
     if spare < 0:
         raise Failed(
             f"{disk.name} lacks {-spare} MiB for what the kickstart wants; take a larger disk; nothing was "
             "changed"
         )
-    made, start = [], EDGE_MIB
-    for number, (kind, mount, fstype, size, grow, part) in enumerate(wanted, 1):
-        size += spare if grow else 0
-        made.append(
-            Partition(
-                number, partition_path(disk.path, number), start, size, TYPES[kind], mount, fstype, part
-            )
+    partitions, start = [], EDGE_MIB
+    for number, one in enumerate(wanted, 1):
+        size = one.size + (spare if one.grow else 0)
+        path = partition_path(disk.path, number)
+        partitions.append(
+            Partition(number, path, start, size, TYPES[one.kind], one.mount, one.fstype, one.part)
         )
         start += size
-    return Plan(disk, tuple(made))
+    return Plan(disk, tuple(partitions))
 
 
-def target(ks: Kickstart, disks: list[Disk]) -> Disk:
-    """The disk that KS lets us use and erase; exactly one, free, and everything on it named."""
-    if len(ks.only_use) != 1:
+def list_wanted(kickstart: Kickstart, uefi: bool) -> list[Wanted]:
+    """The partitions that KICKSTART asks for in their order on the disk: the firmware's first, / last."""
+    wanted = []
+    if kickstart.reqpart:
+        wanted.append(
+            Wanted("efi", "/boot/efi", "vfat", EFI_MIB) if uefi else Wanted("bios", "", "", BIOS_MIB)
+        )
+    for part in sorted(kickstart.parts, key=lambda part: part.mount == "/"):
+        wanted.append(Wanted("linux", part.mount, part.fstype, part.size, part.grow, part))
+    return wanted
+
+
+def choose_disk(kickstart: Kickstart, disks: list[Disk]) -> Disk:
+    """The disk of DISKS that KICKSTART lets us use and erase. Raises Failed unless it may be taken whole.
+
+    There has to be exactly one, it has to be free, and everything on it has to be named.
+    """
+    if len(kickstart.only_use) != 1:
         raise Failed("the kickstart must name exactly one disk by ignoredisk --only-use; nothing was changed")
-    name = ks.only_use[0]
+    name = kickstart.only_use[0]
     disk = next((disk for disk in disks if disk.name == name), None)
     if disk is None:
         raise Failed(f"there is no disk {name}; nothing was changed")
     if disk.held:
         raise Failed(f"{name} can't be used: {disk.held}; nothing was changed")
-    if ks.label != "gpt":
-        raise Failed(f"this installer makes GPT only, not {ks.label}; nothing was changed")
-    if set(ks.clear_drives) != {name}:
+    if kickstart.label != "gpt":
+        raise Failed(f"this installer makes GPT only, not {kickstart.label}; nothing was changed")
+    if set(kickstart.clear_drives) != {name}:
         raise Failed(f"clearpart --drives must name {name} alone; nothing was changed")
-    named = set(ks.clear)
-    missing, strange = set(disk.partitions) - named, named - {name, *disk.partitions}
+    named = set(kickstart.clear)
+    missing = set(disk.partitions) - named
     if missing:
         raise Failed(f"nobody agreed to erase {', '.join(sorted(missing))}; nothing was changed")
+    strange = named - {name, *disk.partitions}
     if strange:
         raise Failed(f"clearpart names {', '.join(sorted(strange))}, not on {name}; nothing was changed")
     return disk
 
 
-def judge_parts(ks: Kickstart, uefi: bool) -> None:
-    """Refuse partitions that make no system: what an installer's own checks
-    say before anything is written.
-    """
-    mounts = [part.mount for part in ks.parts]
+def check_parts(kickstart: Kickstart, uefi: bool) -> None:
+    """Raise Failed for partitions that make no system, as an installer's own checks do before writing."""
+    by_mount = {part.mount: part for part in kickstart.parts}
+    mounts = [part.mount for part in kickstart.parts]
     if sorted(mounts) != ["/", "/boot"]:
         raise Failed(
             f"this installer makes / and /boot, not {' '.join(mounts) or 'nothing'}; nothing was changed"
         )
-    root, boot = (next(part for part in ks.parts if part.mount == mount) for mount in ("/", "/boot"))
-    if boot.encrypted or any(part.grow for part in ks.parts if part is not root):
+    boot = by_mount["/boot"]
+    if boot.encrypted or boot.grow:
         raise Failed("/boot can be neither encrypted nor growing; nothing was changed")
-    if not root.encrypted or root.luks_version not in ("", "luks2") or root.pbkdf not in ("", "argon2id"):
-        raise Failed(
-            "this installer makes an encrypted root by LUKS2 with argon2id only; nothing was changed"
-        )
-    if not ks.reqpart:
+    check_encryption(by_mount["/"])
+    if not kickstart.reqpart:
         raise Failed(
             f"nothing makes the {'EFI' if uefi else 'BIOS boot'} partition: reqpart is missing; nothing was "
             "changed"
         )
+
+
+def check_encryption(root: Part) -> None:
+    """Raise Failed unless ROOT is asked for on LUKS2 with argon2id; where nothing is said, both are meant."""
+    refusal = "this installer makes an encrypted root by LUKS2 with argon2id only; nothing was changed"
+    if not root.encrypted:
+        raise Failed(refusal)
+    if root.luks_version not in ("", "luks2"):
+        raise Failed(refusal)
+    if root.pbkdf not in ("", "argon2id"):
+        raise Failed(refusal)
 
 
 def partition_path(disk: str, number: int) -> str:
@@ -141,7 +170,7 @@ def partition_path(disk: str, number: int) -> str:
     return f"{disk}{'p' if disk[-1].isdigit() else ''}{number}"
 
 
-def sfdisk_script(made: Plan) -> str:
-    """The plan as sfdisk reads it."""
-    lines = [f"start={p.start}MiB, size={p.size}MiB, type={p.type}" for p in made.partitions]
+def sfdisk_script(plan: Plan) -> str:
+    """PLAN as sfdisk reads it."""
+    lines = [f"start={one.start}MiB, size={one.size}MiB, type={one.type}" for one in plan.partitions]
     return "\n".join(["label: gpt", *lines, ""])

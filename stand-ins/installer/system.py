@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import time
+from typing import Any
 
 LOG = "/tmp/program.log"
 
@@ -18,15 +19,21 @@ def log(text: str) -> None:
 
 
 def run(
-    *argv: str, stdin: bytes | None = None, timeout: float = 120, check: bool = True, env: dict | None = None
+    *argv: str,
+    stdin: bytes | None = None,
+    timeout: float = 120,
+    check: bool = True,
+    env: dict[str, str] | None = None,
 ) -> str:
-    """Run ARGV to its end and return its standard output. Raises Failed when it doesn't end well (with CHECK)
-    or in time.
+    """Run ARGV to its end and return its standard output.
+
+    Raises Failed when it cannot be started, does not end within TIMEOUT seconds, or, with CHECK, ends with
+    another code than 0.
     """
-    feed = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+    given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     log("$ " + shlex.join(argv))
     try:
-        done = subprocess.run(argv, capture_output=True, timeout=timeout, env=env, **feed)
+        done = subprocess.run(argv, capture_output=True, timeout=timeout, env=env, **given)
     except subprocess.TimeoutExpired:
         raise Failed(f"{argv[0]} did not end within {timeout:.0f} s; look at {LOG}, start again") from None
     except OSError as error:
@@ -37,33 +44,34 @@ def run(
     for line in (out + err).splitlines():
         log("  " + line)
     if check and done.returncode:
-        said = " / ".join((err or out).strip().splitlines()[-3:])[-300:]
+        last_lines = " / ".join((err or out).strip().splitlines()[-3:])[-300:]
         raise Failed(
-            f"`{shlex.join(argv)[:100]}` ended with {done.returncode}: {said}; the installation can't be "
-            "used, start again"
+            f"`{shlex.join(argv)[:100]}` ended with {done.returncode}: {last_lines}; the installation can't "
+            "be used, start again"
         )
     return out
 
 
-def setting(name: str) -> str | None:
-    """The lab's setting NAME, from a system credential or a kernel argument of the same name; None when there
-    is neither.
-    """
+def lab_setting(name: str) -> str | None:
+    """The lab's setting NAME: a system credential, else a kernel argument of that name, else None."""
     try:
-        with open(f"/run/credentials/@system/{name}") as given:
-            return given.read().strip()
+        with open(f"/run/credentials/@system/{name}") as credential:
+            return credential.read().strip()
     except OSError:
-        pass
-    return kernel_arguments().get(name)
+        return kernel_arguments().get(name)
 
 
 def kernel_arguments() -> dict[str, str]:
     """The live medium's kernel arguments; of those that occur twice the last."""
     with open("/proc/cmdline") as cmdline:
-        return dict(word.partition("=")[::2] for word in cmdline.read().split())
+        found = {}
+        for word in cmdline.read().split():
+            name, _, value = word.partition("=")
+            found[name] = value
+        return found
 
 
-def consoles() -> list[str]:
+def console_arguments() -> list[str]:
     """The live medium's `console=` arguments, in order."""
     with open("/proc/cmdline") as cmdline:
         return [word for word in cmdline.read().split() if word.startswith("console=")]

@@ -1,7 +1,7 @@
-"""One terminal, shown on every console of the machine at once; what tmux is for Anaconda.
+"""One terminal, shown on every console of the machine at once, as tmux does for Anaconda.
 
-The installer runs behind a pseudo-terminal. What it writes goes to each console, what is typed on any of them
-goes to it, so a person at the screen and a driver on the serial line see the same questions.
+The installer runs behind a pseudo-terminal. What it writes goes to each console, and what is typed on any of
+them goes to it, so a person at the screen and a driver on the serial line see the same questions.
 """
 
 import fcntl
@@ -12,9 +12,11 @@ import sys
 import termios
 import tty
 from collections.abc import Callable
+from typing import NoReturn
 
 SCREEN = 8  # a virtual terminal of our own: the first one has a login prompt that would take the typing
-VT_ACTIVATE = 0x5606
+VT_ACTIVATE = 0x5606  # the ioctl that brings a virtual terminal to the front (linux/vt.h)
+BUG = 70  # the exit code of a program that ended by an exception of its own (sysexits.h)
 
 
 def console_names() -> list[str]:
@@ -24,7 +26,10 @@ def console_names() -> list[str]:
 
 
 def open_consoles() -> list[int]:
-    """The consoles as file descriptors in raw mode; one that can't be opened is left out."""
+    """The consoles as file descriptors in raw mode, the screen brought to the front.
+
+    One that can't be opened is left out.
+    """
     found = []
     for name in console_names():
         path = f"/dev/tty{SCREEN}" if name == "tty0" else f"/dev/{name}"
@@ -40,33 +45,42 @@ def open_consoles() -> list[int]:
 
 
 def relay(program: Callable[[], int]) -> int:
-    """Run PROGRAM in a child behind a pseudo-terminal shown on all consoles; its exit code."""
-    child, behind = pty.fork()
+    """Run PROGRAM in a child behind a pseudo-terminal that all consoles show; its exit code."""
+    child, master = pty.fork()
     if child == 0:
-        try:
-            code = program()
-        except BaseException as error:  # a bug: say so on the console too, then end as a failed program
-            write_all(1, f"VEILOR-INSTALL: FAILED {type(error).__name__}: {error}\n".encode())
-            code = 70
-        sys.stdout.flush()
-        os._exit(code)
+        run_child(program)
     consoles = open_consoles()
     while True:
-        for ready in select.select([behind, *consoles], [], [])[0]:
-            try:
-                data = os.read(ready, 4096)
-            except OSError:  # of the pseudo-terminal: the child has ended
-                data = b""
-            if ready != behind:
-                if data:
-                    os.write(behind, data)
-                else:
-                    consoles.remove(ready)
-                continue
-            if not data:
-                return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            for console in consoles:
-                write_all(console, data)
+        for ready in select.select([master, *consoles], [], [])[0]:
+            data = read_some(ready)
+            if ready == master:
+                if not data:
+                    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                for console in consoles:
+                    write_all(console, data)
+            elif data:
+                os.write(master, data)
+            else:
+                consoles.remove(ready)
+
+
+def run_child(program: Callable[[], int]) -> NoReturn:
+    """Run PROGRAM and end this process with its exit code; a bug is named on the consoles as well."""
+    try:
+        code = program()
+    except BaseException as error:
+        write_all(1, f"VEILOR-INSTALL: FAILED {type(error).__name__}: {error}\n".encode())
+        code = BUG
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def read_some(fd: int) -> bytes:
+    """What can be read from FD now; empty at its end, which a pseudo-terminal reports as an error."""
+    try:
+        return os.read(fd, 4096)
+    except OSError:
+        return b""
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -79,17 +93,17 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def ask_secret(prompt: str) -> bytes:
-    """A line typed on the terminal without showing it, as bytes without the line's end. Raises EOFError at
-    its end.
+    """A line typed on the terminal without showing it, as bytes without the line's end.
+
+    Raises EOFError when the terminal ends.
     """
     fd = os.open("/dev/tty", os.O_RDWR)
     try:
         before = termios.tcgetattr(fd)
         silent = termios.tcgetattr(fd)
         silent[3] &= ~termios.ECHO
-        termios.tcsetattr(
-            fd, termios.TCSADRAIN, silent
-        )  # before the prompt, so that nothing typed after it is shown
+        # Before the prompt, so that nothing typed after it is shown.
+        termios.tcsetattr(fd, termios.TCSADRAIN, silent)
         try:
             write_all(fd, prompt.encode())
             typed = b""

@@ -120,7 +120,7 @@ def test_a_missing_include_is_an_error(target, text):
 
 
 def test_the_plan_for_uefi(asked):
-    made = planner.plan(asked, [planner.Disk("vda", "/dev/vda", 40 * GiB), VDB], uefi=True)
+    made = planner.make_plan(asked, [planner.Disk("vda", "/dev/vda", 40 * GiB), VDB], uefi=True)
     assert made.disk is VDB
     assert [(p.path, p.mount, p.fstype, p.start, p.size) for p in made.partitions] == [
         ("/dev/vdb1", "/boot/efi", "vfat", 1, 600),
@@ -134,7 +134,7 @@ def test_the_plan_for_uefi(asked):
 
 
 def test_the_plan_for_bios(asked):
-    made = planner.plan(asked, [VDB], uefi=False)
+    made = planner.make_plan(asked, [VDB], uefi=False)
     assert [(p.mount, p.type == planner.TYPES["bios"]) for p in made.partitions] == [
         ("", True),
         ("/boot", False),
@@ -167,14 +167,16 @@ PLANS_REFUSED = [
 @pytest.mark.parametrize(("kickstart", "disk", "why"), PLANS_REFUSED)
 def test_plans_that_are_refused(kickstart, disk, why, asked):
     with pytest.raises(system.Failed, match=why):
-        planner.plan(dataclasses.replace(asked, **kickstart), [dataclasses.replace(VDB, **disk)], uefi=True)
+        planner.make_plan(
+            dataclasses.replace(asked, **kickstart), [dataclasses.replace(VDB, **disk)], uefi=True
+        )
 
 
 @pytest.mark.parametrize("change", [{"encrypted": False}, {"luks_version": "luks1"}, {"pbkdf": "pbkdf2"}])
 def test_a_root_in_clear_is_refused(change, asked):
     parts = [dataclasses.replace(one, **change) if one.mount == "/" else one for one in asked.parts]
     with pytest.raises(system.Failed, match="encrypted root"):
-        planner.plan(dataclasses.replace(asked, parts=tuple(parts)), [VDB], uefi=True)
+        planner.make_plan(dataclasses.replace(asked, parts=tuple(parts)), [VDB], uefi=True)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_a_root_in_clear_is_refused(change, asked):
     ],
 )
 def test_what_keeps_a_disk_from_being_used(node, held):
-    found = storage.as_disk(
+    found = storage.disk_from_node(
         {"name": "vdb", "path": "/dev/vdb", "type": "disk", "size": 5, "ro": False, "mountpoints": [None]}
         | node
     )
@@ -221,9 +223,9 @@ def recorder(monkeypatch, tmp_path):
 
 
 def go(asked, recorder, monkeypatch, settings=None):
-    monkeypatch.setattr(storage, "setting", (settings or {}).get)
-    made, said = planner.plan(asked, [VDB, planner.Disk("vdc", "/dev/vdc", 40 * GiB)], uefi=True), []
-    storage.partition(made)
+    monkeypatch.setattr(storage, "lab_setting", (settings or {}).get)
+    made, said = planner.make_plan(asked, [VDB, planner.Disk("vdc", "/dev/vdc", 40 * GiB)], uefi=True), []
+    storage.partition_disk(made)
     luks, device = storage.encrypt(made, b"sesame open", said.append)
     done = storage.make_file_systems(made, luks, device)
     storage.mount(done)
@@ -269,14 +271,14 @@ def test_mounts_go_from_the_root_outwards(asked, recorder, monkeypatch):
     done, _ = go(asked, recorder, monkeypatch)
     mounted = [argv[-1].removeprefix(storage.ROOT) for argv in recorder.calls if argv[0] == "mount"]
     assert mounted == ["", "/boot", "/boot/efi"]
-    text = deploy.fstab(done.uuids)
+    text = deploy.fstab_text(done.uuids)
     assert [line.split()[1] for line in text.splitlines()] == ["/", "/boot", "/boot/efi"] and done.uuids[
         "/"
     ] in text
 
 
 def test_kernel_arguments_are_anacondas(asked, recorder, monkeypatch):
-    monkeypatch.setattr(deploy, "consoles", lambda: ["console=tty0", "console=ttyS0"])
+    monkeypatch.setattr(deploy, "console_arguments", lambda: ["console=tty0", "console=ttyS0"])
     deploy.set_kernel_arguments(
         dataclasses.replace(asked, append=("quiet",)), storage.Storage(None, {"/": "f00"}, "c0ffee", "x")
     )
@@ -354,10 +356,10 @@ def test_kernel_arguments_from_the_image(tmp_path):
     (tmp_path / "10-a.toml").write_text('kargs = ["a=1", "quiet"]\n')
     (tmp_path / "20-b.toml").write_text('kargs = ["quiet", "b"]\nmatch-architectures = ["x86_64"]\n')
     (tmp_path / "30-c.toml").write_text('kargs = ["c"]\nmatch-architectures = ["aarch64"]\n')
-    assert ensure_completion.wanted(str(tmp_path), "x86_64") == ["a=1", "quiet", "b"]
+    assert ensure_completion.read_kargs(str(tmp_path), "x86_64") == ["a=1", "quiet", "b"]
     (tmp_path / "40-d.toml").write_text('kargs = []\nkernel = "x"\n')
     with pytest.raises(ValueError, match="unknown key kernel"):
-        ensure_completion.wanted(str(tmp_path), "x86_64")
+        ensure_completion.read_kargs(str(tmp_path), "x86_64")
 
 
 def test_one_terminal_on_every_console(monkeypatch):
