@@ -14,7 +14,8 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 PRODUCT = tomllib.loads((ROOT / "product.toml").read_text())
 HOME = PRODUCT["urls"]["home"]
-TOP = ["CONTRIBUTING"]  # pages of the site that lie at the top of the repository, where GitHub looks for them
+# Pages of the site that lie at the top of the repository, where GitHub looks for them.
+TOP = ["CONTRIBUTING", "SECURITY", "CHANGELOG"]
 
 NAV = {
     "Use it": ["INSTALL", "USE", "TRUST", "RECOVERY", "THREAT-MODEL", "COMMANDS"],
@@ -28,7 +29,7 @@ NAV = {
         "PERFORMANCE",
         "DEPENDENCIES",
     ],
-    "The project": ["ROADMAP", "DECISIONS", "BRAND"],
+    "The project": ["ROADMAP", "CHANGELOG", "SECURITY", "DECISIONS", "BRAND"],
 }
 
 project = PRODUCT["product"]["name"]
