@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from veilor.core import claims
 from veilor.core.outcome import Code, Outcome
-from veilor.device import ask, notices, rollback, state, status, tell, update
+from veilor.device import ask, firstboot, notices, rollback, state, status, tell, update
+from veilor.device import main as programs
 from veilor.device.run import Done
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,15 +23,19 @@ RULES = (ROOT / "overlay/usr/share/polkit-1/rules.d/11-veilor-ask.rules").read_t
 
 @pytest.fixture
 def person(machine, monkeypatch):
-    """A person at a machine that runs 44.1; units run the program as root and leave its answer."""
+    """A person at a machine that runs 44.1; units run the program as root and leave its answer, and `started`
+    names them.
+    """
     machine.deployments(machine.entry("44.1"), rollback=machine.entry("44.0"))
     machine.release("44.2")
     as_person = run_as = ask.run
+    machine.started = []
 
     def systemctl(argv, **more):
         if argv[:2] != ["systemctl", "start"]:
             return run_as(argv, **more)
         name = re.fullmatch(r"veilor-ask-(.+)\.service", argv[2])[1]
+        machine.started.append(name)
         words = re.search(r"/app (.*)", (UNITS / argv[2]).read_text())[1].split()
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         machine.put(f"run/veilor/answer-{name}.json", machine.program(*words).out)
@@ -73,7 +80,12 @@ def test_a_rollback_by_an_administrator(person):
 
 @pytest.mark.parametrize(
     "words",
-    [["rollback"], ["update", "--apply"], ["update", "--download-only"], ["update", "--check", "--now"]],
+    [
+        ["rollback"],
+        ["update", "--due"],
+        ["update", "--download-only", "--now"],
+        ["update", "--check", "--now"],
+    ],
 )
 def test_what_no_unit_does_is_for_root(person, words):
     done = person.program(*words)
@@ -83,6 +95,106 @@ def test_what_no_unit_does_is_for_root(person, words):
         and person.status["staged"] is None
         and not person.status["rollbackQueued"]
     )
+
+
+# -- every option of every program
+# --------------------------------------------------------------------------------------------------------
+
+
+def parser_of(program):
+    """The parser of a launcher in /usr/bin."""
+    name = programs.PROGRAMS[program.removeprefix("veilor-")]
+    return importlib.import_module(f"veilor.device.{name}").make_parser()
+
+
+def flags_of(program):
+    """Each option of PROGRAM: its name as argparse has it, and the words that give it."""
+    found = {}
+    for action in parser_of(program)._actions:
+        if action.dest != "help":
+            found[action.dest] = [action.option_strings[-1], *(["x"] if action.nargs is None else [])]
+    return found
+
+
+LAUNCHERS = sorted(path.name for path in (ROOT / "overlay/usr/bin").iterdir())
+EVERY_OPTION = [(program, ()) for program in LAUNCHERS] + [
+    (program, (option,)) for program in LAUNCHERS for option in flags_of(program)
+]
+
+
+@pytest.mark.parametrize("program", LAUNCHERS)
+def test_every_option_has_a_row_for_who_is_not_root(program):
+    rows = ask.ROWS[program]
+    assert {option for options in rows for option in options} == {*flags_of(program)} - {"json"}
+    assert all((option,) in rows for option in {*flags_of(program)} - {"json"}) and () in rows
+    assert not isinstance(rows[()], ask.Besides)
+
+
+def test_every_program_that_people_start_has_rows():
+    assert set(ask.ROWS) == set(LAUNCHERS)
+
+
+@pytest.mark.parametrize(
+    ("program", "options"), EVERY_OPTION, ids=[" ".join([one, *more]) for one, more in EVERY_OPTION]
+)
+def test_without_root_every_option_works_or_is_refused_with_its_reason(person, program, options):
+    person.put(claims.PATH, claims.render([]))
+    words = [word for option in options for word in flags_of(program)[option]]
+    row = ask.decide(program, parser_of(program).parse_args(words))
+    before = person.status
+    done = person.program(program.removeprefix("veilor-"), *words)
+    if isinstance(row, ask.ByUnit):
+        assert person.started == [row.name] and done.code != 6
+    elif isinstance(row, ask.Unaided):
+        assert not person.started and person.status == before and done.code in (0, 2) and row.because
+    else:
+        said = done.out if "json" in options else done.err
+        assert done.code == 6 and not person.started and person.status == before
+        for words in (row.what, row.because, row.instead, "nothing was changed", "start it with sudo"):
+            assert words.lower() in said.lower()
+
+
+def test_an_option_without_a_row_is_refused(person, monkeypatch):
+    rows = {key: row for key, row in ask.ROWS["veilor-update"].items() if key != ("now",)}
+    monkeypatch.setitem(ask.ROWS, "veilor-update", rows)
+    done = person.program("update", "--now")
+    assert done.code == 6 and "no unit for --now" in done.err and not person.started
+
+
+def test_what_was_held_back_at_the_first_boot_is_not_let_go_without_root(person):
+    state.hold_back(person.digest("44.2"), "44.2", "health", "it failed")
+    person.put(firstboot.STAMP, "{}")
+    assert person.program("firstboot-rebase", "--retry").code == 6
+    assert state.held_back() and person.text(firstboot.STAMP) and not person.calls("bootc")
+
+
+def test_a_download_without_root_stays_locked(person):
+    done = person.program("update", "--download-only")
+    assert done.code == 0 and "downloaded and locked" in done.out
+    assert person.started == ["download"] and person.status["staged"]["downloadOnly"]
+    assert person.program("update").code == 0 and not person.status["staged"]["downloadOnly"]
+
+
+@pytest.mark.parametrize(("words", "unit"), [(["--apply"], "update"), (["--apply", "--now"], "update-now")])
+def test_the_restart_is_asked_for_in_the_persons_own_name(person, words, unit):
+    done = person.program("update", "--json", *words)
+    assert done.code == 0 and done.data["restarting"] is True and done.data["state"] == "ready"
+    assert person.started == [unit] and person.world_reboots() == 1
+    assert "--apply" not in (UNITS / f"veilor-ask-{unit}.service").read_text(), (
+        "root restarts nothing for them"
+    )
+
+
+def test_a_restart_that_logind_refuses_is_said_and_the_update_is_ready(person):
+    person.change("fail", **{"systemctl --no-block": "Interactive authentication required."})
+    done = person.program("update", "--apply")
+    assert done.code == 0 and "44.2 is ready" in done.out and person.world_reboots() == 0
+    assert "could not be restarted (Interactive authentication required.)" in done.err
+
+
+def test_nothing_new_restarts_nothing(person):
+    person.release("44.1")
+    assert person.program("update", "--apply").code == 0 and person.world_reboots() == 0
 
 
 def test_where_polkit_says_no_nothing_happens(machine, monkeypatch):
@@ -130,6 +242,7 @@ def test_the_units_leave_their_answer_where_it_is_read_and_are_started_by_nobody
 def test_every_combination_of_options_that_a_unit_is_for_does_exactly_that():
     parsers = {"veilor-status": status, "veilor-update": update, "veilor-rollback": rollback}
     for (program, *given), name in ask.UNITS.items():
+        given = [option.replace("_", "-") for option in given]
         made = parsers[program].make_parser()
         assert ask.unit_for(program, made.parse_args([f"--{option}" for option in given])) == name
         words = re.search(r"/app (.*)", (UNITS / f"veilor-ask-{name}.service").read_text())[1].split()

@@ -342,7 +342,7 @@ def test_answers_of_units(root, data):
     (root / "run/veilor/answer-status.json").write_text(text_of(data))
     real, ask.run = ask.run, lambda *args, **more: run.Done(0, "", "")
     try:
-        found = ask.ask("veilor-status", type("Args", (), {})())
+        found = ask.do_by_unit("veilor-status", type("Args", (), {})())
         assert found.line() and json.dumps(found.as_dict())
     except DeviceError as error:
         assert error.outcome.what

@@ -48,6 +48,7 @@ def test_everything_started_exists_and_every_program_is_started():
     assert asked == {
         "status --json",
         "update --check --json",
+        "update --download-only --json",
         "update --json",
         "update --now --json",
         "rollback --yes --json",

@@ -29,7 +29,8 @@ def decide(machine, run, tmp_path):
     """What our rules answer for an action's ID with DETAILS asked by WHO."""
 
     def go(action, who, **details):
-        rules = (machine / "usr/share/polkit-1/rules.d/10-veilor-guard.rules").read_text()
+        files = sorted((machine / "usr/share/polkit-1/rules.d").iterdir())  # by name, as polkit reads them
+        rules = "".join(path.read_text() for path in files)
         question = f"print(decide({json.dumps(action)}, {json.dumps(details)}, {json.dumps(who)}));\n"
         (tmp_path / "ask.js").write_text(POLKIT + rules + ASK + question)
         code, said, errors = run(f"duk {tmp_path}/ask.js")
@@ -84,6 +85,39 @@ def test_a_password_is_asked_for_each_time(decide, machine, action):
 )
 def test_looking_is_left_to_the_base(decide, action):
     assert decide(action, ADMIN) == "left to the base"
+
+
+MANAGE = "org.freedesktop.systemd1.manage-units"
+ASKED = {
+    "status": "yes",
+    "check": "yes",
+    "download": "yes",
+    "update": "yes",
+    "update-now": "yes",
+    "rollback": "auth_admin",
+}
+
+
+def test_the_units_for_people_are_those_whose_answer_is_known_here(machine):
+    units = (machine / "usr/lib/systemd/system").glob("veilor-ask-*.service")
+    assert {unit.stem.removeprefix("veilor-ask-") for unit in units} == set(ASKED)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_who_sits_at_the_machine_may_ask_for_what_installs_only_what_is_announced(decide, name):
+    unit = f"veilor-ask-{name}.service"
+    person = {"local": True, "active": True, "groups": []}
+    assert decide(MANAGE, person, unit=unit, verb="start") == ASKED[name]
+    for elsewhere in ({"local": False}, {"active": False}):
+        assert decide(MANAGE, {**person, **elsewhere}, unit=unit, verb="start") == "left to the base"
+    for verb in ("stop", "restart", "set-property"):
+        assert decide(MANAGE, person, unit=unit, verb=verb) == "left to the base"
+    assert decide("org.freedesktop.systemd1.manage-unit-files", person, unit=unit) == "left to the base"
+
+
+@pytest.mark.parametrize("unit", ["veilor-update-stage.service", "veilor-ask-apply.service", "sshd.service"])
+def test_other_units_are_left_to_the_base(decide, unit):
+    assert decide(MANAGE, ADMIN, unit=unit, verb="start") == "left to the base"
 
 
 @pytest.fixture

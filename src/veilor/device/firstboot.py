@@ -13,7 +13,7 @@ from veilor.core.host import Host, image_state
 from veilor.core.outcome import Code, Outcome
 from veilor.core.product import Product
 from veilor.core.statement import Statement
-from veilor.device import bootc, channel, health, network, preflight, state, tell, update
+from veilor.device import ask, bootc, channel, health, network, preflight, state, tell, update
 from veilor.device.run import DeviceError, at, run
 
 PROGRAM = "veilor-firstboot-rebase"
@@ -310,14 +310,15 @@ def rebase(args) -> Outcome:
     """The whole program, as asked by ARGS."""
     if args.status:
         return report()
+    ask.require_root(PROGRAM, args)
     if args.retry:
         return retry()
-    facts, ask = channel.product(), args.now and preflight.can_ask(args)
+    facts, can_ask = channel.product(), args.now and preflight.can_ask(args)
     try:
         with contextlib.ExitStack() as lock:
             lock.enter_context(state.exclusive_lock(60))
             return Walk(
-                facts, lock, args.now, ask, "json" if args.json else "auto" if args.now else "none"
+                facts, lock, args.now, can_ask, "json" if args.json else "auto" if args.now else "none"
             ).go()
     except DeviceError as error:
         if error.outcome.code in (Code.REFUSED, Code.FAILED) or "finding" in error.outcome.facts:

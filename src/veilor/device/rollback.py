@@ -33,7 +33,7 @@ def plan(host: Host) -> tuple[Entry, list[Entry]]:
 def roll_back(args) -> Outcome:
     """The whole program, as asked by ARGS."""
     if not ask.is_root():
-        return ask.ask("veilor-rollback", args)
+        return ask.do_by_unit("veilor-rollback", args)
     host = bootc.status()
     to, away = plan(host)
     verified = to.follows(channel.product().image_ref)

@@ -148,15 +148,11 @@ def gather() -> Outcome:
 
 def report(args) -> Outcome:
     """The whole program, as asked by ARGS."""
-    claims, args.claims = (
-        args.claims,
-        False,
-    )  # who is not root may have the status asked for, and fetches what is public as themselves
-    outcome = gather() if ask.is_root() else ask.ask("veilor-status", args)
-    if outcome.code is Code.DONE and claims:
+    outcome = gather() if ask.is_root() else ask.do_by_unit("veilor-status", args)
+    if outcome.code is Code.DONE and args.claims:
         outcome = shown.report(channel.product(), outcome.facts)
     if outcome.code is Code.DONE and not args.json:
-        print(shown.text(outcome.facts) if claims else text(outcome.facts, datetime.now(UTC)))
+        print(shown.text(outcome.facts) if args.claims else text(outcome.facts, datetime.now(UTC)))
     return outcome
 
 

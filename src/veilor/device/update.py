@@ -2,6 +2,7 @@
 Never restarts.
 """
 
+import argparse
 import contextlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -304,7 +305,7 @@ def note_look(failed: bool, facts: dict) -> bool:
 def update_and_notify(args) -> Outcome:
     """`update`, alone, with what the person should know left as a notice."""
     if not ask.is_root():
-        return ask.ask(PROGRAM, args)
+        return and_restart(ask.do_by_unit(PROGRAM, args), args)
     wait = too_early() if args.due else None
     if wait:
         return Outcome(Code.DONE, wait, facts={"state": "too early"})
@@ -327,6 +328,11 @@ def update_and_notify(args) -> Outcome:
     if not args.check:
         note_look(False, {})
         tell.notify("update", outcome if outcome.facts.get("state") == "ready" else None)
+    return and_restart(outcome, args)
+
+
+def and_restart(outcome: Outcome, args: argparse.Namespace) -> Outcome:
+    """OUTCOME; with --apply in ARGS, and a new version ready, the machine is restarted into it."""
     if args.apply and outcome.facts.get("state") == "ready":
         return restart(outcome)
     return outcome
@@ -334,7 +340,8 @@ def update_and_notify(args) -> Outcome:
 
 def restart(ready: Outcome) -> Outcome:
     """Restart into what is READY. Only systemd is asked, when no lock is held any more: whoever still holds
-    one at shutdown keeps the new version from being put in place (seen with `bootc upgrade --apply`)."""
+    one at shutdown keeps the new version from being put in place (seen with `bootc upgrade --apply`). It asks
+    logind first, whose own rules decide for somebody who is not root."""
     done = run(["systemctl", "--no-block", "reboot"], timeout=60)
     if done.code:
         return replace(

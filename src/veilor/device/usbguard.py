@@ -10,14 +10,13 @@ keyboard breaks must not be lost. A laptop has one inside, so there the person a
 session.
 """
 
-import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from veilor.core.outcome import Code, Outcome
-from veilor.device import state, tell
+from veilor.device import ask, state, tell
 from veilor.device.run import DeviceError, at, run
 
 PROGRAM = "veilor-usbguard-enroll"
@@ -149,10 +148,7 @@ def way(own: Keyboard | None) -> str:
 
 def enroll(args) -> Outcome:
     """The whole program, as asked by ARGS."""
-    if os.geteuid() != 0:
-        raise DeviceError(
-            "Only root can choose the USB devices", "nothing was changed", "start it with sudo", Code.ROOT
-        )
+    ask.require_root(PROGRAM, args)
     config = re.findall(r"^RuleFile=(.*)$", read(at(CONFIG)), re.M)
     if config and config[-1].strip() != RULES:
         raise DeviceError(
