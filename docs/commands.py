@@ -30,8 +30,9 @@ the person should know).
 
 They run as root, by `run0` or `sudo`. Without root there are `veilor-firstboot-rebase --status` and `veilor-doctor`, which
 then leaves more claims UNKNOWN. Who sits at the machine also has, through units that polkit guards
-(`11-veilor-ask.rules`), `veilor-status` and `veilor-update` (also with `--check` or `--now`) without a password, and
-`veilor-rollback --yes` with an administrator's password.
+(`11-veilor-ask.rules`), `veilor-status` and `veilor-update` (also with one of `--check`, `--now` and `--download-only`)
+without a password, and `veilor-rollback --yes` with an administrator's password. With `veilor-update --apply` the restart is
+asked for in your name: logind wants a password while somebody else is logged in. Whatever else is refused says why.
 """  # noqa: E501
 DEVELOPER = f"""# The veilor command
 
