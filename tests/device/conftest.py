@@ -4,6 +4,7 @@ ostree's order.
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import json
@@ -71,6 +72,15 @@ def bootstrap(version: str = "44.0", **more) -> dict:
     return entry(version, signed=False, transport="oci", reference="/run/install/repo/container", **more)
 
 
+# What a program on PATH is here. fake.py is imported, so that its bytecode is kept from one call to the next.
+FAKE = f"""#!{sys.executable} -SE
+import sys
+sys.path.insert(0, {str(ROOT / "tests/device")!r})
+import fake
+sys.exit(fake.main({{folder!r}}, {{name!r}}, sys.argv[1:]))
+"""
+
+
 class Machine:
     """Everything below FOLDER; `world` is what the fakes see."""
 
@@ -93,9 +103,7 @@ class Machine:
         fakes = folder / "bin"
         fakes.mkdir()
         for name in NAMES:
-            (fakes / name).write_text(
-                f'#!/bin/sh\nexec {sys.executable} -S -E {ROOT}/tests/device/fake.py {folder} {name} "$@"\n'
-            )
+            (fakes / name).write_text(FAKE.format(folder=str(folder), name=name))
             (fakes / name).chmod(0o755)
         self.path = f"{fakes}:{run.PATH}"
         self.world = {
@@ -117,10 +125,10 @@ class Machine:
         file.write_text(text)
 
     def save(self) -> None:
-        (self.folder / "world.json").write_text(json.dumps(self.world))
+        (self.folder / "world").write_text(repr(self.world))
 
     def load(self) -> None:
-        self.world = json.loads((self.folder / "world.json").read_text())
+        self.world = ast.literal_eval((self.folder / "world").read_text())
 
     @property
     def status(self) -> dict:

@@ -1,24 +1,53 @@
 """A stand-in for every program that the device's code starts: bootc, ostree, skopeo, grub2-editenv,
 systemctl, plymouth, mount, busctl, usbguard.
 
-Called as `fake.py WORLD NAME ARGV...`. WORLD is a folder: world.json is the machine as those programs see it,
-calls.jsonl gets each argv. bootc's part is a small model, held against recordings of the real one by
-test_fake.py. With world["kill"] = [N, "before" | "after"] the N-th call kills the program under test before
-or after it has had its effect; [N, "after", "asked"]: by SIGTERM, as systemd does at a shutdown.
+Called as `fake.main(WORLD, NAME, ARGV)`. WORLD is a folder: its file `world` is the machine as those
+programs see it, as a Python literal, and calls.jsonl gets each argv. The tests start this thousands of
+times, so it imports next to nothing: the modules json and pathlib alone would treble the time of a call.
+
+bootc's part is a small model, held against recordings of the real one by test_fake.py. With world["kill"] =
+[N, "before" | "after"] the N-th call kills the program under test before or after it has had its effect;
+[N, "after", "asked"]: by SIGTERM, as systemd does at a shutdown.
 """
 
-import hashlib
-import json
 import os
-import shutil
-import signal
 import sys
-from pathlib import Path
 
-FOLDER, NAME, ARGV = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
-FILE = FOLDER / "world.json"
-WORLD = json.loads(FILE.read_text())
-STATUS = WORLD["status"]["status"]
+SIGKILL, SIGTERM = 9, 15
+FOLDER, WORLD, STATUS = "", {}, {}  # set by main
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def to_json(value):
+    """VALUE as json.dumps writes it."""
+    if value is None or value is True or value is False:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{to_json(key)}: {to_json(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(to_json, value)) + "]"
+    if isinstance(value, str) and value.isascii() and value.isprintable() and not set(value) & set('"\\'):
+        return f'"{value}"'
+    if isinstance(value, int):
+        return str(value)
+    import json  # just for what needs an escape
+
+    return json.dumps(value)
+
+
+def sha256(data):
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
 
 
 def fail(text, code=1):
@@ -40,11 +69,12 @@ def accepted(scope, signed_by):
     """Whether one of the keys that the policy on the disk names for SCOPE is SIGNED_BY, the text of the
     signer's key.
     """
-    root = FOLDER / "root"
     if signed_by is None:
         return True
-    rule = json.loads((root / "etc/containers/policy.json").read_text())["transports"]["docker"][scope]
-    return any((root / path.lstrip("/")).read_text() == signed_by for path in rule[0]["keyPaths"])
+    import json
+
+    rule = json.loads(read(f"{FOLDER}/root/etc/containers/policy.json"))["transports"]["docker"][scope]
+    return any(read(f"{FOLDER}/root/{path.lstrip('/')}") == signed_by for path in rule[0]["keyPaths"])
 
 
 UNSIGNED = (
@@ -55,7 +85,7 @@ UNSIGNED = (
 
 def stage(reference, locked):
     digest = WORLD["registry"]["digest"]
-    checksum = WORLD["registry"].get("checksum") or hashlib.sha256(digest.encode()).hexdigest()
+    checksum = WORLD["registry"].get("checksum") or sha256(digest.encode())
     taken = [
         entry["ostree"]["deploySerial"]
         for entry in entries()[bool(STATUS["staged"]) :]
@@ -88,7 +118,7 @@ def bootc(verb, *args):
         fd = int(args[at + 1])
         del args[at : at + 2]
         event = {"type": "ProgressBytes", "task": "pulling", "bytes": 5, "bytesTotal": 10}
-        os.write(fd, (json.dumps(event) + "\nnot json\n" + json.dumps(event | {"bytes": 10}) + "\n").encode())
+        os.write(fd, (to_json(event) + "\nnot json\n" + to_json(event | {"bytes": 10}) + "\n").encode())
     spec = (STATUS["staged"] or STATUS["booted"])["image"]["image"] if STATUS["booted"] else None
     trusted = WORLD["registry"].get("error")
     if verb in ("switch", "upgrade") and not accepted(
@@ -97,7 +127,7 @@ def bootc(verb, *args):
         trusted = UNSIGNED
     if verb == "status":
         assert args == ["--format=json", "--format-version=1"], args
-        print(json.dumps(WORLD["status"]))
+        print(to_json(WORLD["status"]))
     elif verb == "switch":
         assert args[0] == "--enforce-container-sigpolicy" and len(args) == 2, args
         wanted = {"image": args[1], "transport": "registry", "signature": "containerPolicy"}
@@ -163,29 +193,29 @@ def skopeo(*args):
     if not accepted("ghcr.io/veilor/veilor-os-channel", channel.get("signed_by")):
         print(UNSIGNED, file=sys.stderr)
         return 1
-    folder, raw = Path(args[5].removeprefix("dir:")), channel["raw"].encode()
-    digest = channel.get("digest") or "sha256:" + hashlib.sha256(raw).hexdigest()
+    folder, raw = args[5].removeprefix("dir:"), channel["raw"]
+    digest = channel.get("digest") or "sha256:" + sha256(raw.encode())
     manifest = {
         "schemaVersion": 2,
-        "layers": [{"digest": digest, "size": len(raw)}] * channel.get("layers", 1),
+        "layers": [{"digest": digest, "size": len(raw.encode())}] * channel.get("layers", 1),
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / digest.removeprefix("sha256:")).write_bytes(raw)
+    write(f"{folder}/manifest.json", to_json(manifest))
+    write(f"{folder}/{digest.removeprefix('sha256:')}", raw)
     return 0
 
 
 def grub2_editenv(path, verb, *words):
-    file = Path(path)
-    if not file.exists():
+    if not os.path.exists(path):
         return fail("cannot open")
-    known = dict(line.split("=", 1) for line in file.read_text().splitlines() if "=" in line)
+    text = read(path)
+    known = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     if verb == "list":
-        print(file.read_text(), end="")
+        print(text, end="")
         return 0
     for word in words:
         key, _, value = word.partition("=")
         known.pop(key, None) if verb == "unset" else known.update({key: value})
-    file.write_text("".join(f"{key}={value}\n" for key, value in known.items()))
+    write(path, "".join(f"{key}={value}\n" for key, value in known.items()))
     return 0
 
 
@@ -196,7 +226,7 @@ def busctl(*args):
     ), args
     if "metered" not in WORLD:
         return fail("Call failed: The name is not activatable")
-    print(json.dumps({"type": "u", "data": WORLD["metered"]}))
+    print(to_json({"type": "u", "data": WORLD["metered"]}))
     return 0
 
 
@@ -211,7 +241,7 @@ def systemctl(*args):
         print("active")
     elif args == ("restart", "usbguard.service"):
         for path in WORLD.get("usb_shuts_out", []):
-            (FOLDER / "root" / path / "authorized").write_text("0")
+            write(f"{FOLDER}/root/{path}/authorized", "0")
     elif args[0] == "disable":
         WORLD.setdefault("disabled", []).append(args[1])
     elif "reboot" in args:
@@ -219,33 +249,31 @@ def systemctl(*args):
     return 0
 
 
-def main():
-    with (FOLDER / "calls.jsonl").open("a") as calls:
-        calls.write(json.dumps([NAME, *ARGV]) + "\n")
-    number = len((FOLDER / "calls.jsonl").read_text().splitlines())
+def main(folder, name, argv):
+    global FOLDER, WORLD, STATUS
+    FOLDER, WORLD = folder, eval(read(f"{folder}/world"), {})  # Machine.save wrote it
+    STATUS = WORLD["status"]["status"]
+    with open(f"{FOLDER}/calls.jsonl", "a") as calls:
+        calls.write(to_json([name, *argv]) + "\n")
+    number = read(f"{FOLDER}/calls.jsonl").count("\n")
     kill = WORLD.get("kill")
     if kill == [number, "before"]:
-        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getppid(), SIGKILL)
         return 1
-    override = WORLD.get("fail", {}).get(" ".join([NAME, *ARGV[:2]])) or WORLD.get("fail", {}).get(
-        " ".join([NAME, *ARGV[:1]])
-    )
+    failures = WORLD.get("fail", {})
+    override = failures.get(" ".join([name, *argv[:2]])) or failures.get(" ".join([name, *argv[:1]]))
     if override:
         print(override, file=sys.stderr)
         return 1
-    work = globals().get(NAME.replace("-", "_"), lambda *args: 0)
-    code = work(*ARGV)
-    marker = FOLDER / "root/run/ostree/staged-deployment"
+    work = globals().get(name.replace("-", "_"), lambda *args: 0)
+    code = work(*argv)
+    marker = f"{FOLDER}/root/run/ostree/staged-deployment"
     if STATUS["staged"]:
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
-    else:
-        marker.unlink(missing_ok=True)
-    shutil.copyfile(FILE, FOLDER / "world.old")
-    FILE.write_text(json.dumps(WORLD))
+        os.makedirs(os.path.dirname(marker), exist_ok=True)
+        write(marker, "")
+    elif os.path.exists(marker):
+        os.unlink(marker)
+    write(f"{FOLDER}/world", repr(WORLD))
     if kill and kill[:2] == [number, "after"]:
-        os.kill(os.getppid(), signal.SIGTERM if "asked" in kill else signal.SIGKILL)
+        os.kill(os.getppid(), SIGTERM if "asked" in kill else SIGKILL)
     return code
-
-
-sys.exit(main())
