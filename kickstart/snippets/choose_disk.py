@@ -1,5 +1,4 @@
-"""Asks on the console which disk to install to, which keyboard and language, and writes /tmp/veilor-target.ks
-from it.
+"""Asks on the console for disk, keyboard and language, and writes /tmp/veilor-target.ks from the answers.
 
 Never offered: the installation medium, anything in use, read-only or smaller than MINIMUM. A disk that isn't
 empty is taken only when its name is typed as well. Who types `custom` makes the partitions in the installer's
@@ -24,16 +23,20 @@ LSBLK = [
     "--output",
     "NAME,PATH,TYPE,SIZE,RO,FSTYPE,LABEL,PTTYPE,MOUNTPOINTS,MODEL,SERIAL",
 ]
-NOT_DISKS = ("zram", "ram", "fd", "nbd")
+NOT_DISKS = ("zram", "ram", "fd", "nbd")  # how the names of disks that hold nothing begin
+MEDIUM_FOLDERS = ("/run/install", "/run/initramfs")  # where the installation medium is mounted
 
 
 class NoChoice(Exception):
     """Why there is no disk to install to, in one line."""
 
 
-def whole(node):
+def with_descendants(node):
     """NODE of lsblk's tree and everything on it."""
-    return [node] + [below for child in node.get("children") or [] for below in whole(child)]
+    found = [node]
+    for child in node.get("children") or []:
+        found += with_descendants(child)
+    return found
 
 
 def medium_labels(cmdline):
@@ -42,14 +45,16 @@ def medium_labels(cmdline):
 
 
 def why_not(disk, labels):
-    """Why DISK can't be installed to, or an empty text. DISK is a node of lsblk's tree, LABELS are the
-    medium's.
+    """Why DISK can't be installed to; an empty text when it can.
+
+    DISK is a node of lsblk's tree, LABELS are the volume labels of the medium.
     """
-    nodes = whole(disk)
-    if any(node.get("label") in labels for node in nodes if node.get("label")):
-        return "the installation medium"
-    mounted = [point for node in nodes for point in node.get("mountpoints") or [] if point]
-    if any(point.startswith(("/run/install", "/run/initramfs")) for point in mounted):
+    mounted = []
+    for node in with_descendants(disk):
+        if node.get("label") and node["label"] in labels:
+            return "the installation medium"
+        mounted += [point for point in node.get("mountpoints") or [] if point]
+    if any(point.startswith(MEDIUM_FOLDERS) for point in mounted):
         return "the installation medium"
     if mounted:
         return f"in use: {mounted[0]}"
@@ -60,13 +65,23 @@ def why_not(disk, labels):
     return ""
 
 
+def is_disk(node):
+    """Whether NODE of lsblk's tree is a disk that could hold something."""
+    if node["type"] != "disk":
+        return False
+    if node["name"].startswith(NOT_DISKS):
+        return False
+    return bool(node["size"])
+
+
 def sort_disks(blockdevices, cmdline):
     """(disks to offer, [(name, why not)]) from lsblk's `blockdevices` and the kernel's command line."""
+    labels = medium_labels(cmdline)
     offered, left_out = [], []
     for disk in blockdevices:
-        if disk["type"] != "disk" or disk["name"].startswith(NOT_DISKS) or not disk["size"]:
+        if not is_disk(disk):
             continue
-        reason = why_not(disk, medium_labels(cmdline))
+        reason = why_not(disk, labels)
         if reason:
             left_out.append((disk["name"], reason))
         else:
@@ -74,24 +89,29 @@ def sort_disks(blockdevices, cmdline):
     return offered, left_out
 
 
-def contents(disk, first_bytes):
-    """What is on DISK in a few words, or an empty text when lsblk and its FIRST_BYTES know of nothing."""
-    parts = [node for node in whole(disk)[1:] if node["type"] == "part"]
+def describe_contents(disk, first_bytes):
+    """What is on DISK in a few words; an empty text when lsblk and its FIRST_BYTES know of nothing."""
+    parts = [node for node in with_descendants(disk)[1:] if node["type"] == "part"]
     if parts:
         return f"{len(parts)} partition{'s' if len(parts) > 1 else ''}"
     if disk.get("fstype"):
         return disk["fstype"]
-    return "a partition table" if disk.get("pttype") else "unknown data" if first_bytes.strip(b"\0") else ""
+    if disk.get("pttype"):
+        return "a partition table"
+    if first_bytes.strip(b"\0"):
+        return "unknown data"
+    return ""
 
 
-def target(disk, keymap, language):
-    """The text of TARGET: only DISK is used, only it is erased, entry by entry; without a DISK nothing is
-    said of any.
+def target_text(disk, keymap, language):
+    """The text of TARGET: only DISK is used, and only it is erased, entry by entry.
+
+    Where DISK is None, nothing is said of any disk.
     """
     asked = [f"keyboard --vckeymap={keymap}", f"lang {language}", ""]
     if disk is None:
         return "\n".join(asked)
-    parts = [node["name"] for node in whole(disk) if node["type"] == "part"]
+    parts = [node["name"] for node in with_descendants(disk) if node["type"] == "part"]
     lines = [f"ignoredisk --only-use={disk['name']}"]
     if not disk.get("pttype"):
         lines.append("zerombr")  # the installer leaves a disk without a partition table alone unless told so
@@ -104,7 +124,7 @@ def target(disk, keymap, language):
 
 
 def use_keymap(name):
-    """Switch the console to keyboard layout NAME; whether that went well."""
+    """Switch the console to the keyboard layout NAME; whether there is one of that name."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,40}", name):
         return False
     try:
@@ -113,16 +133,14 @@ def use_keymap(name):
         return False
 
 
-def as_language(name):
-    """The locale for what was typed (de_DE, or de_DE.UTF-8), or an empty text when it is none."""
+def parse_language(name):
+    """The locale for the NAME that was typed (de_DE, or de_DE.UTF-8); an empty text when it is none."""
     found = re.fullmatch(r"([a-z]{2,3}_[A-Z]{2})(?:\.(?:UTF-8|utf8))?", name)
     return f"{found[1]}.UTF-8" if found else ""
 
 
-def refuse_mode(cmdline):
-    """Raises NoChoice where the installer was told not to ask anybody: it could not ask for the passphrase
-    either.
-    """
+def refuse_silent_mode(cmdline):
+    """Raise NoChoice where the installer must ask nobody: it could not ask for the passphrase either."""
     silent = {"inst.cmdline", "inst.noninteractive"} & set(cmdline.split())
     if silent:
         raise NoChoice(
@@ -132,30 +150,23 @@ def refuse_mode(cmdline):
 
 
 def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
-    """Ask until a disk is chosen; (disk, keymap, language), the disk None for `custom`. ASK(prompt) gives a
-    line, None at its end.
+    """Ask until a disk is chosen; (disk, keymap, language), where the disk is None for `custom`.
 
-    Raises NoChoice.
+    BLOCKDEVICES are lsblk's, CMDLINE is the kernel's command line. ASK(prompt) gives a line, None at its end;
+    SAY(text) shows one; READ_START(disk) gives the disk's first bytes; SET_KEYMAP(name) says whether there is
+    such a layout. Raises NoChoice.
     """
-    keymap, language = "us", "en_US.UTF-8"
-    refuse_mode(cmdline)
+    refuse_silent_mode(cmdline)
     offered, left_out = sort_disks(blockdevices, cmdline)
-    say("")
-    say("veilor-os erases one disk and takes all of it. Disks of this machine:")
-    for number, disk in enumerate(offered, 1):
-        disk["contents"] = contents(disk, read_start(disk))
-        about = " ".join(filter(None, (disk.get("model"), disk.get("serial")))) or "no model name"
-        say(
-            f"  {number}) {disk['name']}  {disk['size'] / GiB:.1f} GiB  {disk['contents'] or 'empty'}  "
-            f"({about.strip()})"
-        )
-    for name, reason in left_out:
-        say(f"     {name} is left out: {reason}")
+    for disk in offered:
+        disk["contents"] = describe_contents(disk, read_start(disk))
+    show_disks(offered, left_out, say)
     if not offered:
         raise NoChoice(
             f"no disk to install to; attach one of at least {MINIMUM // GiB} GiB that isn't in use, and "
             "start again"
         )
+    keymap, language = "us", "en_US.UTF-8"
     say(f"The keyboard layout is {keymap}, also for the passphrase; the language is {language}.")
     say(
         "Type its number; or first `keyboard NAME` (de, fr, ...) or `language NAME` (de_DE, fr_FR, ...); or "
@@ -174,37 +185,78 @@ def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
             )
             return None, keymap, language
         if answer.startswith("keyboard "):
-            name = answer.split(None, 1)[1]
-            if set_keymap(name):
-                keymap = name
-            say(
-                f"The keyboard layout is {keymap}."
-                if keymap == name
-                else f"There is no keyboard layout {name} here."
-            )
+            keymap = change_keymap(keymap, answer.split(None, 1)[1], say, set_keymap)
             continue
         if answer.startswith("language "):
-            named = as_language(answer.split(None, 1)[1])
-            language = named or language
-            say(f"The language is {language}." if named else "A language is typed like de_DE or pt_BR.")
+            language = change_language(language, answer.split(None, 1)[1], say)
             continue
-        if not answer.isascii() or not answer.isdigit() or not 1 <= int(answer) <= len(offered):
+        disk = disk_of_number(offered, answer)
+        if disk is None:
             say(f"Type a number from 1 to {len(offered)}.")
-            continue
-        disk = offered[int(answer) - 1]
-        if not disk["contents"]:
+        elif may_erase(disk, ask):
             return disk, keymap, language
-        typed = ask(
-            f"Everything on {disk['name']} ({disk['contents']}) will be lost. Type {disk['name']} to erase "
-            "it: "
+        else:
+            say("That is not its name: nothing was changed.")
+
+
+def show_disks(offered, left_out, say):
+    """Say which disks can be chosen, by number, and which cannot and why."""
+    say("")
+    say("veilor-os erases one disk and takes all of it. Disks of this machine:")
+    for number, disk in enumerate(offered, 1):
+        about = " ".join(filter(None, (disk.get("model"), disk.get("serial")))) or "no model name"
+        say(
+            f"  {number}) {disk['name']}  {disk['size'] / GiB:.1f} GiB  {disk['contents'] or 'empty'}  "
+            f"({about.strip()})"
         )
-        if typed is not None and typed.strip() == disk["name"]:
-            return disk, keymap, language
-        say("That is not its name: nothing was changed.")
+    for name, reason in left_out:
+        say(f"     {name} is left out: {reason}")
+
+
+def change_keymap(keymap, name, say, set_keymap):
+    """The keyboard layout after NAME was asked for: KEYMAP stays when there is no such layout."""
+    if set_keymap(name):
+        keymap = name
+    if keymap == name:
+        say(f"The keyboard layout is {keymap}.")
+    else:
+        say(f"There is no keyboard layout {name} here.")
+    return keymap
+
+
+def change_language(language, typed, say):
+    """The language after TYPED was asked for: LANGUAGE stays when that is none."""
+    locale = parse_language(typed)
+    if not locale:
+        say("A language is typed like de_DE or pt_BR.")
+        return language
+    say(f"The language is {locale}.")
+    return locale
+
+
+def disk_of_number(offered, answer):
+    """The disk of OFFERED that ANSWER numbers, from 1 on; None for anything else."""
+    if not answer.isascii():  # other scripts' digits are digits to Python as well
+        return None
+    if not answer.isdigit():
+        return None
+    if not 1 <= int(answer) <= len(offered):
+        return None
+    return offered[int(answer) - 1]
+
+
+def may_erase(disk, ask):
+    """Whether DISK may be erased: it is empty, or its name was typed when asked for."""
+    if not disk["contents"]:
+        return True
+    typed = ask(
+        f"Everything on {disk['name']} ({disk['contents']}) will be lost. Type {disk['name']} to erase it: "
+    )
+    return typed is not None and typed.strip() == disk["name"]
 
 
 def open_terminal():
-    """(reading, writing, way back) on the terminal the person sits at."""
+    """(reading, writing, give_back) on the terminal that the person sits at; call GIVE_BACK at the end."""
     try:
         # The installer runs in tmux, shown on the screen and on a serial console alike; its pane is ours.
         return open("/dev/tty"), open("/dev/tty", "w"), lambda: None
@@ -214,16 +266,22 @@ def open_terminal():
         name = active.read().split()[-1]
     if name != "tty0":
         return open(f"/dev/{name}"), open(f"/dev/{name}", "w"), lambda: None
-    subprocess.run(
-        ["chvt", "6"], timeout=20
-    )  # a screen of its own: another program reads from the one in front
+    # A screen of its own: another program reads from the one in front.
+    subprocess.run(["chvt", "6"], timeout=20)
     return open("/dev/tty6"), open("/dev/tty6", "w"), lambda: subprocess.run(["chvt", "1"], timeout=20)
 
 
+def write_file(path, text):
+    """Write TEXT to PATH, whole or not at all."""
+    with open(path + ".new", "w") as out:
+        out.write(text)
+    os.rename(path + ".new", path)
+
+
 def main():
-    """Choose and write TARGET; the exit code."""
+    """Ask, and write TARGET, for `custom` GUIDED as well; the exit code."""
     try:
-        reading, writing, back = open_terminal()
+        reading, writing, give_back = open_terminal()
     except (OSError, subprocess.SubprocessError) as error:
         print(f"Not installed: there is no terminal to ask at ({error}); nothing was changed.")
         return 1
@@ -245,11 +303,9 @@ def main():
         listed = json.loads(subprocess.run(LSBLK, capture_output=True, check=True, timeout=60).stdout)
         with open("/proc/cmdline") as cmdline:
             disk, keymap, language = choose(listed["blockdevices"], cmdline.read(), ask, say, read_start)
-        made = {TARGET: target(disk, keymap, language), **({} if disk else {GUIDED: "graphical\n"})}
-        for path, text in made.items():
-            with open(path + ".new", "w") as out:
-                out.write(text)
-            os.rename(path + ".new", path)
+        write_file(TARGET, target_text(disk, keymap, language))
+        if disk is None:
+            write_file(GUIDED, "graphical\n")
     except NoChoice as why:
         say(f"Not installed: {why}.")
         return 1
@@ -257,7 +313,7 @@ def main():
         say(f"Not installed: the disks of this machine could not be listed ({error}); nothing was changed.")
         return 1
     finally:
-        back()
+        give_back()
     say(f"Installing to {disk['name']}." if disk else "Partitions are yours to make.")
     return 0
 

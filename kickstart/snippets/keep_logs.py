@@ -1,9 +1,8 @@
-"""Keeps the installation's logs, whatever its exit: in the new system, and outside where a virtual machine
-offers a place.
+"""Keeps the installation's logs, however it ends: in the new system, and outside of a virtual machine.
 
 Outside: a folder shared over virtio-9p with the tag `veilor-logs`, or a virtio-serial port of the name
-`org.veilor.logs`, which gets a tar. Never fails: a place that isn't there is left out. Only the files in LOGS
-are taken; none of them holds a passphrase.
+`org.veilor.logs`, which gets a tar. Never fails: what isn't there is left out. Only the files in LOGS are
+taken; none of them holds a passphrase.
 """
 
 import glob
@@ -34,10 +33,10 @@ TAG = "veilor-logs"
 TAGS = "/sys/bus/virtio/drivers/9pnet_virtio/virtio*/mount_tag"
 SHARE = "/run/veilor-logs"
 PORT = "/dev/virtio-ports/org.veilor.logs"
-SECONDS = 30
+SECONDS = 30  # the limit of each step
 
 
-def logs():
+def list_logs():
     """The paths of the logs there are."""
     return sorted({path for pattern in LOGS for path in glob.glob(pattern) if os.path.isfile(path)})
 
@@ -45,18 +44,19 @@ def logs():
 def copy_to(folder):
     """Copy every log into FOLDER, readable for root alone."""
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    for path in logs():
-        place = os.path.join(folder, os.path.basename(path))
-        shutil.copyfile(path, place)
-        os.chmod(place, 0o600)
+    for path in list_logs():
+        copy = os.path.join(folder, os.path.basename(path))
+        shutil.copyfile(path, copy)
+        os.chmod(copy, 0o600)
 
 
 def keep_in_target():
-    """Copy the logs to /var/log/veilor-install of the new system, when it is there."""
-    for var in (path for pattern in TARGETS for path in sorted(glob.glob(pattern))):
-        if os.path.isdir(var):
-            copy_to(os.path.join(var, "log/veilor-install"))
-            return var
+    """Copy the logs to /var/log/veilor-install of the new system; its /var, or None when it isn't there."""
+    for pattern in TARGETS:
+        for var in sorted(glob.glob(pattern)):
+            if os.path.isdir(var):
+                copy_to(os.path.join(var, "log/veilor-install"))
+                return var
     return None
 
 
@@ -67,7 +67,7 @@ def read_tag(path):
 
 
 def keep_on_share():
-    """Copy the logs to the host's shared folder, when it offers one."""
+    """Copy the logs to the host's shared folder; its tag, or None when the host offers none."""
     subprocess.run(["modprobe", "--quiet", "9pnet_virtio"], timeout=SECONDS)
     if TAG not in [read_tag(path) for path in glob.glob(TAGS)]:
         return None
@@ -83,14 +83,15 @@ def keep_on_share():
 
 
 def keep_on_port():
-    """Send the logs as a tar to the host's serial port, when it offers one; a host that doesn't read is not
-    waited for.
+    """Send the logs as a tar to the host's serial port; its path, or None when the host offers none.
+
+    A host that doesn't read is given up after SECONDS.
     """
     if not os.path.exists(PORT):
         return None
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for path in logs():
+        for path in list_logs():
             tar.add(path, os.path.basename(path))
     data, deadline = memoryview(packed.getvalue()), time.monotonic() + SECONDS
     port = os.open(PORT, os.O_WRONLY | os.O_NONBLOCK)
@@ -104,11 +105,11 @@ def keep_on_port():
 
 
 def main():
-    """Try every place; what happened is said in this script's own log."""
+    """Try all three; what happened is said in this script's own log."""
     for keep in (keep_in_target, keep_on_share, keep_on_port):
         try:
-            place = keep()
-            print(f"{keep.__name__}: {place or 'no such place'}")
+            where = keep()
+            print(f"{keep.__name__}: {where or 'no such place'}")
         except (OSError, subprocess.SubprocessError) as error:
             print(f"{keep.__name__}: {error}")
 

@@ -1,14 +1,14 @@
-"""Leaves notes for the day nothing starts on /boot, which is readable without the passphrase, from any other
-system.
+"""Leaves notes on /boot for the day when nothing starts.
 
-Runs in the new system. They hold what the rescue needs to know of this disk and nothing secret. Never fails.
+Any other system can read them there without the passphrase. Runs in the new system. They hold what the rescue
+needs to know of this disk and nothing secret. Never fails.
 """
 
 import json
 import os
 import subprocess
 
-PLACE = "/boot/veilor-recovery.txt"
+NOTES_PATH = "/boot/veilor-recovery.txt"
 NOTES = """veilor-os: when this machine does not start
 
 Nothing here is secret. The whole text is docs/RECOVERY.md of veilor-os.
@@ -38,8 +38,9 @@ def find_container(nodes):
 
 
 def find_home(deploy="/sysroot/ostree/deploy"):
-    """Where the home folders are once the disk is mounted at /mnt: by the one stateroot there is, whatever it
-    is called.
+    """Where the home folders are once the disk is mounted at /mnt.
+
+    They lie in the one stateroot of the folder DEPLOY, whatever it is called.
     """
     try:
         stateroots = [name for name in os.listdir(deploy) if os.path.isdir(os.path.join(deploy, name, "var"))]
@@ -50,16 +51,19 @@ def find_home(deploy="/sysroot/ostree/deploy"):
 
 def read_keymap(path="/etc/vconsole.conf"):
     """The console's keyboard layout, us where none is set."""
+    keymap = ""
     try:
         with open(path) as conf:
-            found = [line.partition("=")[2].strip().strip('"') for line in conf if line.startswith("KEYMAP=")]
+            for line in conf:
+                if line.startswith("KEYMAP="):
+                    keymap = line.partition("=")[2].strip().strip('"')
     except OSError:
-        found = []
-    return (found or ["us"])[-1] or "us"
+        pass
+    return keymap or "us"
 
 
 def main():
-    """Write PLACE."""
+    """Write the notes to NOTES_PATH."""
     try:
         listed = subprocess.run(
             ["lsblk", "--json", "--output", "PATH,FSTYPE,UUID"], capture_output=True, check=True, timeout=60
@@ -69,13 +73,13 @@ def main():
         print(f"veilor: the disk could not be looked at ({error}); the notes name no device")
         device = None
     try:
-        with open(PLACE + ".new", "w") as out:
+        with open(NOTES_PATH + ".new", "w") as out:
             out.write(
                 NOTES.format(
                     device=device or "/dev/THE-LARGEST-PARTITION", keymap=read_keymap(), home=find_home()
                 )
             )
-        os.rename(PLACE + ".new", PLACE)
+        os.rename(NOTES_PATH + ".new", NOTES_PATH)
     except OSError as error:
         print(f"veilor: no recovery notes on /boot ({error})")
 

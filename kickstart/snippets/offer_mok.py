@@ -1,9 +1,8 @@
-"""Offers to have the firmware trust the key that the kernel is signed with, where Secure Boot is on and
-doesn't yet.
+"""Offers to have the firmware trust the key that the kernel is signed with, where Secure Boot needs it.
 
-Runs in the new system. Without that trust the machine won't start it while Secure Boot is on. The request
-waits in the firmware until the next start, when the firmware's blue screen asks for the code shown here.
-Never fails: it says how to catch up instead.
+Runs in the new system. While Secure Boot is on, the machine starts this system only with that trust. The
+request waits in the firmware until the next start, when the firmware's blue screen asks for the code shown
+here. Never fails: it says how to catch up instead.
 """
 
 import os
@@ -16,13 +15,18 @@ import tempfile
 # Where the base image keeps the certificate of its kernel's key.
 KEY = "/usr/share/pki/akmods/certs/akmods-secureblue.der"
 SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
-PATIENCE = 600
+PATIENCE = 600  # seconds that an answer is waited for
 LATER = f"Later: `run0 mokutil --import {KEY}` on the installed system, Secure Boot turned off until then."
 
 
+class NotRequested(Exception):
+    """Why the firmware holds no request to trust the key, in its own words."""
+
+
 def secure_boot_is_on():
-    """Whether the firmware checks signatures: the variable's fifth byte, after four of attributes (UEFI,
-    3.3).
+    """Whether the firmware checks signatures.
+
+    The variable's fifth byte says so, after four of attributes (UEFI, 3.3).
     """
     try:
         with open(SECURE_BOOT, "rb") as variable:
@@ -44,36 +48,38 @@ def run(*argv):
     return done.returncode, done.stdout.strip()
 
 
-def reason_not_to():
-    """Why there is nothing to offer, or an empty text. `mokutil --test-key` ends with 0 for a key that isn't
-    enrolled.
-    """
+def why_not_to_offer():
+    """Why there is nothing to offer; an empty text when there is something."""
     if not secure_boot_is_on():
         return "Secure Boot is off"
     if not os.path.exists(KEY):
         return f"{KEY} is not in this image"
     code, said = run("mokutil", "--test-key", KEY)
-    return "" if code == 0 else said
+    if code != 0:  # mokutil ends with 0 for a key that isn't enrolled
+        return said
+    return ""
 
 
-def request(code):
-    """Leave the request with the firmware, to be confirmed by CODE; what went wrong, or an empty text."""
+def request_trust(code):
+    """Leave the request with the firmware, to be confirmed by CODE. Raises NotRequested."""
     failed, hashed = run("mokutil", f"--generate-hash={code}")
     if failed:
-        return hashed
+        raise NotRequested(hashed)
     with tempfile.NamedTemporaryFile("w") as file:
         file.write(hashed + "\n")
         file.flush()
         failed, said = run("mokutil", "--import", KEY, "--hash-file", file.name)
     if failed:
-        return said
+        raise NotRequested(said)
     failed, waiting = run("mokutil", "--list-new")
-    return "the firmware kept nothing" if failed or not waiting else ""
+    if failed or not waiting:
+        raise NotRequested("the firmware kept nothing")
 
 
 def open_terminal():
-    """(reading, writing) on the terminal the person sits at; in the new system's root, where /dev is the
-    installer's.
+    """(reading, writing) on the terminal that the person sits at, from the new system's root.
+
+    Its /dev is the installer's.
     """
     try:
         return open("/dev/tty"), open("/dev/tty", "w")
@@ -84,7 +90,10 @@ def open_terminal():
 
 
 def offer(ask, say):
-    """Ask, and leave the request. ASK(prompt) gives a line, None when nobody answers."""
+    """Ask whether to trust the key, and leave the request.
+
+    ASK(prompt) gives a line, None when nobody answers; SAY(text) shows one.
+    """
     say("")
     say("Secure Boot is on, and does not know the key that this system's kernel is signed with.")
     answer = ask("Have it trusted, confirmed by you at the next start? Type yes or no: ")
@@ -92,9 +101,10 @@ def offer(ask, say):
         say("Not asked for. With Secure Boot on this system will not start. " + LATER)
         return
     code = f"{secrets.randbelow(10**8):08}"
-    problem = request(code)
-    if problem:
-        say(f"The firmware took no request ({problem}). " + LATER)
+    try:
+        request_trust(code)
+    except NotRequested as why:
+        say(f"The firmware took no request ({why}). " + LATER)
         return
     say("At the next start a blue screen comes up for ten seconds: press a key, then choose")
     say("  Enroll MOK > Continue > Yes, type this code, and Reboot.")
@@ -103,9 +113,9 @@ def offer(ask, say):
 
 
 def main():
-    """Look, offer, say."""
+    """Offer the key where it is needed, and say what came of it."""
     try:
-        reason = reason_not_to()
+        reason = why_not_to_offer()
         if reason:
             print(f"veilor: no key to enrol: {reason}")
             return
@@ -114,7 +124,8 @@ def main():
         def ask(prompt):
             writing.write(prompt)
             writing.flush()
-            return (reading.readline() or None) if select.select([reading], [], [], PATIENCE)[0] else None
+            answered = select.select([reading], [], [], PATIENCE)[0]
+            return (reading.readline() or None) if answered else None
 
         offer(ask, lambda text: print(text, file=writing, flush=True))
     except (OSError, subprocess.SubprocessError) as error:

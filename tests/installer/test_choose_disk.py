@@ -179,7 +179,7 @@ def test_what_is_no_language_changes_nothing(typed):
 def test_partitions_by_hand_say_nothing_of_any_disk():
     chosen, prompts, said = talk([FULL[0]], "keyboard de", "custom")
     assert chosen == (None, "de", "en_US.UTF-8") and len(prompts) == 2 and "Encrypt /" in said
-    assert choosing.target(None, "de", "en_US.UTF-8") == "keyboard --vckeymap=de\nlang en_US.UTF-8\n"
+    assert choosing.target_text(None, "de", "en_US.UTF-8") == "keyboard --vckeymap=de\nlang en_US.UTF-8\n"
 
 
 @pytest.mark.parametrize(("typed", "layout"), [("1", "text\n"), ("custom", "graphical\n")])
@@ -203,7 +203,7 @@ def test_a_mode_that_can_ask_nobody_is_refused_before_anything_else(argument):
 
 
 def test_target_names_everything_that_goes_and_nothing_else():
-    text = choosing.target(
+    text = choosing.target_text(
         disk("nvme0n1", 40 * GiB, part("nvme0n1p1"), part("nvme0n1p2"), pttype="dos"), "de", "de_DE.UTF-8"
     )
     assert text.splitlines() == [
@@ -212,7 +212,7 @@ def test_target_names_everything_that_goes_and_nothing_else():
         "keyboard --vckeymap=de",
         "lang de_DE.UTF-8",
     ]
-    assert choosing.target(disk("vdb"), "us", "en_US.UTF-8").splitlines()[1] == "zerombr"
+    assert choosing.target_text(disk("vdb"), "us", "en_US.UTF-8").splitlines()[1] == "zerombr"
 
 
 def test_without_a_terminal_nothing_is_installed(monkeypatch, capsys):

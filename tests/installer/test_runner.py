@@ -41,7 +41,7 @@ def log(tmp_path, monkeypatch):
 def target(tmp_path):
     """The file that the kickstart includes, as its own %pre script writes it."""
     path = tmp_path / "target.ks"
-    path.write_text(choose_disk.target(NODE, "de", "en_US.UTF-8"))
+    path.write_text(choose_disk.target_text(NODE, "de", "en_US.UTF-8"))
     return path
 
 

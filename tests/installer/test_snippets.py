@@ -56,8 +56,11 @@ def slots(*kinds):
     ],
 )
 def test_the_header_is_judged(metadata, problem):
-    said = require_luks.judge(metadata)
-    assert (problem in said) if problem else said == ""
+    if not problem:
+        require_luks.check_header(metadata)
+        return
+    with pytest.raises(require_luks.Unprotected, match=problem):
+        require_luks.check_header(metadata)
 
 
 FAKE = {
@@ -238,7 +241,7 @@ def talk(*answers):
 
 
 def test_a_key_that_is_wanted_waits_for_the_next_start(firmware):
-    assert offer_mok.reason_not_to() == ""
+    assert offer_mok.why_not_to_offer() == ""
     said = talk("yes\n", "\n")
     assert (firmware / "asked").read_text() == "$6$hash\n"
     code = said.splitlines()[-1].strip()
@@ -291,7 +294,7 @@ def test_recovery_notes_name_the_disk_and_the_keyboard(tmp_path, monkeypatch):
     program.chmod(0o755)
     (tmp_path / "vconsole.conf").write_text('KEYMAP="de"\nFONT=x\n')
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(leave_notes, "PLACE", str(tmp_path / "notes"))
+    monkeypatch.setattr(leave_notes, "NOTES_PATH", str(tmp_path / "notes"))
     monkeypatch.setattr(leave_notes.read_keymap, "__defaults__", (str(tmp_path / "vconsole.conf"),))
     leave_notes.main()
     text = (tmp_path / "notes").read_text()
@@ -311,7 +314,7 @@ def test_recovery_notes_say_where_the_files_are(stateroots, home, tmp_path, monk
     for name in stateroots or ():
         (tmp_path / "deploy" / name / "var").mkdir(parents=True)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(leave_notes, "PLACE", str(tmp_path / "notes"))
+    monkeypatch.setattr(leave_notes, "NOTES_PATH", str(tmp_path / "notes"))
     monkeypatch.setattr(leave_notes.find_home, "__defaults__", (str(tmp_path / "deploy"),))
     leave_notes.main()
     assert f"Your files are in {home}.\n" in (tmp_path / "notes").read_text()
@@ -319,9 +322,9 @@ def test_recovery_notes_say_where_the_files_are(stateroots, home, tmp_path, monk
 
 def test_notes_are_left_whatever_is_missing_and_never_fail(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(leave_notes, "PLACE", str(tmp_path / "notes"))
+    monkeypatch.setattr(leave_notes, "NOTES_PATH", str(tmp_path / "notes"))
     leave_notes.main()
     assert "THE-LARGEST-PARTITION" in (tmp_path / "notes").read_text()
-    monkeypatch.setattr(leave_notes, "PLACE", str(tmp_path / "no/notes"))
+    monkeypatch.setattr(leave_notes, "NOTES_PATH", str(tmp_path / "no/notes"))
     leave_notes.main()
     assert "no recovery notes" in capsys.readouterr().out
