@@ -37,8 +37,8 @@ cryptsetup close bound"""  # noqa: E501
 
 def machine(tools, folder: Path, disks: list, log: str) -> Machine:
     """A started machine over DISKS."""
-    made = Machine(tools, Hardware(disks, uefi_vars=folder / "uefi.fd"), folder / log).boot()
-    made.go()
+    made = Machine(tools, Hardware(disks, uefi_vars=folder / "uefi.fd"), folder / log).start()
+    made.resume_cpus()
     return made
 
 

@@ -54,7 +54,7 @@ def refused(
     world: World, checks: Checks, claim: str, what: str, name: str, *arguments: str, nobody: bool = False
 ) -> None:
     """The try NAME is stopped."""
-    seen = world.attempt(name, *arguments, nobody=nobody)
+    seen = world.run_try(name, *arguments, nobody=nobody)
     checks.true(f"{claim}: {what}", seen not in ("ok", ""), seen, go_on=True)
 
 
@@ -77,7 +77,7 @@ def weaken(
             world.machine.run(["sysctl", "-w", f"{key}={weak}"])
         checks.equal(
             f"{claim} negative control: that {what} no longer holds",
-            world.attempt(name, nobody=nobody),
+            world.run_try(name, nobody=nobody),
             "ok",
             go_on=True,
         )
@@ -130,7 +130,7 @@ def processes(world: World, checks: Checks) -> None:
     refused(world, checks, less, "there is no BPF", "bpf", nobody=True)
     checks.equal(
         f"{less} negative control: root may use BPF, so it is refused for want of rights",
-        world.attempt("bpf"),
+        world.run_try("bpf"),
         "ok",
         go_on=True,
     )
@@ -154,7 +154,7 @@ def processes(world: World, checks: Checks) -> None:
 
 def modules(world: World, checks: Checks) -> None:
     """Root tries to load a module that nobody signed, one that is blocked, and another kernel."""
-    said = world.attempt("module")
+    said = world.run_try("module")
     try:
         seen = json.loads(said)
     except ValueError:
@@ -244,7 +244,7 @@ def rights(world: World, checks: Checks) -> None:
         "hardlink",
         {"fs.protected_hardlinks": "0"},
     )
-    if not world.has("/usr/libexec/secureblue"):
+    if not world.has_path("/usr/libexec/secureblue"):
         checks.not_run(
             "local.setuid: no program with root's rights but sudo",
             "this base does not take them away as secureblue does",
@@ -254,10 +254,10 @@ def rights(world: World, checks: Checks) -> None:
             ["find", "/usr", "-xdev", "-type", "f", "-perm", "/6000", *KEPT], timeout=300
         ).out.split()
         checks.equal("local.setuid: no program with root's rights but sudo", extra, [], go_on=True)
-    if not world.has("/usr/bin/sudo"):
+    if not world.has_path("/usr/bin/sudo"):
         checks.not_run("local.sudo: whom sudo makes root", "this base has no sudo")
     else:
-        seen = json.loads(said) if (said := world.attempt("sudo")).startswith("{") else {"trouble": said}
+        seen = json.loads(said) if (said := world.run_try("sudo")).startswith("{") else {"trouble": said}
         title = (
             f"local.sudo: by the base's rules who is in {seen.get('group')} becomes root with the "
             "right password, and nobody else"
@@ -276,17 +276,17 @@ def rights(world: World, checks: Checks) -> None:
         )
         if seen.get("group") != "wheel":
             checks.not_run("local.sudo: that group is wheel", "sudo's rules are Debian's on this base")
-    made = world.attempt("userns", nobody=True)
-    if not world.has("/sys/fs/selinux/enforce"):
+    made = world.run_try("userns", nobody=True)
+    if not world.has_path("/sys/fs/selinux/enforce"):
         checks.not_run(
             "local.userns: no namespace of one's own",
             f"SELinux refuses it, and this base has none (here: {made})",
         )
     else:
         checks.true("local.userns: no namespace of one's own", made not in ("ok", ""), made, go_on=True)
-    plain = world.attempt("write-after-free", nobody=True)
+    plain = world.run_try("write-after-free", nobody=True)
     title = "browser.memory: a program that writes to memory it gave back is ended"
-    if not world.has("/usr/lib64/libhardened_malloc.so"):
+    if not world.has_path("/usr/lib64/libhardened_malloc.so"):
         checks.not_run(title, f"this base has no hardened_malloc (here: {plain or 'ended'})")
         checks.equal("browser.memory negative control: it goes on unnoticed", plain, "ok", go_on=True)
     else:
@@ -325,10 +325,10 @@ def updaters(world: World, checks: Checks) -> None:
     )
     checks.true("supply.mended-soon negative control: turned off it would not start", masked, go_on=True)
 
-    said = world.attempt("polkit", *MOVES) if world.has("/usr/bin/pkcheck") else ""
+    said = world.run_try("polkit", *MOVES) if world.has_path("/usr/bin/pkcheck") else ""
     asked, unasked = json.loads(said) if said.startswith("[") else ({}, {})
     for move, title in MOVES.items():
-        if not world.has("/usr/bin/pkcheck"):
+        if not world.has_path("/usr/bin/pkcheck"):
             checks.not_run(f"{title} an administrator's password is asked for", "this base has no polkit")
             continue
         checks.equal(
@@ -342,7 +342,7 @@ def updaters(world: World, checks: Checks) -> None:
         )
 
     title = "forensics.changes-are-logged: a change to the accounts is written down"
-    if not world.has("/usr/sbin/auditd"):
+    if not world.has_path("/usr/sbin/auditd"):
         checks.not_run(title, "this base has no audit service")
     else:
         look = ["ausearch", "--input-logs", "--start", "boot", "-k", "veilor-accounts", "-f", "/etc/shadow"]
@@ -396,7 +396,7 @@ def browser(world: World, checks: Checks) -> None:
         ([], True, title),
         (["--no-sandbox"], False, "browser.sandbox negative control: started so, it is not"),
     )
-    if not (world.has(BRAVE) and world.has("/sys/fs/selinux/enforce")):
+    if not (world.has_path(BRAVE) and world.has_path("/sys/fs/selinux/enforce")):
         checks.not_run(title, "this base has neither Brave nor SELinux")
         runs = ()
     for flags, wanted, said in runs:
@@ -545,7 +545,7 @@ def doctor(world: World, checks: Checks) -> None:
     machine.run(
         ["ip", "link", "add", "tailscale0", "type", "dummy"], check=False
     )  # so that its zone can be looked at
-    world.veilor("veilor-usbguard-enroll")
+    world.run_program("veilor-usbguard-enroll")
     said = json.loads(
         machine.run(
             ["python3", "-I", "-c", MEASURED, "veilor-doctor", "--json"], check=False, timeout=300
@@ -562,7 +562,7 @@ def doctor(world: World, checks: Checks) -> None:
     for seen in report["claims"]:
         for one in seen["checks"]:
             check, title = shipped[seen["id"]][one["id"]], f"the doctor sees {one['id'].split('/', 1)[1]}"
-            if check["capability"] and not world.has(check["capability"]):
+            if check["capability"] and not world.has_path(check["capability"]):
                 checks.not_run(
                     f"{seen['id']}: {title}",
                     f"this base has no {check['capability']}; here {one['status']} ({one['reason']})",

@@ -72,7 +72,7 @@ def add_unit(
 def stage(world: World, checks: Checks, version: str, mutate: Callable[[Path], None]) -> None:
     """The running machine is given the update to VERSION, changed by MUTATE."""
     world.publish(world.make_image(version, mutate=mutate))
-    checks.equal(f"{version} is staged", world.veilor("veilor-update").code, 0)
+    checks.equal(f"{version} is staged", world.run_program("veilor-update").code, 0)
 
 
 def comes_back(
@@ -93,26 +93,33 @@ def comes_back(
         if number < 4:
             at = machine.wait_console(said, UNLOCK_TIMEOUT, f"start {number} to go wrong", at)
             world.boots += 1  # the machine restarts by itself
-    world.picture("fourth-start", "The fourth start is of the version before")
-    machine.agent.forget()
+    world.take_screenshot("fourth-start", "The fourth start is of the version before")
+    machine.agent.discard_input()
     machine.wait_agent(UNLOCK_TIMEOUT)
-    world.settle()
+    world.wait_startup_end()
     checks.equal("three starts of it, then one more", machine.console.count(COUNTED), 4)
     old = world.notes["releases"]["44.1"]
-    checks.equal("the fourth is of the version before", world.status()["booted"]["image"]["imageDigest"], old)
+    checks.equal(
+        "the fourth is of the version before", world.bootc_status()["booted"]["image"]["imageDigest"], old
+    )
     machine.wait_unit("veilor-health-return.service", "inactive", 120)
-    shown = world.veilor("veilor-status").text
+    shown = world.run_program("veilor-status").text
     checks.true(
         "status says why",
         "never came to the end of its health check" in shown and "44.2" in shown,
         shown,
         go_on=True,
     )
-    checks.true("the person is told", "never came to the end" in world.notice(), world.notice(), go_on=True)
-    checks.true("healthy again", world.healthy(), world.grub_environment(), go_on=True)
-    world.veilor("veilor-update")
-    checks.equal("it is not staged again by itself", world.status()["staged"], None)
-    world.judge_console(frozenset({allowed}))
+    checks.true(
+        "the person is told",
+        "never came to the end" in world.login_notice(),
+        world.login_notice(),
+        go_on=True,
+    )
+    checks.true("healthy again", world.wait_healthy(), world.grub_environment(), go_on=True)
+    world.run_program("veilor-update")
+    checks.equal("it is not staged again by itself", world.bootc_status()["staged"], None)
+    world.check_console(frozenset({allowed}))
 
 
 def go_wrong(world: World, checks: Checks, mutate: Callable[[Path], None], said: bytes) -> Machine:

@@ -8,7 +8,7 @@ import tomllib
 from veilor.lab.evidence import COUNTED, PROMPT
 from veilor.lab.machine import Hardware, Machine
 from veilor.lab.scenario import phase
-from veilor.lab.screen import Screen, dark_colours, press, type_keys
+from veilor.lab.screen import Screen, dark_colours, press_keys, type_keys
 from veilor.lab.verdict import Checks
 from veilor.lab.world import PASSPHRASE, UNLOCK_TIMEOUT, World
 
@@ -33,14 +33,14 @@ OPENED = rb"Finished [^\r\n]*Cryptography Setup|Reached target [^\r\n]*Local Enc
 def start(world: World, arguments: str) -> Machine:
     """Power on a machine of the flavour with kernel ARGUMENTS, and stop at its boot menu."""
     hardware = Hardware(
-        [(path, "raw", False) for path in world.locked_disks(arguments)],
+        [(path, "raw", False) for path in world.make_locked_disks(arguments)],
         "uefi",
         world.uefi_vars,
         world.settings.accel,
     )
     machine = world.power_on(hardware)
     machine.wait_console(COUNTED, UNLOCK_TIMEOUT, "the boot loader")
-    press(machine.qmp, "up")  # any key stops the count-down
+    press_keys(machine.qmp, "up")  # any key stops the count-down
     return machine
 
 
@@ -61,12 +61,12 @@ def picture_prompt(world: World, checks: Checks) -> None:
         machine.console.wait_for(title.encode(), 15),
         machine.console.text()[-400:],
     )
-    world.picture("boot-menu", "The boot menu")
-    press(machine.qmp, "ret")
+    world.take_screenshot("boot-menu", "The boot menu")
+    press_keys(machine.qmp, "ret")
     machine.wait_screen(asks, UNLOCK_TIMEOUT, "the passphrase prompt")
     type_keys(machine.qmp, "not this one")
     first = machine.screen()
-    world.picture("passphrase", "The passphrase prompt, while something is typed")
+    world.take_screenshot("passphrase", "The passphrase prompt, while something is typed")
     machine.wait_screen(
         lambda shown: shown.rows(*LAYOUT).count(colour["muted"]) >= WRITTEN,
         30,
@@ -74,7 +74,7 @@ def picture_prompt(world: World, checks: Checks) -> None:
     )
     checks.equal("nothing is called wrong yet", first.count(colour["negative"]), 0)
     checks.equal("nothing is said of Caps Lock", first.count(colour["neutral"]), 0)
-    press(machine.qmp, "ret")
+    press_keys(machine.qmp, "ret")
     began = time.monotonic()
     machine.wait_screen(
         lambda shown: asks(shown) and shown.count(colour["negative"]) >= WRITTEN,
@@ -82,31 +82,31 @@ def picture_prompt(world: World, checks: Checks) -> None:
         "what is said of a wrong passphrase",
     )
     took = time.monotonic() - began
-    press(machine.qmp, "caps_lock")
+    press_keys(machine.qmp, "caps_lock")
     machine.wait_screen(
         lambda shown: shown.count(colour["neutral"]) >= WRITTEN, 20, "the word that Caps Lock is on"
     )
-    world.picture("passphrase-wrong", "A wrong passphrase, said plainly; Caps Lock is on")
-    press(machine.qmp, "caps_lock")
+    world.take_screenshot("passphrase-wrong", "A wrong passphrase, said plainly; Caps Lock is on")
+    press_keys(machine.qmp, "caps_lock")
     machine.wait_screen(
         lambda shown: shown.count(colour["neutral"]) == 0, 20, "the word that Caps Lock is on to go away"
     )
     type_keys(machine.qmp, PASSPHRASE.decode())
-    press(machine.qmp, "ret")
+    press_keys(machine.qmp, "ret")
     machine.wait_screen(lambda shown: not asks(shown), 30, "the prompt to go away")
     time.sleep(2 * took + 5)  # a wrong one would be asked for again by then
     checks.true("the right one is not asked for again", not asks(machine.screen()))
-    world.picture("unlocked", "The right passphrase: the prompt is gone")
-    checks.equal("the serial console was not asked", world.prompts(), 0)
+    world.take_screenshot("unlocked", "The right passphrase: the prompt is gone")
+    checks.equal("the serial console was not asked", world.count_prompts(), 0)
     world.cut_power()
 
 
 @phase("text-prompt", "The same machine with a serial console: the passphrase is asked for there as text")
 def text_prompt(world: World, checks: Checks) -> None:
     machine = start(world, "systemd.show_status=true")
-    press(machine.qmp, "ret")
+    press_keys(machine.qmp, "ret")
     at = machine.wait_console(PROMPT, UNLOCK_TIMEOUT, "the passphrase prompt")
-    world.picture("text-prompt", "The screen meanwhile: the same prompt as text")
+    world.take_screenshot("text-prompt", "The screen meanwhile: the same prompt as text")
     machine.console.send(b"not this one\n")
     # For each letter Plymouth writes the whole prompt again, with a star more.
     at = machine.wait_console(

@@ -8,7 +8,7 @@ import json
 import time
 
 from veilor.lab.scenario import phase
-from veilor.lab.screen import Screen, dark_colours, press, type_keys
+from veilor.lab.screen import Screen, dark_colours, press_keys, type_keys
 from veilor.lab.verdict import Checks, OSFault
 from veilor.lab.world import UNLOCK_TIMEOUT, World
 
@@ -90,9 +90,9 @@ def log_in(world: World, checks: Checks, colour: dict[str, str], name: str) -> N
         return wallpaper(colour, now) and now.rows(*FIELDS).count(colour["accent"]) > FOCUS
 
     machine.wait_screen(ready, DRAWN, "the login")
-    world.picture(f"{name}-login", "The login screen")
+    world.take_screenshot(f"{name}-login", "The login screen")
     type_keys(machine.qmp, PASSWORD)
-    press(machine.qmp, "ret")
+    press_keys(machine.qmp, "ret")
     machine.wait_until(
         ["pgrep", "-u", ACCOUNT, "-x", "plasmashell"], lambda r: r.code == 0, DRAWN, "the desktop's shell"
     )
@@ -116,11 +116,11 @@ def start_by_keyboard(world: World, colour: dict[str, str], program: str) -> Non
     """Open the menu, search PROGRAM in it and start it, without a pointer."""
     machine = world.machine
     before = words(colour, machine.screen())
-    press(machine.qmp, "meta_l")
+    press_keys(machine.qmp, "meta_l")
     machine.wait_screen(lambda now: words(colour, now) > before + WORDS, DRAWN, "the menu")
     type_keys(machine.qmp, program)
     time.sleep(DRAWING)
-    press(machine.qmp, "ret")
+    press_keys(machine.qmp, "ret")
     machine.wait_until(["pgrep", "-u", ACCOUNT, "-x", program], lambda r: r.code == 0, DRAWN, program)
 
 
@@ -135,23 +135,23 @@ def first_session(world: World, checks: Checks) -> None:
     machine.wait_agent(UNLOCK_TIMEOUT)
     add_account(world, checks)
     log_in(world, checks, colour, "first")
-    world.settle()
+    world.wait_startup_end()
     checks.equal("the session is on Wayland", session(world)["Type"], "wayland", go_on=True)
     machine.wait_screen(
         lambda now: words(colour, now) > WORDS, DRAWN, "the notice that it waits for a network"
     )
     checks.true(
         "the first boot waits in the background",
-        "not connected" in world.notice(),
-        world.notice(),
+        "not connected" in world.login_notice(),
+        world.login_notice(),
         go_on=True,
     )
-    world.picture("first-desktop", "The desktop of the first session says what it waits for")
+    world.take_screenshot("first-desktop", "The desktop of the first session says what it waits for")
 
     written = words(colour, machine.screen())
     machine.set_link(True)
     machine.wait_unit("veilor-firstboot-rebase.service", "inactive", 400)
-    staged = world.status()["staged"]
+    staged = world.bootc_status()["staged"]
     checks.equal("the signed image is staged", staged and staged["image"]["imageDigest"], same.digest)
     shown = ["cat", "/run/user/1000/veilor-notices.json"]
     machine.wait_until(
@@ -168,8 +168,8 @@ def first_session(world: World, checks: Checks) -> None:
         f"{now} of text, before {written}",
         go_on=True,
     )
-    world.picture("first-notice", "The desktop tells that the signed image is ready")
-    world.judge_console()
+    world.take_screenshot("first-notice", "The desktop tells that the signed image is ready")
+    world.check_console()
     world.shut_down()
 
 
@@ -180,10 +180,10 @@ def second_session(world: World, checks: Checks) -> None:
     world.type_passphrase()
     machine.wait_agent(UNLOCK_TIMEOUT)
     log_in(world, checks, colour, "second")
-    world.settle()
-    booted = world.status()["booted"]
+    world.wait_startup_end()
+    booted = world.bootc_status()["booted"]
     checks.equal("what runs is verified", booted["image"]["image"].get("signature"), "containerPolicy")
-    checks.true("healthy", world.healthy(), world.grub_environment())
+    checks.true("healthy", world.wait_healthy(), world.grub_environment())
     start_by_keyboard(world, colour, "konsole")
     time.sleep(DRAWING)
     before = words(colour, machine.screen(), 0)
@@ -191,6 +191,6 @@ def second_session(world: World, checks: Checks) -> None:
     machine.wait_screen(
         lambda now: words(colour, now, 0) > before + 4 * WORDS, DRAWN, "the terminal to answer"
     )
-    world.picture("second-desktop", "A terminal, opened by keyboard alone, says what runs")
-    world.judge_console()
+    world.take_screenshot("second-desktop", "A terminal, opened by keyboard alone, says what runs")
+    world.check_console()
     world.shut_down()

@@ -54,19 +54,19 @@ def wait_told(world: World, checks: Checks, words: str, what: str, timeout: floa
         timeout,
         f"the login message: {words}",
     )
-    said = world.notice()
+    said = world.login_notice()
     checks.true(f"{what}: the login message says it", words in said, said)
     known = json.loads(world.read_file("/run/veilor/notice.json"))["notices"]["firstboot"]["line"]
     checks.true(f"{what}: so does the desktop's notice", words in known, known, go_on=True)
     console = world.machine.console.text().replace("\n", " ")
     checks.true(f"{what}: so does the console", words in console, console[-400:], go_on=True)
-    asked = world.veilor(PROGRAM, "--status", "--json").data
+    asked = world.run_program(PROGRAM, "--status", "--json").data
     checks.true(
         f"{what}: so does --status", not asked["done"] and words in (asked["last"] or ""), asked, go_on=True
     )
     plain = "unverified" in said and said.count(". ") > 1
     checks.true(f"{what}: it says that what runs is unverified, and what to do", plain, said, go_on=True)
-    checks.equal(f"{what}: nothing is staged", world.status()["staged"], None)
+    checks.equal(f"{what}: nothing is staged", world.bootc_status()["staged"], None)
 
 
 def wait_moved(world: World, digest: str) -> None:
@@ -92,7 +92,7 @@ def waits(world: World, checks: Checks) -> None:
     machine.set_link(False)
     world.type_passphrase()
     machine.wait_agent(UNLOCK_TIMEOUT)
-    world.settle()
+    world.wait_startup_end()
     wait_told(world, checks, "not connected to a network", "no network")
     state = machine.run(["systemctl", "is-active", UNIT, "multi-user.target"], check=False).out.split()
     checks.equal(
@@ -100,10 +100,10 @@ def waits(world: World, checks: Checks) -> None:
         state,
         ["active", "active"],
     )
-    done = world.veilor("veilor-update", "--json")
+    done = world.run_program("veilor-update", "--json")
     checks.equal("veilor-update puts it off (3)", done.code, 3, go_on=True)
     checks.equal("for want of a network", done.data.get("finding"), "offline", go_on=True)
-    world.picture("no-network", "No network at the first boot: what the console says")
+    world.take_screenshot("no-network", "No network at the first boot: what the console says")
 
     honest = world.read_file("/etc/hosts")
     world.write_file("/etc/hosts", honest.replace(REGISTRY_ADDRESS, "127.0.0.1"))
@@ -117,19 +117,19 @@ def waits(world: World, checks: Checks) -> None:
     wait_told(world, checks, "clock is most likely wrong", "a wrong clock")
     machine.run(["date", "-s", f"@{now + 60}"])
     wait_told(world, checks, "did not give what was asked for", "a registry with nothing in it")
-    tried = world.veilor(PROGRAM, "--now")
+    tried = world.run_program(PROGRAM, "--now")
     plain = tried.code == 3 and "nothing was changed" in tried.text.lower()
     checks.true("--now waits for nothing, and says the same", plain, tried.text, go_on=True)
 
     world.publish(v0)
     wait_moved(world, v0.digest)
-    status = world.status()
+    status = world.bootc_status()
     checks.equal(
         "the digest of the ISO is fetched under the policy all the same",
         (digest_of(status["staged"]), status["staged"]["image"]["image"].get("signature")),
         (digest_of(status["booted"]), "containerPolicy"),
     )
-    notice = world.notice()
+    notice = world.login_notice()
     plain = "restart when you like" in notice.lower() and "login page" not in notice
     checks.true("the person is told to restart", plain, notice, go_on=True)
     checks.true(
@@ -139,21 +139,21 @@ def waits(world: World, checks: Checks) -> None:
     world.shut_down()
 
     world.boot()
-    booted = world.status()["booted"]
+    booted = world.bootc_status()["booted"]
     checks.equal(
         "it boots, verified",
         (digest_of(booted), booted["image"]["image"].get("signature")),
         (v0.digest, "containerPolicy"),
     )
-    checks.true("healthy", world.healthy(), world.grub_environment())
-    asked = world.veilor(PROGRAM, "--status")
+    checks.true("healthy", world.wait_healthy(), world.grub_environment())
+    asked = world.run_program(PROGRAM, "--status")
     checks.true(
         "--status says that it is done",
         asked.code == 0 and "moved to veilor-os 44.0" in asked.text,
         asked.text,
         go_on=True,
     )
-    again = world.veilor(PROGRAM, "--retry")
+    again = world.run_program(PROGRAM, "--retry")
     checks.true(
         "--retry begins nothing anew",
         again.code == 0 and "Nothing to begin anew" in again.text,
@@ -173,7 +173,7 @@ def left_alone(world: World, checks: Checks, state: str, says: str) -> None:
 
     before = seen()
     for argv in ([PROGRAM, "--now", "--json"], ["veilor-update", "--json"]):
-        done = world.veilor(*argv)
+        done = world.run_program(*argv)
         line = " ".join(done.data[part] for part in ("what", "means", "next"))
         checks.equal(
             f"{state}: {argv[0]} leaves it alone (5)",
@@ -228,10 +228,10 @@ def disturbed(world: World, checks: Checks) -> None:
     machine.run(["ostree", "admin", "pin", "0"])
     machine.run(["sh", "-c", TAP, "tap.sh", *TAPPED])
     start_anew(world)
-    done = world.veilor(PROGRAM, "--now")
+    done = world.run_program(PROGRAM, "--now")
     checks.equal(
         "undisturbed it stages the announced image",
-        (done.code, digest_of(world.status()["staged"])),
+        (done.code, digest_of(world.bootc_status()["staged"])),
         (0, v1.digest),
     )
     checks.true(
@@ -248,19 +248,19 @@ def disturbed(world: World, checks: Checks) -> None:
         world.write_file("/run/veilor-lab/kill", place)
         number, when = place.split()
         what = f"kill -9 {when} call {number} of {len(calls)} (`{calls[int(number) - 1][:60]}`; seed {seed})"
-        killed = world.veilor(PROGRAM, "--now")
+        killed = world.run_program(PROGRAM, "--now")
         checks.true(f"{what}: it was killed", killed.code in (-9, 137), killed.text[-200:])
-        staged = world.status()["staged"]
+        staged = world.bootc_status()["staged"]
         checks.true(
             f"{what}: nothing but the announced image can boot",
             digest_of(staged) in (None, v1.digest),
             staged,
         )
         machine.run(["rm", "-f", "/run/veilor-lab/kill", "/run/veilor-lab/calls"])
-        again = world.veilor(PROGRAM, "--now")
+        again = world.run_program(PROGRAM, "--now")
         checks.equal(
             f"{what}: the next run ends well",
-            (again.code, digest_of(world.status()["staged"])),
+            (again.code, digest_of(world.bootc_status()["staged"])),
             (0, v1.digest),
         )
         checks.true(
@@ -276,23 +276,25 @@ def disturbed(world: World, checks: Checks) -> None:
     ]
     place = random.Random(seed + 1).choice(early)
     world.write_file("/run/veilor-lab/kill", place)
-    world.veilor(PROGRAM, "--now")
+    world.run_program(PROGRAM, "--now")
     world.cut_power()
     machine = world.boot()
     wait_moved(world, v1.digest)
     checks.true(
         f"killed {place} and the power cut: the unit goes on by itself",
-        world.status()["staged"],
-        world.notice(),
+        world.bootc_status()["staged"],
+        world.login_notice(),
     )
     world.cut_power()
 
     world.boot()
     checks.equal(
-        "the power is cut before the restart: what was staged is lost", world.status()["staged"], None
+        "the power is cut before the restart: what was staged is lost", world.bootc_status()["staged"], None
     )
-    done = world.veilor("veilor-update")
+    done = world.run_program("veilor-update")
     checks.equal(
-        "the updates move it all the same", (done.code, digest_of(world.status()["staged"])), (0, v1.digest)
+        "the updates move it all the same",
+        (done.code, digest_of(world.bootc_status()["staged"])),
+        (0, v1.digest),
     )
     world.cut_power()

@@ -272,8 +272,8 @@ def start_with_keyboard(world: World, port: str) -> None:
     plug(world, "MINE", port)
     world.type_passphrase()
     world.machine.wait_agent(UNLOCK_TIMEOUT)
-    world.settle()
-    world.judge_console()
+    world.wait_startup_end()
+    world.check_console()
 
 
 def from_the_first_start(world: World, checks: Checks) -> str:
@@ -288,7 +288,7 @@ def from_the_first_start(world: World, checks: Checks) -> str:
     )
     checks.equal("usbguard runs", shown(world, "usbguard.service", "ActiveState"), "active")
     checks.equal("the keyboard works", see(world, "usb").get("MINE"), "works")
-    checks.true("the person is told", "USB devices" in world.notice(), world.notice())
+    checks.true("the person is told", "USB devices" in world.login_notice(), world.login_notice())
     return rules
 
 

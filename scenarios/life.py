@@ -40,7 +40,7 @@ def install(world: World, checks: Checks) -> None:
     world.make_keys()
     v0 = world.make_image("44.0")
     iso = world.make_iso(v0)
-    other = disk.make_other(world.dir / "other.raw")
+    other = disk.make_second_disk(world.dir / "other.raw")
     before = disk.fingerprint(other)
     share = world.dir / "install-logs"
     share.mkdir(exist_ok=True)
@@ -50,7 +50,7 @@ def install(world: World, checks: Checks) -> None:
     )
     at = machine.wait_console(rb"Install to which disk\? ", 240, "the installer's question for a disk")
     offered = world.offered_disks()
-    world.picture("installer", "The installer asks which disk to take")
+    world.take_screenshot("installer", "The installer asks which disk to take")
     checks.true(
         "the installation medium is not offered", "disk0" not in offered and len(offered) == 2, offered
     )
@@ -69,7 +69,7 @@ def install(world: World, checks: Checks) -> None:
         said = machine.console.text()
         checks.true("the installation ends well", "VEILOR-INSTALL: DONE" in said, said[-300:])
     machine.wait_end(150 if world.settings.stand_in_medium else 3600, "the installer to power off")
-    world.judge_console()
+    world.check_console()
     said = machine.console.text()
     world.stop()
 
@@ -83,11 +83,11 @@ def install(world: World, checks: Checks) -> None:
         "the passphrase is in none of them", [name for name, text in logs.items() if PASSPHRASE in text], []
     )
     checks.equal("a second disk stays byte for byte as it was", disk.fingerprint(other), before)
-    raw = world.raw_disk()
+    raw = world.export_raw_disk()
     layout = disk.read_gpt(raw)
     checks.equal("the disk has an EFI partition, /boot and one more", len(layout), 3)
     root = max(layout, key=lambda part: part.size)
-    header = disk.luks_header(raw, root)
+    header = disk.read_luks_header(raw, root)
     checks.equal("the root partition is LUKS2", header["version"], 2)
     checks.equal("its passphrase is stretched by argon2id", header["kdf"], "argon2id")
     checks.true("/boot has 2 GiB", any(part.size >= 2 << 30 for part in layout if part is not root))
@@ -95,16 +95,16 @@ def install(world: World, checks: Checks) -> None:
     ours = [b"veilor-firstboot-rebase", b"/usr/lib/veilor", b"org.containers.bootc"]
     checks.equal(
         "laptop.encrypted: no readable file of ours outside /boot and the EFI partition",
-        disk.find(raw, ours, outside),
+        disk.find_bytes(raw, ours, outside),
         [],
     )
     checks.equal(
         "laptop.no-second-copy: the passphrase is nowhere on the disk",
-        disk.find(raw, [PASSPHRASE], whole),
+        disk.find_bytes(raw, [PASSPHRASE], whole),
         [],
     )
-    disk.plant(raw, root, ours[0] + PASSPHRASE)
-    found = disk.find(raw, [ours[0], PASSPHRASE], outside)
+    disk.write_in_clear(raw, root, ours[0] + PASSPHRASE)
+    found = disk.find_bytes(raw, [ours[0], PASSPHRASE], outside)
     checks.equal("laptop.encrypted negative control: what lies there in the clear is found", len(found), 2)
     checks.equal(
         "laptop.no-second-copy negative control: the passphrase is found where it lies", len(found), 2
@@ -118,16 +118,16 @@ def install(world: World, checks: Checks) -> None:
 def first_boot(world: World, checks: Checks) -> None:
     v1 = world.make_image("44.1")
     world.publish(v1)
-    mark = world.registry.mark()
+    mark = world.registry.log_position()
 
     machine = world.power_on()
     machine.set_link(False)
     world.type_passphrase()
     machine.wait_agent(UNLOCK_TIMEOUT)
-    world.picture("first-boot", "First boot of the installed disk")
-    status = world.status()
+    world.take_screenshot("first-boot", "First boot of the installed disk")
+    status = world.bootc_status()
     checks.equal("what runs came from the installer", status["booted"]["image"]["image"]["transport"], "oci")
-    shown = world.veilor("veilor-status")
+    shown = world.run_program("veilor-status")
     checks.true(
         "status says plainly that what runs is unverified", "unverified" in shown.text.lower(), shown.text
     )
@@ -160,8 +160,8 @@ def first_boot(world: World, checks: Checks) -> None:
         "the first boot to stage the signed image",
     )
     machine.wait_unit("veilor-firstboot-rebase.service", "inactive", 120)
-    checks.equal("exactly one passphrase prompt", world.prompts(), 1)
-    status = world.status()
+    checks.equal("exactly one passphrase prompt", world.count_prompts(), 1)
+    status = world.bootc_status()
     checks.equal("the staged image is the announced one", digest_of(status["staged"]), v1.digest)
     checks.equal("it was fetched under the policy", signature_of(status["staged"]), "containerPolicy")
     checks.true("the bootstrap is pinned", status["booted"]["pinned"], status["booted"])
@@ -170,7 +170,7 @@ def first_boot(world: World, checks: Checks) -> None:
         machine.run(["systemctl", "is-enabled", "veilor-firstboot-rebase.service"], check=False).out.strip(),
         "disabled",
     )
-    notice = world.notice()
+    notice = world.login_notice()
     checks.true("the person is told to restart", "restart" in notice.lower(), notice)
     asked = world.registry.requests(mark)
     checks.true(
@@ -180,17 +180,17 @@ def first_boot(world: World, checks: Checks) -> None:
     )
     policy = json.loads(world.read_file("/etc/containers/policy.json"))
     checks.equal("what no policy names is rejected", policy["default"], [{"type": "reject"}])
-    world.judge_console()
-    world.strike("first-boot-end")
+    world.check_console()
+    world.apply_sabotage("first-boot-end")
     world.shut_down()
 
 
 @phase("second-boot", "Second boot: the signed image runs, nothing was lost")
 def second_boot(world: World, checks: Checks) -> None:
-    world.strike("second-boot-off")
+    world.apply_sabotage("second-boot-off")
     machine = world.boot()
-    world.strike("second-boot")
-    status = world.status()
+    world.apply_sabotage("second-boot")
+    status = world.bootc_status()
     checks.equal(
         "the booted image is the announced one", digest_of(status["booted"]), world.notes["releases"]["44.1"]
     )
@@ -210,8 +210,8 @@ def second_boot(world: World, checks: Checks) -> None:
     checks.equal("the change in /etc is still there", world.read_file(ETC_FILE), "changed before the move\n")
     checks.true(
         "status says it is verified",
-        "verified by" in world.veilor("veilor-status").text,
-        world.veilor("veilor-status").text,
+        "verified by" in world.run_program("veilor-status").text,
+        world.run_program("veilor-status").text,
     )
     checks.equal(
         "the first-boot unit does not run again",
@@ -219,9 +219,9 @@ def second_boot(world: World, checks: Checks) -> None:
         "inactive",
     )
     checks.true(
-        "the health check passed and the boot counter is off", world.healthy(), world.grub_environment()
+        "the health check passed and the boot counter is off", world.wait_healthy(), world.grub_environment()
     )
-    world.picture("second-boot", "The signed image, booted")
+    world.take_screenshot("second-boot", "The signed image, booted")
     world.shut_down()
 
 
@@ -229,24 +229,26 @@ def second_boot(world: World, checks: Checks) -> None:
 def update(world: World, checks: Checks) -> None:
     v2 = world.make_image("44.2")
     world.boot()
-    world.strike("update")
+    world.apply_sabotage("update")
     world.publish(v2)
-    mark = world.registry.mark()
-    done = world.veilor("veilor-update", "--download-only")
+    mark = world.registry.log_position()
+    done = world.run_program("veilor-update", "--download-only")
     checks.equal("the update is downloaded", done.code, 0)
-    staged = world.status()["staged"]
+    staged = world.bootc_status()["staged"]
     checks.equal("what is downloaded is v2", digest_of(staged), v2.digest)
     checks.true("it is locked until it was compared", staged["downloadOnly"], staged)
     world.cut_power()
 
     world.boot()
     checks.equal(
-        "after the power cut v1 boots", digest_of(world.status()["booted"]), world.notes["releases"]["44.1"]
+        "after the power cut v1 boots",
+        digest_of(world.bootc_status()["booted"]),
+        world.notes["releases"]["44.1"],
     )
-    done = world.veilor("veilor-update")
+    done = world.run_program("veilor-update")
     checks.equal("the update is staged", done.code, 0)
     checks.true("the person is told to restart when they like", "restart" in done.text.lower(), done.text)
-    status = world.status()
+    status = world.bootc_status()
     checks.equal("v2 is staged", digest_of(status["staged"]), v2.digest)
     checks.true("v2 is unlocked", not status["staged"]["downloadOnly"], status["staged"])
     pulled = world.layer_bytes(world.registry.requests(mark))
@@ -259,11 +261,11 @@ def update(world: World, checks: Checks) -> None:
     world.shut_down()
 
     world.boot()
-    checks.equal("v2 runs", digest_of(world.status()["booted"]), v2.digest)
-    checks.true("v2 is healthy", world.healthy(), world.grub_environment())
-    again = world.veilor("veilor-update")
+    checks.equal("v2 runs", digest_of(world.bootc_status()["booted"]), v2.digest)
+    checks.true("v2 is healthy", world.wait_healthy(), world.grub_environment())
+    again = world.run_program("veilor-update")
     checks.equal("nothing newer: nothing to do", again.code, 0)
-    checks.equal("and nothing is staged", world.status()["staged"], None)
+    checks.equal("and nothing is staged", world.bootc_status()["staged"], None)
     world.shut_down()
 
 
@@ -271,29 +273,31 @@ def update(world: World, checks: Checks) -> None:
 def rollback(world: World, checks: Checks) -> None:
     releases = world.notes["releases"]
     world.boot()
-    world.strike("rollback")
+    world.apply_sabotage("rollback")
     world.write_file("/etc/veilor-lab-v2", "made on v2\n")
     world.write_file("/var/home/v2.txt", "made on v2\n")
-    done = world.veilor("veilor-rollback", "--yes")
+    done = world.run_program("veilor-rollback", "--yes")
     checks.equal("veilor-rollback ends well", done.code, 0)
     checks.true("it says what happens to /etc", "/etc" in done.text, done.text)
     world.shut_down()
 
     machine = world.boot()
-    checks.equal("v1 runs again", digest_of(world.status()["booted"]), releases["44.1"])
+    checks.equal("v1 runs again", digest_of(world.bootc_status()["booted"]), releases["44.1"])
     checks.equal("the file in /home stays", world.read_file("/var/home/v2.txt"), "made on v2\n")
     checks.true(
         "/etc is v1's own again", machine.run(["test", "-e", "/etc/veilor-lab-v2"], check=False).code == 1
     )
-    refused = world.veilor("veilor-update")
-    checks.equal("what was rolled back from is not staged again by itself", world.status()["staged"], None)
+    refused = world.run_program("veilor-update")
+    checks.equal(
+        "what was rolled back from is not staged again by itself", world.bootc_status()["staged"], None
+    )
     checks.true("and the person is told why", "rolled back" in refused.text.lower(), refused.text)
-    done = world.veilor("veilor-rollback", "--yes")
+    done = world.run_program("veilor-rollback", "--yes")
     checks.equal("veilor-rollback leads forward again", done.code, 0)
     world.shut_down()
 
     world.boot()
-    checks.equal("v2 runs again", digest_of(world.status()["booted"]), releases["44.2"])
+    checks.equal("v2 runs again", digest_of(world.bootc_status()["booted"]), releases["44.2"])
     checks.equal("with the /etc that was made on it", world.read_file("/etc/veilor-lab-v2"), "made on v2\n")
     world.shut_down()
 
@@ -303,7 +307,7 @@ def bad_update(world: World, checks: Checks) -> None:
     v3 = world.make_image("44.3", mutate=world.break_policy)
     machine = world.boot()
     world.publish(v3)
-    checks.equal("v3 is staged", world.veilor("veilor-update").code, 0)
+    checks.equal("v3 is staged", world.run_program("veilor-update").code, 0)
     world.shut_down()
 
     machine = world.power_on()
@@ -313,20 +317,20 @@ def bad_update(world: World, checks: Checks) -> None:
         machine.wait_agent(UNLOCK_TIMEOUT)
         world.boots += number > 1  # the machine restarts by itself
         if number == 3:
-            world.picture("third-boot", "The third boot of an image whose health check fails")
+            world.take_screenshot("third-boot", "The third boot of an image whose health check fails")
     checks.equal("three boots of v3, then one more", machine.console.count(COUNTED), 4)
-    world.settle()
-    status = world.status()
+    world.wait_startup_end()
+    status = world.bootc_status()
     checks.equal("the fourth is v2", digest_of(status["booted"]), world.notes["releases"]["44.2"])
     machine.wait_unit("veilor-health-return.service", "inactive", 120)
-    shown = world.veilor("veilor-status")
+    shown = world.run_program("veilor-status")
     checks.true("status says why", "health" in shown.text.lower() and "44.3" in shown.text, shown.text)
-    notice = world.notice()
+    notice = world.login_notice()
     checks.true("the person is told", "health" in notice.lower(), notice)
-    world.picture("returned", "Back on v2, and why")
-    mark = world.registry.mark()
-    world.veilor("veilor-update")
-    checks.equal("v3 is not staged again by itself", world.status()["staged"], None)
+    world.take_screenshot("returned", "Back on v2, and why")
+    mark = world.registry.log_position()
+    world.run_program("veilor-update")
+    checks.equal("v3 is not staged again by itself", world.bootc_status()["staged"], None)
     checks.equal("nothing of it is fetched", world.layer_bytes(world.registry.requests(mark)), 0)
     world.shut_down()
 
@@ -337,13 +341,13 @@ def not_unlocked(world: World, checks: Checks) -> None:
     world.boot()
     checks.equal(
         "after the return v2 is the default",
-        digest_of(world.status()["booted"]),
+        digest_of(world.bootc_status()["booted"]),
         world.notes["releases"]["44.2"],
     )
     world.publish(v4)
-    checks.equal("a newer good release is staged", world.veilor("veilor-update").code, 0)
-    checks.equal("it is v4", digest_of(world.status()["staged"]), v4.digest)
-    world.strike("not-unlocked")
+    checks.equal("a newer good release is staged", world.run_program("veilor-update").code, 0)
+    checks.equal("it is v4", digest_of(world.bootc_status()["staged"]), v4.digest)
+    world.apply_sabotage("not-unlocked")
     world.shut_down()
     for _ in range(3):
         machine = world.power_on()
@@ -351,36 +355,36 @@ def not_unlocked(world: World, checks: Checks) -> None:
         world.cut_power()
 
     machine = world.boot()
-    checks.equal("then v2 boots", digest_of(world.status()["booted"]), world.notes["releases"]["44.2"])
+    checks.equal("then v2 boots", digest_of(world.bootc_status()["booted"]), world.notes["releases"]["44.2"])
     machine.wait_unit("veilor-health-return.service", "inactive", 120)
-    shown = world.veilor("veilor-status").text
+    shown = world.run_program("veilor-status").text
     checks.true("status says that nobody unlocked it", "unlock" in shown.lower(), shown)
-    done = world.veilor("veilor-update")
-    checks.equal("v4 is offered again", digest_of(world.status()["staged"]), v4.digest)
+    done = world.run_program("veilor-update")
+    checks.equal("v4 is offered again", digest_of(world.bootc_status()["staged"]), v4.digest)
     checks.equal("and staged without complaint", done.code, 0)
     world.shut_down()
 
     world.boot()
-    checks.equal("v4 runs", digest_of(world.status()["booted"]), v4.digest)
-    checks.true("v4 is healthy", world.healthy(), world.grub_environment())
+    checks.equal("v4 runs", digest_of(world.bootc_status()["booted"]), v4.digest)
+    checks.true("v4 is healthy", world.wait_healthy(), world.grub_environment())
     world.shut_down()
 
 
 @phase("update-attacks", "A stranger's signature, a changed digest, an older statement: refused")
 def update_attacks(world: World, checks: Checks) -> None:
     world.boot()
-    before = world.status()
+    before = world.bootc_status()
 
     def refused(what: str, layers: bool = False) -> None:
-        mark = world.registry.mark()
-        done = world.veilor("veilor-update", timeout=300)
+        mark = world.registry.log_position()
+        done = world.run_program("veilor-update", timeout=300)
         checks.true(f"{what}: refused", done.code != 0, done.text)
         checks.true(
             f"{what}: said in a sentence",
             len(done.text.strip()) > 20 and "Traceback" not in done.text,
             done.text,
         )
-        after = world.status()
+        after = world.bootc_status()
         checks.equal(f"{what}: nothing is staged", after["staged"], None)
         checks.equal(
             f"{what}: what boots next is unchanged",
@@ -407,6 +411,6 @@ def update_attacks(world: World, checks: Checks) -> None:
     refused("a statement signed by the image's key")
 
     world.announce("44.8", world.digest_of_tag())
-    checks.equal("the honest release after all of them is taken", world.veilor("veilor-update").code, 0)
-    checks.equal("it is staged", digest_of(world.status()["staged"]), world.digest_of_tag())
+    checks.equal("the honest release after all of them is taken", world.run_program("veilor-update").code, 0)
+    checks.equal("it is staged", digest_of(world.bootc_status()["staged"]), world.digest_of_tag())
     world.shut_down()

@@ -107,28 +107,31 @@ def disk_off(world: World, checks: Checks) -> None:
     )
     world.shut_down()
 
-    raw = world.raw_disk()
+    raw = world.export_raw_disk()
     whole = [(0, raw.stat().st_size)]
     try:
-        clear = disk.find(raw, [outside.encode()], whole)
+        clear = disk.find_bytes(raw, [outside.encode()], whole)
         for claim in ("laptop.encrypted", "laptop.no-swap-on-disk", "laptop.no-second-copy"):
             checks.true(f"{claim} negative control: the search finds what lies in the clear (/boot)", clear)
         checks.equal(
             "laptop.encrypted: a file of the person's can't be found",
-            disk.find(raw, [inside.encode()], whole),
+            disk.find_bytes(raw, [inside.encode()], whole),
             [],
             go_on=True,
         )
         checks.equal(
-            "laptop.no-second-copy: nor the passphrase", disk.find(raw, [PASSPHRASE], whole), [], go_on=True
+            "laptop.no-second-copy: nor the passphrase",
+            disk.find_bytes(raw, [PASSPHRASE], whole),
+            [],
+            go_on=True,
         )
         title = "laptop.no-swap-on-disk: what lay in memory, and was swapped out of it, is not there"
         if swapped < 20:
             checks.not_run(title, f"nothing of it was swapped ({swapped} KiB): this base has no swap")
         else:
-            checks.equal(title, disk.find(raw, [held.encode()], whole), [], go_on=True)
+            checks.equal(title, disk.find_bytes(raw, [held.encode()], whole), [], go_on=True)
         root = max(disk.read_gpt(raw), key=lambda part: part.size)
-        header = disk.luks_header(raw, root)
+        header = disk.read_luks_header(raw, root)
         checks.equal(
             "laptop.encrypted: one way in, by argon2id",
             (header["slots"], header["kdf"]),
@@ -137,7 +140,7 @@ def disk_off(world: World, checks: Checks) -> None:
         )
         title = "laptop.no-second-copy: nor the key that the passphrase opens"
         if dumped.code == 0 and len(key := base64.b64decode(dumped.out)) >= 32:
-            checks.equal(title, disk.find(raw, [key[:32], key[-32:]], whole), [], go_on=True)
+            checks.equal(title, disk.find_bytes(raw, [key[:32], key[-32:]], whole), [], go_on=True)
         else:
             checks.not_run(title, f"cryptsetup gave none out: {dumped.err[-200:]}")
     finally:
@@ -160,7 +163,7 @@ def knock(world: World, machine: Machine) -> bool:
             return said.endswith(ANSWER)
         time.sleep(1)
         machine.console.send(GUESS + b"\n")
-    raise machine.judge_silence("a restart or a shell after the last guess")
+    raise machine.fault_for_silence("a restart or a shell after the last guess")
 
 
 @phase(
@@ -188,8 +191,8 @@ def prompt(world: World, checks: Checks) -> None:
     world.type_passphrase(start=machine.console.buffer.rindex(KERNEL))
     machine.wait_agent(UNLOCK_TIMEOUT)
     checks.true(f"{files}: by the right one it is, also after them", OPENED in machine.console.text())
-    world.settle()
-    world.picture(
+    world.wait_startup_end()
+    world.take_screenshot(
         "opened", "After wrong guesses the machine has started anew, and the right passphrase opens the disk"
     )
     change_arguments(machine, {"rd.shell=0": "rd.shell=1", "rd.emergency=reboot": "rd.emergency=halt"})
@@ -223,7 +226,7 @@ def memory(world: World, checks: Checks) -> None:
     for wiped in (True, False):
         machine = world.boot()
         for title, name in tries.items():
-            seen = world.attempt(name)
+            seen = world.run_try(name)
             if wiped:
                 checks.true(f"{claim}: {title}", seen not in ("ok", ""), seen, go_on=True)
             else:

@@ -61,7 +61,7 @@ def remove_peer(machine: Machine, interface: str) -> None:
 
 def scan(world: World) -> dict:
     """What the neighbour reaches of every port while a program of the machine listens on LISTENS."""
-    said = world.attempt("scan", NEAR, NEAR6, LISTENS)
+    said = world.run_try("scan", NEAR, NEAR6, LISTENS)
     try:
         return json.loads(said)
     except ValueError:
@@ -72,7 +72,7 @@ def scanned(world: World, checks: Checks, interface: str, claim: str, answers_pi
     """Every port is knocked at, with the firewall and past it; past it the interface is left in the zone
     `trusted`.
     """
-    firewall, port = world.has("/usr/sbin/firewalld"), int(LISTENS)
+    firewall, port = world.has_path("/usr/sbin/firewalld"), int(LISTENS)
     title = (
         f"{claim}: a program that listens is not reached on {interface}, by no port, old or new "
         "addresses, TCP or UDP"
@@ -158,7 +158,7 @@ def passwords(world: World, checks: Checks, interface: str) -> None:
     that the firewall lets through.
     """
     machine, keys = world.machine, "ssh.keys-only"
-    if not world.has("/usr/sbin/sshd"):
+    if not world.has_path("/usr/sbin/sshd"):
         checks.not_run(f"{keys}: a password is not taken", "this base has no ssh server")
         return
     for unit in ("ssh.service", "sshd.service"):
@@ -224,8 +224,8 @@ def passwords(world: World, checks: Checks, interface: str) -> None:
         (code, said),
         go_on=True,
     )
-    if world.has("/usr/sbin/firewalld"):
-        seen = world.attempt("knock", NEAR, "22")
+    if world.has_path("/usr/sbin/firewalld"):
+        seen = world.run_try("knock", NEAR, "22")
         checks.equal(
             "ssh.no-server negative control: past the firewall a server that root started is reached",
             seen,
@@ -233,7 +233,7 @@ def passwords(world: World, checks: Checks, interface: str) -> None:
             go_on=True,
         )
         machine.run(["firewall-cmd", "-q", "--zone=veilor", f"--change-interface={interface}"])
-        seen = world.attempt("knock", NEAR, "22")
+        seen = world.run_try("knock", NEAR, "22")
         checks.equal(
             "ssh.no-server: even one that root has started is reached by nobody on the network",
             seen,
@@ -248,17 +248,17 @@ def moved(world: World, settings: str) -> float:
     back.
     """
     world.write_file(f"{DESK}/chrony.conf", settings + f"\npidfile {DESK}/chronyd.pid\nbindcmdaddress /\n")
-    before = world.attempt("clock")
+    before = world.run_try("clock")
     world.machine.run(["chronyd", "-q", "-t", "40", "-f", f"{DESK}/chrony.conf"], check=False, timeout=90)
-    after = world.attempt("clock")
-    world.attempt("set-clock", before)
+    after = world.run_try("clock")
+    world.run_try("set-clock", before)
     return float(after) - float(before)
 
 
 def forged_time(world: World, checks: Checks) -> None:
     """A server on the path says that it is a year later."""
     claim, machine = "time.authenticated", world.machine
-    if not world.has("/usr/sbin/chronyd"):
+    if not world.has_path("/usr/sbin/chronyd"):
         checks.not_run(f"{claim}: a server without NTS can't set the clock", "this base has no chrony")
         return
     machine.run(["systemctl", "stop", "chronyd.service"], check=False)
@@ -327,8 +327,8 @@ def forged_names(world: World, checks: Checks, release) -> None:
     honest = world.read_file("/etc/hosts")
 
     def update() -> tuple[str | None, str, bool]:
-        done = world.veilor("veilor-update", timeout=900)
-        staged = world.status()["staged"]
+        done = world.run_program("veilor-update", timeout=900)
+        staged = world.bootc_status()["staged"]
         return (
             staged and staged["image"]["imageDigest"],
             f"{done.code}: {done.text.strip()[-300:]}",
@@ -358,13 +358,13 @@ def forged_names(world: World, checks: Checks, release) -> None:
     got, said, _ = update()
     checks.equal(f"{claim} negative control: by its right name the release is taken", got, release.digest)
     world.announce("44.1", old, sequence=1)  # rightly signed, and older than what this machine has seen
-    now = world.attempt("clock")
+    now = world.run_try("clock")
     for what, shift in (("ten years back", -10 * YEAR), ("three weeks ahead", 21 * 86400)):
-        world.attempt("set-clock", str(float(now) + shift))
+        world.run_try("set-clock", str(float(now) + shift))
         got, said, sound = update()
         checks.equal(f"{claim}: {what}, an older statement is not taken", got, release.digest, go_on=True)
         checks.true(f"{claim}: {what}, it is no crash", sound, said, go_on=True)
-    world.attempt("set-clock", now)
+    world.run_try("set-clock", now)
 
 
 @phase(
@@ -400,7 +400,7 @@ def usb(world: World, checks: Checks) -> None:
     hardware = world.hardware()
     hardware.usb = True
     machine = world.boot(hardware)
-    if not world.has("/usr/bin/usbguard"):
+    if not world.has_path("/usr/bin/usbguard"):
         checks.not_run(
             f"{claim}: a second keyboard, a stick and a network card do nothing", "this base has no USBGuard"
         )
@@ -409,7 +409,7 @@ def usb(world: World, checks: Checks) -> None:
 
     def seen(serial: str, *functions: str) -> dict:
         """What became of the device with SERIAL, plugged in now if FUNCTIONS say what it is."""
-        said = world.attempt("plug" if functions else "seen", serial, *functions)
+        said = world.run_try("plug" if functions else "seen", serial, *functions)
         try:
             return json.loads(said)
         except ValueError:
@@ -427,11 +427,11 @@ def usb(world: World, checks: Checks) -> None:
         works,
         go_on=True,
     )
-    world.attempt("unplug", "LAB0")
+    world.run_try("unplug", "LAB0")
     mine = {"driver": "usb-kbd", "bus": "xhci.0", "id": "mine", "serial": "MINE"}
     machine.qmp.cmd("device_add", **mine, port="1")
     seen("MINE")
-    done = world.veilor("veilor-usbguard-enroll")
+    done = world.run_program("veilor-usbguard-enroll")
     checks.equal(f"{claim}: the enrolment ends well", done.code, 0)
     works = {"authorized": True, "drivers": ["usbhid"]}
     checks.equal(f"{claim}: the keyboard that was there works", seen("MINE"), works, go_on=True)
@@ -447,7 +447,7 @@ def usb(world: World, checks: Checks) -> None:
     ):
         checks.equal(f"{claim}: {what} does nothing", seen(f"LAB{number}", *functions), nothing, go_on=True)
         if number < 3:
-            world.attempt("unplug", f"LAB{number}")
+            world.run_try("unplug", f"LAB{number}")
     listed = machine.run(["usbguard", "list-devices", "--blocked"]).out
     checks.true(
         f"{claim}: they are listed as blocked", "SECOND" in listed and "LAB3" in listed, listed, go_on=True

@@ -38,7 +38,7 @@ time.sleep(900)
 
 def staged(world: World) -> str | None:
     """The digest of what is staged."""
-    entry = world.status()["staged"]
+    entry = world.bootc_status()["staged"]
     return entry and entry["image"]["imageDigest"]
 
 
@@ -46,7 +46,7 @@ def ends(
     world: World, checks: Checks, what: str, code: int, *argv: str, says: str = "", **facts: object
 ) -> dict:
     """veilor-update --json with ARGV ends with CODE and FACTS, in words that SAYS is part of; its answer."""
-    done = world.veilor("veilor-update", "--json", *argv, timeout=900)
+    done = world.run_program("veilor-update", "--json", *argv, timeout=900)
     line = " ".join([*(done.data[part] for part in ("what", "means", "next")), *done.data["warnings"]])
     checks.equal(
         f"{what}: exit code and facts",
@@ -118,7 +118,7 @@ def held_up(world: World, checks: Checks) -> None:
         machine.run(["sync"])
 
     world.write_file("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}')
-    mark = world.registry.mark()
+    mark = world.registry.log_position()
     ends(
         world,
         checks,
@@ -193,21 +193,21 @@ def given(world: World, checks: Checks, good: str, old: str) -> None:
         state="downloaded",
         says="locked",
     )
-    checks.true("downloaded, it is kept from booting", world.status()["staged"]["downloadOnly"])
+    checks.true("downloaded, it is kept from booting", world.bootc_status()["staged"]["downloadOnly"])
     ends(world, checks, "once more, and it is ready", 0, "--now", state="ready", says="restart when you like")
     world.announce("44.1", old, withdrawn=[good])
     ends(world, checks, "a withdrawn release", 0, state="current", says="taken away")
     checks.equal("is gone", (staged(world), world.grub_environment().get("boot_counter")), (None, None))
     world.announce("44.2", good)
     ends(world, checks, "announced again", 0, state="ready")
-    back = world.veilor("veilor-rollback", "--yes")
+    back = world.run_program("veilor-rollback", "--yes")
     checks.true(
         "a rollback to what was never verified says so",
         back.code == 0 and "never verified" in back.text,
         back.text,
         go_on=True,
     )
-    checks.equal("and comes back", world.veilor("veilor-rollback", "--yes").code, 0)
+    checks.equal("and comes back", world.run_program("veilor-rollback", "--yes").code, 0)
     ends(world, checks, "what was rolled back from", 0, state="held", says="rolled back by hand")
     checks.equal("is not staged", staged(world), None)
 
@@ -237,7 +237,7 @@ def outcomes(world: World, checks: Checks) -> None:
         state="ready",
         says="ran out 386 days ago",
     )
-    shown = world.veilor("veilor-status").text
+    shown = world.run_program("veilor-status").text
     checks.true(
         "status says how old the news is", "beware" in shown and "386 days" in shown, shown, go_on=True
     )
@@ -256,10 +256,12 @@ def outcomes(world: World, checks: Checks) -> None:
     world.type_passphrase(start=at)
     machine.wait_agent(UNLOCK_TIMEOUT)
     world.boots += 1
-    world.settle()
-    checks.equal("--apply boots the new system", world.status()["booted"]["image"]["imageDigest"], v3.digest)
-    checks.true("healthy", world.healthy(), world.grub_environment())
-    world.judge_console()
+    world.wait_startup_end()
+    checks.equal(
+        "--apply boots the new system", world.bootc_status()["booted"]["image"]["imageDigest"], v3.digest
+    )
+    checks.true("healthy", world.wait_healthy(), world.grub_environment())
+    world.check_console()
     world.cut_power()
 
 
@@ -294,10 +296,10 @@ def trust(world: World, checks: Checks) -> None:
     for number, age, says in ((3, 24, "whether its network blocks"), (4, 54, "look from another device")):
         world.announce("44.1", old, sequence=number, age=age)
         ends(world, checks, f"a freeze, {age - 14} days", 0, state="current", says=says)
-        shown = world.veilor("veilor-status").text
+        shown = world.run_program("veilor-status").text
         checks.true(
             f"a freeze, {age - 14} days: status and notice say it",
-            "beware" in shown and says in world.notice(),
+            "beware" in shown and says in world.login_notice(),
             shown,
             go_on=True,
         )
@@ -305,13 +307,13 @@ def trust(world: World, checks: Checks) -> None:
 
     world.announce("44.0", v0.digest, sequence=1)
     without(world, "core/statement.py", "def check_sequence(*_):\n    return None")
-    done = world.veilor("veilor-update", timeout=900)
+    done = world.run_program("veilor-update", timeout=900)
     checks.equal("with the sequence unchecked the downgrade succeeds", staged(world), v0.digest, go_on=True)
     checks.true("and is called ready", "is ready" in done.text, done.text, go_on=True)
     machine.run(["umount", f"{APP}/core/statement.py"])
     machine.run(["ostree", "admin", "undeploy", "0"], timeout=300)
     world.announce("44.2", v2.digest, sequence=5)
     without(world, "device/update.py", "def compare(host, *_):\n    return host")
-    world.veilor("veilor-update", timeout=900)
+    world.run_program("veilor-update", timeout=900)
     checks.equal("with the digest uncompared the moved tag succeeds", staged(world), v0.digest, go_on=True)
     world.cut_power()

@@ -272,7 +272,7 @@ def do_rehearse(args) -> int:
 def do_lab_slot(args) -> int:
     from veilor.lab import slots
     from veilor.lab.cache import cache_root, hash_tree
-    from veilor.lab.rehearse import tracked
+    from veilor.lab.rehearse import hash_sources
 
     every = slots.load_slots(SOURCE_ROOT / "scenarios/slots.toml")
     args.names = [slot.name for slot in every] if args.names == ["all"] else args.names
@@ -280,7 +280,7 @@ def do_lab_slot(args) -> int:
     turn = int(host_run(counted, timeout=60).stdout) if not args.names else 0
     chosen = slots.choose(every, args.names, turn)
     inputs = hashlib.sha256(
-        (tracked(SOURCE_ROOT) + hash_tree(SOURCE_ROOT / "scenarios")).encode()
+        (hash_sources(SOURCE_ROOT) + hash_tree(SOURCE_ROOT / "scenarios")).encode()
     ).hexdigest()
     number = itertools.count(1)
 
@@ -312,9 +312,9 @@ def do_lab_tools(args) -> int:
 
 
 def do_lab_clean(args) -> int:
-    from veilor.lab.cache import cache_root, clean
+    from veilor.lab.cache import cache_root, clean_cache
 
-    if hindrance := clean(cache_root()):
+    if hindrance := clean_cache(cache_root()):
         print(f"veilor lab clean: {hindrance}", file=sys.stderr)
         return FAILED
     print(f"cleaned {cache_root()}")

@@ -71,7 +71,7 @@ def write(folder: Path, layers: list[tuple[str, bytes]]) -> tuple[Path, str]:
     }
     top = {"mediaType": manifest["mediaType"], **images.write_blob(base, json.dumps(manifest).encode())}
     (base / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
-    return folder / "image", images.extend(base, folder / "image", layers, "44")
+    return folder / "image", images.add_layers(base, folder / "image", layers, "44")
 
 
 @pytest.fixture

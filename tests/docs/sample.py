@@ -14,7 +14,7 @@ from pathlib import Path
 
 from veilor.lab.report import load_stand_ins, write_report
 from veilor.lab.scenario import load_scenario
-from veilor.lab.verdict import About, Check, PhaseResult, Run, Screenshot, Verdict, judge
+from veilor.lab.verdict import About, Check, PhaseResult, Run, Screenshot, Verdict, phase_verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "<script>document.title = 'taken over'</script><img src=https://example.org/x.png onerror=alert(1)>"
@@ -53,7 +53,7 @@ def sample(pictures: Path) -> Run:
             checks.append(Check("v2 is unlocked", False, "got True, want False", Verdict.OS_FAULT))
         if one.name == "update-attacks":
             checks.append(Check("SELinux denies it", None, "this base has no SELinux", Verdict.NOT_RUN))
-        verdict, reason = judge(checks, None)
+        verdict, reason = phase_verdict(checks, None)
         shot = pictures / f"{one.name}.png"
         shot.write_bytes(png(720, 400, 20 + 9 * number))
         console = "".join(

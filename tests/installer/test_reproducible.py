@@ -46,7 +46,7 @@ def made_in(folder, medium, run, change=None):
         ("veilor-os", images.tree_layer(stage(clone, folder / "tree"))),
         ("release", images.release_layer("44.1")),
     ]
-    digest = images.extend(base_in(folder / "base"), folder / "layout", layers, "44.1")
+    digest = images.add_layers(base_in(folder / "base"), folder / "layout", layers, "44.1")
     iso = build_iso(medium, folder / "layout", clone / "kickstart/install.ks", folder / "veilor.iso", run=run)
     return digest, hashlib.sha256(iso.read_bytes()).hexdigest()
 

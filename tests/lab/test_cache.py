@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from veilor.lab.cache import UNUSED, artefact, clean, hash_tree, key_of, locked, write_atomic
+from veilor.lab.cache import UNUSED, artefact, clean_cache, hash_tree, key_of, locked, write_atomic
 from veilor.lab.verdict import LabFault
 
 
@@ -297,9 +297,9 @@ def test_clean_leaves_a_cache_in_use_alone_and_never_takes_what_is_not_the_labs(
     pid = tmp_path / "work/rehearsal-x/pid"
     pid.parent.mkdir(parents=True)
     pid.write_text(str(os.getpid()))
-    assert "end it first" in clean(tmp_path) and entry.exists()
+    assert "end it first" in clean_cache(tmp_path) and entry.exists()
     pid.unlink()
     with locked(tmp_path / ".locks" / entry.name):
-        assert "end it first" in clean(tmp_path) and entry.exists()
-    assert not clean(tmp_path)
+        assert "end it first" in clean_cache(tmp_path) and entry.exists()
+    assert not clean_cache(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letter"]

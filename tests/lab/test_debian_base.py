@@ -15,10 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_real_bootc_leaves_nothing_of_the_front():
-    plain = {name: what for name, what, _ in debian_base.extras(ROOT, Path("/programs"), Path("/grub"))}
+    plain = {name: what for name, what, _ in debian_base.added_files(ROOT, Path("/programs"), Path("/grub"))}
     real = {
         name: what
-        for name, what, _ in debian_base.extras(ROOT, Path("/programs"), Path("/grub"), Path("/made/bootc"))
+        for name, what, _ in debian_base.added_files(
+            ROOT, Path("/programs"), Path("/grub"), Path("/made/bootc")
+        )
     }
     assert (
         plain["usr/bin/bootc"] == ROOT / "stand-ins/bootc/bootc" and "usr/lib/bootc-front/verbs.py" in plain
@@ -49,8 +51,8 @@ PLAIN = ["base-system", "kernel", "boot-loader", "no-selinux"]
 )
 def test_a_report_names_what_the_base_itself_says_it_stands_in_for(label, named):
     labels = {} if label is None else {debian_base.STAND_IN: label}
-    assert rehearse.stand_ins_of({"config": {"Labels": labels}}) == named
-    assert rehearse.stand_ins_of({}) == []
+    assert rehearse.named_stand_ins({"config": {"Labels": labels}}) == named
+    assert rehearse.named_stand_ins({}) == []
 
 
 @pytest.mark.parametrize("answer", [Finished(1, b"", b"bwrap: execvp"), Finished(0, b"systemd 257", b"")])

@@ -65,16 +65,16 @@ def test_a_disk_without_a_table_is_the_products_fault(tmp_path):
 def test_the_luks_header_says_what_it_is(tmp_path, version, kdf):
     raw = gpt(tmp_path / "raw", [(8 * MIB, 32 * MIB)])
     luks(raw, 8 * MIB, version, kdf)
-    header = disk.luks_header(raw, disk.read_gpt(raw)[0])
+    header = disk.read_luks_header(raw, disk.read_gpt(raw)[0])
     assert (header["version"], header["kdf"], header["memory"]) == (version, kdf, 65536)
 
 
 def test_an_older_luks_shows_as_one_and_none_is_the_products_fault(tmp_path):
     raw = gpt(tmp_path / "raw", [(8 * MIB, 32 * MIB)])
     with pytest.raises(OSFault, match="not encrypted"):
-        disk.luks_header(raw, disk.read_gpt(raw)[0])
+        disk.read_luks_header(raw, disk.read_gpt(raw)[0])
     luks(raw, 8 * MIB, version=1)
-    assert disk.luks_header(raw, disk.read_gpt(raw)[0])["version"] == 1
+    assert disk.read_luks_header(raw, disk.read_gpt(raw)[0])["version"] == 1
 
 
 def test_words_are_found_across_the_border_of_two_reads_and_only_where_asked(tmp_path):
@@ -83,23 +83,25 @@ def test_words_are_found_across_the_border_of_two_reads_and_only_where_asked(tmp
         out.truncate(4 * MIB)
         out.seek(MIB - 3)
         out.write(b"secret words")
-    assert disk.find(raw, [b"secret words"], [(0, 4 * MIB)], chunk=MIB) == [f"secret words at byte {MIB - 3}"]
-    assert disk.find(raw, [b"secret words", b"other"], [(2 * MIB, 4 * MIB)], chunk=MIB) == []
+    assert disk.find_bytes(raw, [b"secret words"], [(0, 4 * MIB)], chunk=MIB) == [
+        f"secret words at byte {MIB - 3}"
+    ]
+    assert disk.find_bytes(raw, [b"secret words", b"other"], [(2 * MIB, 4 * MIB)], chunk=MIB) == []
 
 
 def test_what_is_planted_in_a_partition_is_found_there(tmp_path):
     raw = gpt(tmp_path / "raw", [(8 * MIB, 32 * MIB)])
     part = disk.read_gpt(raw)[0]
-    disk.plant(raw, part, b"secret words")
+    disk.write_in_clear(raw, part, b"secret words")
     size, place = raw.stat().st_size, part.start + part.size // 2
-    assert disk.find(raw, [b"secret words"], [(part.start, part.start + part.size)]) == [
+    assert disk.find_bytes(raw, [b"secret words"], [(part.start, part.start + part.size)]) == [
         f"secret words at byte {place}"
     ]
-    assert raw.stat().st_size == size and disk.find(raw, [b"secret words"], [(0, part.start)]) == []
+    assert raw.stat().st_size == size and disk.find_bytes(raw, [b"secret words"], [(0, part.start)]) == []
 
 
 def test_any_write_to_the_other_disk_shows(tmp_path):
-    other = disk.make_other(tmp_path / "other", size=64 * MIB, data=MIB)
+    other = disk.make_second_disk(tmp_path / "other", size=64 * MIB, data=MIB)
     before = disk.fingerprint(other)
     assert disk.fingerprint(other) == before
     for place in (0, 32 * MIB, 64 * MIB - 1):

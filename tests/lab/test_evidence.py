@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from veilor.lab.console import FORBIDDEN, find_forbidden, plain
+from veilor.lab.console import FORBIDDEN, find_forbidden, without_escapes
 from veilor.lab.evidence import PROMPT, Evidence
 from veilor.lab.registry import Request
 
@@ -45,7 +45,10 @@ def test_each_forbidden_thing_is_seen_named_and_can_be_allowed():
 
 
 def test_escapes_are_taken_out_and_words_stay():
-    assert plain(b"\x1b[0;32m  OK  \x1b[0m Started \x1b[1;39mone\x1b[0m.\r\n") == "  OK   Started one.\n"
+    assert (
+        without_escapes(b"\x1b[0;32m  OK  \x1b[0m Started \x1b[1;39mone\x1b[0m.\r\n")
+        == "  OK   Started one.\n"
+    )
 
 
 def test_the_prompt_is_known_without_a_newline():

@@ -43,7 +43,7 @@ def test_stamping_replaces_files_and_links_and_writes_through_none(tmp_path):
     (staged / "etc/b").symlink_to("a")
     (staged / "usr").mkdir()
     (staged / "usr/c").write_text("c")
-    flavour.stamp(staged, root)
+    flavour.lay_over(staged, root)
     assert (root / "etc/a").read_text() == "new" and not (root / "etc/a").is_symlink()
     assert os.readlink(root / "etc/b") == "a" and (root / "usr/c").read_text() == "c"
     assert elsewhere.read_text() == "untouched" and (tmp_path / "cached").read_text() == "old"

@@ -48,14 +48,14 @@ def test_the_same_inputs_give_the_same_digest_in_another_folder(tmp_path, base):
             ("tree", images.tree_layer(tree(tmp_path / f"tree-{name}"))),
             ("release", images.release_layer("1")),
         ]
-        digests.append(images.extend(base, tmp_path / name, layers, "44.1"))
+        digests.append(images.add_layers(base, tmp_path / name, layers, "44.1"))
     assert digests[0] == digests[1]
     changed = [("tree", images.tree_layer(tree(tmp_path / "tree-c", "two")))]
-    assert images.extend(base, tmp_path / "c", changed, "44.1") != digests[0]
+    assert images.add_layers(base, tmp_path / "c", changed, "44.1") != digests[0]
 
 
 def test_what_is_written_is_a_whole_image(tmp_path, base):
-    digest = images.extend(
+    digest = images.add_layers(
         base,
         tmp_path / "made",
         [("tree", images.tree_layer(tree(tmp_path / "tree")))],
@@ -69,12 +69,12 @@ def test_what_is_written_is_a_whole_image(tmp_path, base):
         and config["config"]["Labels"]["extra"] == "yes"
     )
     for descriptor in [manifest["config"], *manifest["layers"]]:
-        data = images.blob(tmp_path / "made", descriptor["digest"]).read_bytes()
+        data = images.blob_path(tmp_path / "made", descriptor["digest"]).read_bytes()
         assert (
             "sha256:" + hashlib.sha256(data).hexdigest() == descriptor["digest"]
             and len(data) == descriptor["size"]
         )
-    last = gzip.decompress(images.blob(tmp_path / "made", manifest["layers"][-1]["digest"]).read_bytes())
+    last = gzip.decompress(images.blob_path(tmp_path / "made", manifest["layers"][-1]["digest"]).read_bytes())
     assert "sha256:" + hashlib.sha256(last).hexdigest() == config["rootfs"]["diff_ids"][-1]
     with tarfile.open(fileobj=io.BytesIO(last)) as tar:
         tool = tar.getmember("usr/bin/tool")
@@ -108,13 +108,18 @@ WANTED = {"bootc": "usr/bin/bootc", "kernel": "usr/lib/modules/*/vmlinuz"}
 
 def test_what_a_base_lacks_is_named(tmp_path):
     first = layout_of(tmp_path / "a", gzip.compress(packed("./usr/bin/bootc"), mtime=0))
-    assert images.lacks(first, WANTED) == ["kernel"]
-    images.extend(first, tmp_path / "b", [("kernel", packed("usr/lib/modules/6.12/vmlinuz"))], "1")
-    assert images.lacks(tmp_path / "b", WANTED) == []
-    assert images.lacks(layout_of(tmp_path / "c", packed("etc/usr/bin/bootc")), WANTED) == ["bootc", "kernel"]
+    assert images.missing_paths(first, WANTED) == ["kernel"]
+    images.add_layers(first, tmp_path / "b", [("kernel", packed("usr/lib/modules/6.12/vmlinuz"))], "1")
+    assert images.missing_paths(tmp_path / "b", WANTED) == []
+    assert images.missing_paths(layout_of(tmp_path / "c", packed("etc/usr/bin/bootc")), WANTED) == [
+        "bootc",
+        "kernel",
+    ]
 
 
 def test_layers_that_cannot_be_read(tmp_path):
-    assert images.lacks(layout_of(tmp_path / "a", b"?", "l+zstd"), WANTED) == [], "unseen is not missing"
+    assert images.missing_paths(layout_of(tmp_path / "a", b"?", "l+zstd"), WANTED) == [], (
+        "unseen is not missing"
+    )
     with pytest.raises(LabFault, match="fetch the image again"):
-        images.lacks(layout_of(tmp_path / "b", gzip.compress(packed("usr/bin/bootc"))[:-20]), WANTED)
+        images.missing_paths(layout_of(tmp_path / "b", gzip.compress(packed("usr/bin/bootc"))[:-20]), WANTED)

@@ -100,7 +100,7 @@ def go(tmp_path):
 class Silent:
     def start(self, index, title): ...
     def done(self, index, result): ...
-    def say(self, line): ...
+    def print_line(self, line): ...
     def close(self): ...
 
 
@@ -295,7 +295,7 @@ def later(load, folder):
 
 
 def test_a_scenario_that_goes_on_from_another_lives_through_that_first(later, go):
-    assert [one.name for one in later.phases] == ["one", "two", "four", "five"] and later.borrowed == 2
+    assert [one.name for one in later.phases] == ["one", "two", "four", "five"] and later.inherited == 2
     world = FakeWorld()
     assert go(later, world).verdict is PASS
     assert world.did[-4:] == ["one", "two", "four", "five"]
@@ -316,7 +316,7 @@ def test_and_takes_over_what_was_lived_before(later, folder, go, tmp_path):
 
 def test_what_is_only_read_is_not_added_to(load, go, tmp_path):
     scenario, records = load(body("one", "two")), Checkpoints(tmp_path / "records", "plain")
-    assert go(scenario, FakeWorld(), records=records, remember=False).verdict is PASS
+    assert go(scenario, FakeWorld(), records=records, keep_records=False).verdict is PASS
     assert not list(tmp_path.glob("records/plain/*.shown@*")), (
         "a sabotaged run must not speak for an honest one"
     )

@@ -13,10 +13,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from veilor.lab import report
+from veilor.lab.progress import PhaseProgress
 from veilor.lab.report import (
-    Progress,
     clean_console,
-    duration,
+    format_duration,
     headline,
     load_stand_ins,
     remove_report,
@@ -227,7 +227,7 @@ def test_junit_tells_the_verdicts_apart(tmp_path, picture, verdict, kind):
 def test_junit_shows_a_fault_outside_of_the_phases(picture):
     run = a_run(picture)
     run.fault, run.reason = LAB, "QEMU does not go away"
-    root = ElementTree.fromstring(report.junit(run))
+    root = ElementTree.fromstring(report.junit_xml(run))
     assert root[0].find("testcase/error").get("message") == "QEMU does not go away"
 
 
@@ -308,7 +308,7 @@ def test_a_console_is_readable_and_bounded():
     [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (3725, "1 h 02 min")],
 )
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_durations(seconds, text):
     [(0, None, None), (45, "0", "40 s"), (150, "0", "150 s"), (1644, "0", "25 min"), (9000, "0", "120 min")],
 )
 def test_a_time_line_has_few_marks_at_round_times(seconds, first, last):
-    marks = report.ticks(seconds)
+    marks = report.time_line_marks(seconds)
     assert len(marks) <= 7 and all(0 <= at <= 100 for at, _ in marks)
     assert not marks and first is None or (marks[0][1], marks[-1][1]) == (first, last)
 
@@ -334,7 +334,7 @@ def test_a_time_line_has_few_marks_at_round_times(seconds, first, last):
     ],
 )
 def test_a_detail_is_said_plainly(detail, text):
-    assert report.plain(detail) == text
+    assert report.plain_detail(detail) == text
 
 
 @pytest.mark.parametrize("verdict", [OS, NOT_RUN])
@@ -366,7 +366,7 @@ def test_nothing_of_what_a_guest_says_could_run(tmp_path, picture):
 def test_progress_in_a_log_is_plain_lines(picture):
     out = io.StringIO()
     run = a_run(picture, "why", OS)
-    progress = Progress(2, out)
+    progress = PhaseProgress(2, out)
     for index, phase in enumerate(run.phases):
         progress.start(index, phase.title)
         progress.done(index, phase)
@@ -386,7 +386,7 @@ def test_progress_on_a_terminal_counts_and_cleans_up():
             return True
 
     out = Terminal()
-    progress = Progress(2, out)
+    progress = PhaseProgress(2, out)
     progress.start(1, "Update")
     progress._end.wait(1.3)
     progress.done(1, PhaseResult("update", "Update", PASS, 1.0, 1))

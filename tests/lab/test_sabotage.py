@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from veilor.build.stage import stage
-from veilor.lab.sabotage import SABOTAGES, judge, mutate, strike
+from veilor.lab.sabotage import SABOTAGES, apply_live, apply_to_tree, was_noticed
 from veilor.lab.scenario import load_scenario
 from veilor.lab.verdict import LabFault, Verdict
 
@@ -28,7 +28,7 @@ def contents(tree):
 def test_it_changes_the_staged_tree_once(tmp_path, name):
     tree = stage(ROOT, tmp_path / "tree")
     before = contents(tree)
-    mutate(name, tree, "44.9")
+    apply_to_tree(name, tree, "44.9")
     after = contents(tree)
     assert len({path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}) == 1
 
@@ -36,7 +36,7 @@ def test_it_changes_the_staged_tree_once(tmp_path, name):
 @pytest.mark.parametrize("name", OF_THE_TREE)
 def test_one_that_finds_nothing_to_break_says_so(tmp_path, name):
     with pytest.raises((LabFault, FileNotFoundError)):
-        mutate(name, tmp_path, "44.9")
+        apply_to_tree(name, tmp_path, "44.9")
 
 
 def test_each_is_expected_in_a_phase_that_exists_and_never_to_pass():
@@ -52,26 +52,26 @@ def test_each_is_expected_in_a_phase_that_exists_and_never_to_pass():
 def test_one_that_begins_late_leaves_the_images_before_as_they_are(tmp_path):
     tree = stage(ROOT, tmp_path / "tree")
     before = contents(tree)
-    mutate("health-check-missing", tree, "44.2")
+    apply_to_tree("health-check-missing", tree, "44.2")
     assert contents(tree) == before
-    mutate("health-check-missing", tree, "44.10")
+    apply_to_tree("health-check-missing", tree, "44.10")
     assert contents(tree) != before
 
 
 def test_a_live_one_strikes_at_its_moment_alone():
     killed = []
     world = SimpleNamespace(machine=SimpleNamespace(process=SimpleNamespace(kill=lambda: killed.append(1))))
-    strike("qemu-killed", "first-boot", world)
-    strike(None, "second-boot", world)
+    apply_live("qemu-killed", "first-boot", world)
+    apply_live(None, "second-boot", world)
     assert not killed
-    strike("qemu-killed", "second-boot", world)
+    apply_live("qemu-killed", "second-boot", world)
     assert killed == [1]
 
 
 def test_the_scenario_offers_every_moment():
     text = (ROOT / "scenarios/life.py").read_text()
     for one in SABOTAGES.values():
-        assert not one.point or f'world.strike("{one.point}")' in text
+        assert not one.point or f'world.apply_sabotage("{one.point}")' in text
 
 
 def run(*phases):
@@ -84,7 +84,7 @@ def run(*phases):
 
 
 def test_a_run_is_judged_by_verdict_and_phase():
-    noticed, line = judge(
+    noticed, line = was_noticed(
         "qemu-killed",
         run(("install", Verdict.PASS), ("second-boot", Verdict.LAB_FAULT, "QEMU died while", "…")),
     )
@@ -94,7 +94,7 @@ def test_a_run_is_judged_by_verdict_and_phase():
         run(("first-boot", Verdict.LAB_FAULT)),
         run(("install", Verdict.PASS)),
     ):
-        noticed, line = judge("qemu-killed", other)
+        noticed, line = was_noticed("qemu-killed", other)
         assert not noticed and "blind" in line
-    noticed, line = judge("qemu-killed", run(("second-boot", Verdict.LAB_FAULT, "No space left")))
+    noticed, line = was_noticed("qemu-killed", run(("second-boot", Verdict.LAB_FAULT, "No space left")))
     assert not noticed and "for another reason: No space left" in line

@@ -46,7 +46,7 @@ def test_anything_else_is_refused(data):
 
 def test_what_is_typed_are_keys_of_qemu(monkeypatch):
     pressed = []
-    monkeypatch.setattr(screen, "press", lambda _, *keys: pressed.append(keys))
+    monkeypatch.setattr(screen, "press_keys", lambda _, *keys: pressed.append(keys))
     screen.type_keys(None, "ab 4-\n")
     assert pressed == [("a",), ("b",), ("spc",), ("4",), ("minus",), ("ret",)]
     with pytest.raises(KeyError):

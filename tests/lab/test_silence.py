@@ -41,7 +41,7 @@ def machine(tmp_path, said, accel="tcg", ended=None):
     (b"", "tcg", -9, LabFault, "QEMU died while waiting for the prompt (exit -9) out of memory"),
 ])  # fmt: skip
 def test_a_silence_is_the_labs_only_with_evidence(tmp_path, said, accel, ended, fault, words):
-    found = machine(tmp_path, said, accel, ended).judge_silence("the prompt")
+    found = machine(tmp_path, said, accel, ended).fault_for_silence("the prompt")
     assert type(found) is fault and words in str(found)
 
 

@@ -7,7 +7,7 @@ import pytest
 from veilor.cli import parser
 from veilor.lab.sabotage import SABOTAGES
 from veilor.lab.scenario import load_scenario
-from veilor.lab.slots import Slot, choose, left_out, load_slots, passed, run_slots
+from veilor.lab.slots import Slot, choose, describe_left_out, load_slots, read_passes, run_slots
 from veilor.lab.verdict import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ def test_every_committed_slot_names_what_there_is_and_every_sabotage_has_its_tur
         args = parser().parse_args(["rehearse", *argv])
         scenario = load_scenario(args.scenario, ROOT / "scenarios")
         for name in filter(None, (args.start, args.until)):
-            scenario.place(name)
+            scenario.position_of(name)
         if args.sabotage:
             assert args.prove and args.sabotage in SABOTAGES
             proved.add(args.sabotage)
@@ -43,7 +43,7 @@ def test_all_runs_of_a_slot_are_made_and_one_failure_fails_it(tmp_path):
     code = run_slots(
         SLOTS, SLOTS[:1], lambda argv: done.append(argv) or len(done) % 2, tmp_path / "slots.json", "x"
     )
-    assert code == 1 and done == [["one"], ["two"]] and not passed(tmp_path / "slots.json")
+    assert code == 1 and done == [["one"], ["two"]] and not read_passes(tmp_path / "slots.json")
 
 
 def test_somebody_who_stops_one_stops_them_all(tmp_path):
@@ -56,22 +56,22 @@ def test_not_run_counts_only_where_a_reason_is_given(tmp_path):
     record = tmp_path / "new/slots.json"
     assert run_slots(SLOTS, SLOTS[:1], lambda argv: 4, record, "x") == 4
     assert run_slots(SLOTS, SLOTS[1:], lambda argv: 4, record, "x") == 0
-    assert list(passed(record)) == ["b"] and passed(record)["b"]["inputs"] == "x"
+    assert list(read_passes(record)) == ["b"] and read_passes(record)["b"]["inputs"] == "x"
 
 
 def test_what_was_left_out_is_said_with_when_it_last_passed():
-    assert left_out(SLOTS, SLOTS[:1], {}, "x") == [
+    assert describe_left_out(SLOTS, SLOTS[:1], {}, "x") == [
         "slot b: NOT RUN this time; it never passed on this machine"
     ]
     at = {"b": {"at": 0, "inputs": "x"}}
-    assert "1970-01-01 00:00 UTC on the same inputs" in left_out(SLOTS, SLOTS[:1], at, "x")[0]
-    assert "on other inputs" in left_out(SLOTS, SLOTS[:1], at, "y")[0]
+    assert "1970-01-01 00:00 UTC on the same inputs" in describe_left_out(SLOTS, SLOTS[:1], at, "x")[0]
+    assert "on other inputs" in describe_left_out(SLOTS, SLOTS[:1], at, "y")[0]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"b": 1}', '{"b": {"at": "now", "inputs": "x"}}'])
 def test_a_damaged_record_says_nothing(tmp_path, text):
     (tmp_path / "slots.json").write_text(text)
-    assert passed(tmp_path / "slots.json") == {}
+    assert read_passes(tmp_path / "slots.json") == {}
 
 
 NAMED = '[[slot]]\nname = "a"\ntitle = "t"\n'

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from veilor.lab import tools
-from veilor.lab.tools import Tools, has_range, lacking_on_host, run_apart
+from veilor.lab.tools import Tools, has_id_range, missing_on_host, run_in_own_group
 from veilor.lab.verdict import LabFault, NotRun
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -29,11 +29,11 @@ ME = pwd.getpwuid(os.geteuid()).pw_name
 )
 def test_a_range_of_ids_is_ours_and_large_enough(tmp_path, text, enough):
     (tmp_path / "subuid").write_text(text)
-    assert has_range(tmp_path / "subuid") is enough
+    assert has_id_range(tmp_path / "subuid") is enough
 
 
 def test_without_the_table_there_is_none(tmp_path):
-    assert not has_range(tmp_path / "subuid")
+    assert not has_id_range(tmp_path / "subuid")
 
 
 def test_versions_come_from_dpkgs_record(tmp_path):
@@ -52,11 +52,11 @@ def test_a_program_that_starts_others_leaves_none_behind(tmp_path):
     script = f"trap 'echo gone >{tmp_path}/asked; exit 3' TERM; sleep 600 & echo $! >{tmp_path}/child; wait"
     with (tmp_path / "log").open("wb") as out:
         assert (
-            run_apart(["bash", "-c", script], out, 6) is None
+            run_in_own_group(["bash", "-c", script], out, 6) is None
         )  # it has to have begun, on a busy host as well
-        assert run_apart(["bash", "-c", "exit 7"], out, 10) == 7
+        assert run_in_own_group(["bash", "-c", "exit 7"], out, 10) == 7
         # not HUP, by which mmdebstrap does it: that one may be ignored in all that we start, as under nohup
-        assert run_apart(["bash", "-c", "kill -USR1 0"], out, 10) == -signal.SIGUSR1, (
+        assert run_in_own_group(["bash", "-c", "kill -USR1 0"], out, 10) == -signal.SIGUSR1, (
             "it ends its own group, not ours"
         )
     assert (tmp_path / "asked").exists()
@@ -67,11 +67,11 @@ def test_a_program_that_starts_others_leaves_none_behind(tmp_path):
 
 def test_a_host_that_does_not_know_debians_keys_is_told(monkeypatch):
     monkeypatch.setattr("veilor.lab.tools.KEYRINGS", ("/nowhere/keyring.gpg",))
-    assert lacking_on_host()[-1] == "debian-archive-keyring"
+    assert missing_on_host()[-1] == "debian-archive-keyring"
 
 
 def test_a_disk_without_room_is_told_before_anything_is_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(tools.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 30))
-    monkeypatch.setattr(tools, "run_apart", lambda *_: pytest.fail("it began all the same"))
+    monkeypatch.setattr(tools, "run_in_own_group", lambda *_: pytest.fail("it began all the same"))
     with pytest.raises(NotRun, match="has 1 GiB free and a Debian tree needs 4"):
-        tools.bootstrap(tmp_path / "base.tar", ["systemd"])
+        tools.bootstrap_debian(tmp_path / "base.tar", ["systemd"])

@@ -15,9 +15,9 @@ from veilor.lab.verdict import (
     PhaseResult,
     Run,
     Verdict,
-    combine,
-    judge,
+    phase_verdict,
     verdict_of,
+    worst_verdict,
 )
 
 ORDER = [Verdict.PASS, Verdict.NOT_RUN, Verdict.LAB_FAULT, Verdict.OS_FAULT]
@@ -30,11 +30,11 @@ def a_run(*verdicts, **more):
 
 @pytest.mark.parametrize("one, other", list(itertools.product(range(4), repeat=2)))
 def test_the_worst_verdict_wins_whatever_the_order(one, other):
-    assert combine([ORDER[one], ORDER[other]]) is ORDER[max(one, other)]
+    assert worst_verdict([ORDER[one], ORDER[other]]) is ORDER[max(one, other)]
 
 
 def test_nothing_run_is_not_a_pass():
-    assert combine([]) is Verdict.NOT_RUN
+    assert worst_verdict([]) is Verdict.NOT_RUN
     assert a_run().exit_code == 4
 
 
@@ -73,7 +73,7 @@ def test_a_check_may_go_on_and_still_fail_the_phase():
     checks = Checks()
     assert not checks.true("first", False, go_on=True)
     assert checks.true("second", True)
-    assert judge(checks.done, None) == (Verdict.OS_FAULT, "first")
+    assert phase_verdict(checks.done, None) == (Verdict.OS_FAULT, "first")
 
 
 def test_a_check_of_the_lab_is_the_labs_fault():
@@ -87,11 +87,11 @@ def test_what_could_not_be_looked_at_is_no_pass():
     checks = Checks()
     checks.true("this", True)
     checks.not_run("SELinux denied nothing", "the base has none")
-    assert judge(checks.done, None) == (Verdict.NOT_RUN, "SELinux denied nothing: the base has none")
+    assert phase_verdict(checks.done, None) == (Verdict.NOT_RUN, "SELinux denied nothing: the base has none")
 
 
 def test_a_phase_without_a_check_shows_nothing():
-    assert judge([], None)[0] is Verdict.NOT_RUN
+    assert phase_verdict([], None)[0] is Verdict.NOT_RUN
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from veilor.lab.clock import LOOK
+from veilor.lab.clock import POLL_SECONDS
 
 PORT_NAME = "org.veilor.lab.0"
 GUEST_PROGRAM = f"""
@@ -94,7 +94,7 @@ class Agent:
             left = deadline - self.clock()
             if left <= 0:
                 raise AgentGone("the guest's agent did not answer in time")
-            self._socket.settimeout(min(left, LOOK))
+            self._socket.settimeout(min(left, POLL_SECONDS))
             try:
                 data = self._socket.recv(1 << 20)
             except TimeoutError:
@@ -119,7 +119,7 @@ class Agent:
                 self.boot_id = hello
                 return hello
 
-    def forget(self) -> None:
+    def discard_input(self) -> None:
         """Let go of every word that has come by now: it is of an earlier boot than the one that is waited
         for.
         """

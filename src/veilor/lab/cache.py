@@ -30,7 +30,7 @@ UNUSED = 14 * 86400  # seconds after which an entry that nobody asked for makes 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
-def say(line: str) -> None:
+def print_progress(line: str) -> None:
     """One line of progress for the person at the terminal."""
     print(line, file=sys.stderr, flush=True)
 
@@ -71,18 +71,18 @@ def _walk(path: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, Path, o
     """
     yield ".", path, path.lstat()
     if path.is_dir() and not path.is_symlink():
-        for folder, folders, files in os.walk(path, onerror=_raise):
+        for folder, folders, files in os.walk(path, onerror=_raise_error):
             folders[:] = sorted(name for name in folders if name not in skip)
             for name in sorted([*folders, *files]):
                 full = Path(folder, name)
                 yield str(full.relative_to(path)), full, full.lstat()
 
 
-def _raise(error: OSError) -> None:
+def _raise_error(error: OSError) -> None:
     raise error
 
 
-def _add(digest: Any, *parts: object) -> None:
+def _feed(digest: Any, *parts: object) -> None:
     """Feed PARTS into DIGEST, each with its length before it, so that no two lists of parts look the same."""
     for part in parts:
         data = part if isinstance(part, bytes) else os.fsencode(str(part))
@@ -98,19 +98,19 @@ def hash_tree(path: Path, skip: tuple[str, ...] = ("__pycache__",)) -> str:
     """
     digest = hashlib.sha256()
     for name, full, info in _walk(Path(path), skip):
-        _add(
+        _feed(
             digest,
             name,
             stat.S_IFMT(info.st_mode),
             0 if stat.S_ISLNK(info.st_mode) else stat.S_IMODE(info.st_mode),
         )
         if stat.S_ISLNK(info.st_mode):
-            _add(digest, os.readlink(full))
+            _feed(digest, os.readlink(full))
         elif stat.S_ISREG(info.st_mode):
             with full.open("rb") as file:
-                _add(digest, hashlib.file_digest(file, "sha256").digest())
+                _feed(digest, hashlib.file_digest(file, "sha256").digest())
         elif not stat.S_ISDIR(info.st_mode):
-            _add(digest, info.st_rdev)
+            _feed(digest, info.st_rdev)
     return digest.hexdigest()
 
 
@@ -121,7 +121,7 @@ def _listing(path: Path) -> dict[str, Any]:
     digest, entries, size = hashlib.sha256(), 0, 0
     for name, _, info in _walk(path):
         regular = stat.S_ISREG(info.st_mode)
-        _add(digest, name, info.st_mode, info.st_size if regular else 0, info.st_mtime_ns, info.st_ctime_ns)
+        _feed(digest, name, info.st_mode, info.st_size if regular else 0, info.st_mtime_ns, info.st_ctime_ns)
         entries, size = entries + 1, size + (info.st_size if regular else 0)
     return {"entries": entries, "bytes": size, "listing": digest.hexdigest()}
 
@@ -181,7 +181,7 @@ def locked(path: Path, *, wait: bool = True, on_wait: Callable[[], None] = lambd
         yield True
 
 
-def sweep(folder: Path, remove: Callable[[Path], None] = remove_tree) -> list[str]:
+def remove_leftovers(folder: Path, remove: Callable[[Path], None] = remove_tree) -> list[str]:
     """Remove what interrupted builds left in FOLDER, unless its builder still holds the lock. Returns the
     names removed.
     """
@@ -195,7 +195,7 @@ def sweep(folder: Path, remove: Callable[[Path], None] = remove_tree) -> list[st
     return swept
 
 
-def damage(entry: Path) -> str:
+def find_damage(entry: Path) -> str:
     """What is wrong with ENTRY, in a few words; empty when it is whole.
 
     The quick look is at names, sizes and times. Where those moved (a write, or a cache copied from elsewhere)
@@ -229,7 +229,7 @@ def artefact(
     build: Callable[[Path], None],
     *,
     verify: bool = True,
-    say: Callable[[str], None] = say,
+    say: Callable[[str], None] = print_progress,
     remove: Callable[[Path], None] = remove_tree,
 ) -> Path:
     """The artefact NAME made from INPUTS: from the cache when it is there and whole, else by BUILD.
@@ -248,7 +248,7 @@ def artefact(
         if (entry / MANIFEST).exists() and not verify:
             return entry / name
         if entry.exists():
-            wrong = damage(entry)
+            wrong = find_damage(entry)
             if not wrong:
                 os.utime(entry / MANIFEST)  # tells _prune that it is in use
                 return entry / name
@@ -256,8 +256,8 @@ def artefact(
             remove(entry)
         for left in cache_dir.glob(f".tmp-{entry.name}~*"):  # ours, since we hold the lock
             remove(left)
-        sweep(cache_dir, remove)
-        _make(cache_dir, entry, name, build, say, remove)
+        remove_leftovers(cache_dir, remove)
+        _build_entry(cache_dir, entry, name, build, say, remove)
     _prune(cache_dir, name, remove)
     return entry / name
 
@@ -272,7 +272,7 @@ def _prune(cache_dir: Path, name: str, remove: Callable[[Path], None]) -> None:
                 remove(old)
 
 
-def _make(
+def _build_entry(
     cache_dir: Path,
     entry: Path,
     name: str,
@@ -302,7 +302,7 @@ def _make(
     say(f"{name}: made in {time.monotonic() - started:.0f} s, {manifest['bytes'] / 1e6:.0f} MB")
 
 
-def clean(root: Path) -> str:
+def clean_cache(root: Path) -> str:
     """Remove what the lab made in the folder ROOT and nothing else that lies there, unless a rehearsal or a
     build is running: then what stands in the way and what to do, in a line.
     """

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from veilor.lab.cache import KEY_CHARS, MANIFEST, remove_tree, say, write_atomic
+from veilor.lab.cache import KEY_CHARS, MANIFEST, print_progress, remove_tree, write_atomic
 from veilor.lab.verdict import LabFault, UsageError
 
 COPY_TIMEOUT = 1800.0  # seconds, for one file or tree
@@ -31,7 +31,9 @@ class NoCheckpoint(UsageError):
 class Checkpoints:
     """The checkpoints of one SCENARIO under ROOT; of each name the KEEP latest stay."""
 
-    def __init__(self, root: Path, scenario: str, keep: int = 2, say: Callable[[str], None] = say) -> None:
+    def __init__(
+        self, root: Path, scenario: str, keep: int = 2, say: Callable[[str], None] = print_progress
+    ) -> None:
         self.folder = root / scenario
         self.keep = keep
         self._say = say
@@ -46,13 +48,13 @@ class Checkpoints:
         of space.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        self._remove_leftovers()
         entry = self._entry(name, key)
         temp = Path(tempfile.mkdtemp(prefix=f".tmp-{os.getpid()}-", dir=self.folder))
         guard = self._lock(temp, fcntl.LOCK_EX)  # tells sweepers that this one is being made
         try:
             for label, source in files.items():
-                copy(source, temp / label)
+                copy_tree(source, temp / label)
             manifest = {
                 "schema": 1,
                 "name": name,
@@ -123,11 +125,11 @@ class Checkpoints:
         dest.mkdir(parents=True, exist_ok=True)
         for source in sorted(entry.iterdir()):
             if source.name != MANIFEST:
-                copy(source, dest / source.name)
+                copy_tree(source, dest / source.name)
 
     def prune(self, name: str) -> None:
         """Remove all but the latest checkpoints called NAME, leaving those that somebody holds."""
-        entries = sorted(self.folder.glob(f"{name}@*"), key=_saved)
+        entries = sorted(self.folder.glob(f"{name}@*"), key=_saved_at)
         for entry in entries[: -self.keep]:
             guard = self._lock(entry, fcntl.LOCK_EX)
             if guard:
@@ -168,7 +170,7 @@ class Checkpoints:
             self._held[entry] = self._open(entry)
             fcntl.flock(self._held[entry], fcntl.LOCK_SH)  # waits out a prune or a rename
 
-    def _sweep(self) -> None:
+    def _remove_leftovers(self) -> None:
         for temp in self.folder.glob(".tmp-*"):
             guard = self._lock(temp, fcntl.LOCK_EX)
             if guard:
@@ -176,7 +178,7 @@ class Checkpoints:
                 self._unlock(temp, guard)
 
 
-def copy(source: Path, dest: Path) -> None:
+def copy_tree(source: Path, dest: Path) -> None:
     """Copy a file or tree with modes and times, sharing blocks where the file system can, holes staying
     holes.
     """
@@ -205,7 +207,7 @@ def copy(source: Path, dest: Path) -> None:
         ) from None
 
 
-def _saved(entry: Path) -> int:
+def _saved_at(entry: Path) -> int:
     """When ENTRY was saved, in ns; 0 for one without a manifest, which goes first."""
     manifest = entry / MANIFEST
     return manifest.stat().st_mtime_ns if manifest.exists() else 0

@@ -7,11 +7,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-LOOK = 1.0  # seconds between two looks at a clock while waiting
-SLOWEST = 0.25  # of real time: however busy the host is, a limit is reached after four times as long
+POLL_SECONDS = 1.0  # seconds between two looks at a clock while waiting
+SLOWEST_RATE = 0.25  # of real time: however busy the host is, a limit is reached after four times as long
 
 
-def family(pid: int) -> list[int]:
+def process_tree(pid: int) -> list[int]:
     """PID and all that it started, from /proc; without those that have ended."""
     found, rest = [], [pid]
     while rest:
@@ -26,7 +26,7 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def waited(pid: int) -> float:
+def seconds_kept_waiting(pid: int) -> float:
     """Seconds for which the busiest thread of PID and of what it started has waited for a processor of the
     host.
 
@@ -34,7 +34,7 @@ def waited(pid: int) -> float:
     kernel keeps none.
     """
     most = 0
-    for one in family(pid):
+    for one in process_tree(pid):
         try:
             for thread in Path(f"/proc/{one}/task").iterdir():
                 ran, waiting, _ = map(int, (thread / "schedstat").read_text().split())
@@ -54,5 +54,7 @@ class Clock:
 
     def __call__(self) -> float:
         passed = time.monotonic() - self.began
-        self.lost = max(self.lost, waited(self.pid))  # what a thread that has ended lost stays lost
-        return max(passed - self.lost, passed * SLOWEST)
+        self.lost = max(
+            self.lost, seconds_kept_waiting(self.pid)
+        )  # what a thread that has ended lost stays lost
+        return max(passed - self.lost, passed * SLOWEST_RATE)

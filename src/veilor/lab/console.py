@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from veilor.lab.clock import LOOK
+from veilor.lab.clock import POLL_SECONDS
 
 # What no boot of ours may ever say. A phase that expects one of them names it in `allowed`.
 FORBIDDEN = {
@@ -85,7 +85,7 @@ class Console:
                 left = deadline - self.clock()
                 if left <= 0 or self.closed:
                     return None
-                self._lock.wait(min(left, LOOK))
+                self._lock.wait(min(left, POLL_SECONDS))
 
     def count(self, pattern: bytes, start: int = 0) -> int:
         """How often PATTERN has appeared since START."""
@@ -95,9 +95,9 @@ class Console:
     def text(self) -> str:
         """All of this boot's console without terminal escapes."""
         with self._lock:
-            return plain(bytes(self.buffer))
+            return without_escapes(bytes(self.buffer))
 
-    def forbidden(self, allowed: frozenset[str] = frozenset()) -> list[str]:
+    def find_forbidden(self, allowed: frozenset[str] = frozenset()) -> list[str]:
         """Which forbidden things were said, each with the words around them."""
         with self._lock:
             data = ESCAPES.sub(b"", bytes(self.buffer))
@@ -124,6 +124,6 @@ def find_forbidden(data: bytes, allowed: frozenset[str] = frozenset()) -> list[s
     return hits
 
 
-def plain(data: bytes) -> str:
+def without_escapes(data: bytes) -> str:
     """DATA as text without terminal escapes and carriage returns."""
     return ESCAPES.sub(b"", data).decode(errors="replace")

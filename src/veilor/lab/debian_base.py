@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from veilor.lab.cache import artefact, hash_tree
-from veilor.lab.tools import SLIM, Tools, bootstrap, host_certificates
+from veilor.lab.tools import SLIM, Tools, bootstrap_debian, host_certificates
 
 # 2026-01-01T00:00:00Z: the time of everything we build, unless SOURCE_DATE_EPOCH says otherwise
 EPOCH = 1767225600
@@ -63,7 +63,7 @@ def base_rootfs(cache: Path, source: Path, more: tuple[str, ...] = ()) -> Path:
     packages = (*PACKAGES, *more)
     inputs = {"packages": " ".join(packages), "slim": SLIM, "arrange": arrange, "prepare-root": conf}
     hook = f'python3 {shlex.quote(str(arrange))} "$1"'
-    return artefact(cache, "base-rootfs.tar", inputs, lambda dest: bootstrap(dest, packages, [hook]))
+    return artefact(cache, "base-rootfs.tar", inputs, lambda dest: bootstrap_debian(dest, packages, [hook]))
 
 
 def rust_programs(cache: Path, tools: Tools, source: Path) -> Path:
@@ -153,7 +153,7 @@ def grub_images(cache: Path, tools: Tools) -> Path:
     return artefact(cache, "grub", {"modules": " ".join(modules), "early": embedded, "grub": grub}, build)
 
 
-def extras(
+def added_files(
     source: Path, programs: Path, grub: Path, bootc: Path | None = None
 ) -> Iterator[tuple[str, Path | str, int]]:
     """What the stand-in base adds to Debian: (path, file or link target, mode). BOOTC: the real one in the
@@ -269,7 +269,7 @@ def base_layout(
     )
     programs = rust_programs(cache, tools, source)
     grub = grub_images(cache, tools)
-    added = list(extras(source, programs, grub, bootc))
+    added = list(added_files(source, programs, grub, bootc))
     inputs = {
         "rootfs": rootfs.parent.name + rootfs.name,
         "programs": hash_tree(programs),
@@ -322,7 +322,7 @@ def base_layout(
     return artefact(cache, "base", inputs, build)
 
 
-def kernel(cache: Path, rootfs: Path) -> Path:
+def base_kernel(cache: Path, rootfs: Path) -> Path:
     """The base's kernel as a file, for a probe of the accelerator."""
 
     def build(dest: Path) -> None:

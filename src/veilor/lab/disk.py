@@ -28,7 +28,7 @@ class Partition:
     type: str
 
 
-def make_other(path: Path, size: int = 16 << 30, data: int = 32 << 20) -> Path:
+def make_second_disk(path: Path, size: int = 16 << 30, data: int = 32 << 20) -> Path:
     """A second disk with somebody's data on it: SIZE bytes, sparse, the first and last DATA bytes of them in
     use.
     """
@@ -53,7 +53,7 @@ def fingerprint(path: Path) -> str:
     return total.hexdigest()
 
 
-def to_raw(tools: Tools, disk: Path, raw: Path) -> Path:
+def convert_to_raw(tools: Tools, disk: Path, raw: Path) -> Path:
     """Write the qcow2 DISK as the sparse raw file RAW."""
     tools.run(
         ["qemu-img", "convert", "-O", "raw", str(disk), str(raw)],
@@ -99,7 +99,7 @@ def read_gpt(raw: Path) -> list[Partition]:
     return sorted(found, key=lambda part: part.start)
 
 
-def luks_header(raw: Path, part: Partition) -> dict:
+def read_luks_header(raw: Path, part: Partition) -> dict:
     """What the LUKS header of PART says: version, kdf and its memory in KiB and iterations, cipher.
 
     LUKS2 keeps a 4096-byte binary header and JSON behind it (the LUKS2 on-disk format, section 2). Raises
@@ -141,7 +141,7 @@ def data_ranges(raw: Path, start: int, end: int) -> Iterator[tuple[int, int]]:
             at = hole
 
 
-def plant(raw: Path, part: Partition, data: bytes) -> None:
+def write_in_clear(raw: Path, part: Partition, data: bytes) -> None:
     """Write DATA in the clear over the middle of PART: to see that a search finds what lies there. What was
     there is lost.
     """
@@ -150,7 +150,7 @@ def plant(raw: Path, part: Partition, data: bytes) -> None:
         disk.write(data)
 
 
-def find(
+def find_bytes(
     raw: Path, needles: Iterable[bytes], ranges: Iterable[tuple[int, int]], chunk: int = 16 << 20
 ) -> list[str]:
     """Where NEEDLES occur in RANGES of the file, as 'needle at byte N' (the first place of each)."""

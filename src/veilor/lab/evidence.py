@@ -23,13 +23,13 @@ SMALL = 64 << 10  # bytes: configurations and signatures are smaller, layers of 
 class Evidence:
     """The questions a phase may ask. Mixed into World, whose machine, registry and settings it uses."""
 
-    def status(self) -> dict:
+    def bootc_status(self) -> dict:
         """`status` of bootc's JSON on the machine."""
         return json.loads(
             self.machine.run(["bootc", "status", "--format=json", "--format-version=1"], timeout=120).out
         )["status"]
 
-    def veilor(self, *argv: str, timeout: float = 600) -> SimpleNamespace:
+    def run_program(self, *argv: str, timeout: float = 600) -> SimpleNamespace:
         """Run a veilor program on the machine: exit code, text and, with --json, its answer as data."""
         reply = self.machine.run(list(argv), timeout=timeout, check=False)
         data = None
@@ -52,11 +52,11 @@ class Evidence:
             ["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat > "$1" && sync', "sh", path], stdin=text.encode()
         )
 
-    def has(self, path: str) -> bool:
+    def has_path(self, path: str) -> bool:
         """Whether the running machine has PATH."""
         return self.machine.run(["test", "-e", path], check=False).code == 0
 
-    def attempt(self, name: str, *arguments: str, nobody: bool = False, timeout: float = 900) -> str:
+    def run_try(self, name: str, *arguments: str, nobody: bool = False, timeout: float = 900) -> str:
         """What came of the try NAME of scenarios/guest/tries.py: "ok", what it found, or the name of the
         error that stopped it.
         """
@@ -66,7 +66,7 @@ class Evidence:
             [*(NOBODY if nobody else []), *argv], check=False, timeout=timeout
         ).out.strip()
 
-    def notice(self) -> str:
+    def login_notice(self) -> str:
         """What the machine tells whoever logs in."""
         return self.machine.run(["sh", "-c", "cat /run/motd.d/*veilor*"], check=False).out
 
@@ -75,7 +75,7 @@ class Evidence:
         listed = self.machine.run(["grub2-editenv", "/boot/grub2/grubenv", "list"]).out
         return dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
 
-    def healthy(self) -> bool:
+    def wait_healthy(self) -> bool:
         """Whether greenboot called this boot good and took the boot counter away."""
         self.machine.wait_until(
             ["systemctl", "is-active", "greenboot-healthcheck.service"],
@@ -93,7 +93,7 @@ class Evidence:
         )
         return {serial: number for number, serial in lines}
 
-    def prompts(self) -> int:
+    def count_prompts(self) -> int:
         """How often this boot asked for a passphrase."""
         return self.machine.console.count(PROMPT)
 
@@ -127,6 +127,6 @@ class Evidence:
         product = self.settings.product
         return self.registry.digest(product.image_repository, product.tag)
 
-    def raw_disk(self) -> Path:
+    def export_raw_disk(self) -> Path:
         """The machine's disk as a raw file, for looking at it from outside."""
-        return disk.to_raw(self.settings.tools, self.disk, self.dir / "outside.raw")
+        return disk.convert_to_raw(self.settings.tools, self.disk, self.dir / "outside.raw")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from veilor.lab.cache import artefact, hash_tree
 from veilor.lab.debian_base import grub_images
-from veilor.lab.tools import Tools, unpack
+from veilor.lab.tools import Tools, unpack_tree
 
 FLAVOURS = {"boot-screen": tuple("plymouth plymouth-label kbd fonts-inter".split())}
 # Drawn by the processor: a machine of the lab has no graphics that could.
@@ -47,7 +47,7 @@ initrd /initramfs.img
 """
 
 
-def stamp(staged: Path, root: Path) -> None:
+def lay_over(staged: Path, root: Path) -> None:
     """Put every file of the staged tree STAGED in place of what ROOT has there; no link of ROOT is written
     through.
     """
@@ -59,7 +59,7 @@ def stamp(staged: Path, root: Path) -> None:
             shutil.copy2(source, target, follow_symlinks=False)
 
 
-class Inside(Tools):
+class WritableTree(Tools):
     """The tree of a flavour, in which a program runs as root and without a
     network, and may write everywhere.
     """
@@ -98,9 +98,9 @@ def machine_parts(cache: Path, rootfs: Path, staged: Path, passphrase: bytes) ->
     def build(dest: Path) -> None:
         root = dest.with_name(dest.name + ".root")
         dest.mkdir()
-        unpack(rootfs, root)
-        stamp(staged, root)
-        tree = Inside(root)
+        unpack_tree(rootfs, root)
+        lay_over(staged, root)
+        tree = WritableTree(root)
         (modules,) = (root / "usr/lib/modules").iterdir()
         tree.run([*DRACUT, "--kver", modules.name, "/initramfs.img"], timeout=900)
         with (root / "lock.img").open("wb") as lock:

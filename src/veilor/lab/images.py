@@ -49,15 +49,15 @@ def read_manifest(layout: Path) -> tuple[dict, dict, str]:
         if len(entries) != 1:
             raise ValueError(f"{len(entries)} images in it, want one")
         digest = entries[0]["digest"]
-        manifest = json.loads(blob(layout, digest).read_text())
-        return manifest, json.loads(blob(layout, manifest["config"]["digest"]).read_text()), digest
+        manifest = json.loads(blob_path(layout, digest).read_text())
+        return manifest, json.loads(blob_path(layout, manifest["config"]["digest"]).read_text()), digest
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise LabFault(
             f"{layout} is not an OCI layout with one image ({error}); make one with `veilor lab base DIR`"
         ) from None
 
 
-def lacks(layout: Path, wanted: dict[str, str]) -> list[str]:
+def missing_paths(layout: Path, wanted: dict[str, str]) -> list[str]:
     """The keys of WANTED (what it is: pattern of a file's path, without a leading slash) that no layer in
     LAYOUT has.
 
@@ -69,7 +69,7 @@ def lacks(layout: Path, wanted: dict[str, str]) -> list[str]:
         if "zstd" in layer["mediaType"]:
             return []
         try:
-            with tarfile.open(blob(layout, layer["digest"]), "r|*") as tar:
+            with tarfile.open(blob_path(layout, layer["digest"]), "r|*") as tar:
                 for member in tar:
                     name = member.name.removeprefix("./")
                     for what in [what for what, pattern in missing.items() if fnmatch.fnmatch(name, pattern)]:
@@ -83,7 +83,7 @@ def lacks(layout: Path, wanted: dict[str, str]) -> list[str]:
     return list(missing)
 
 
-def blob(layout: Path, digest: str) -> Path:
+def blob_path(layout: Path, digest: str) -> Path:
     """Where LAYOUT keeps the blob DIGEST (sha256:…)."""
     return layout / "blobs" / digest.replace(":", "/", 1)
 
@@ -91,13 +91,13 @@ def blob(layout: Path, digest: str) -> Path:
 def write_blob(layout: Path, data: bytes) -> dict:
     """Write DATA as a blob; its descriptor's digest and size."""
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
-    path = blob(layout, digest)
+    path = blob_path(layout, digest)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return {"digest": digest, "size": len(data)}
 
 
-def extend(
+def add_layers(
     base: Path,
     dest: Path,
     layers: list[tuple[str, bytes]],
@@ -112,7 +112,7 @@ def extend(
     manifest, config, _ = read_manifest(base)
     (dest / "blobs/sha256").mkdir(parents=True)
     for descriptor in manifest["layers"]:
-        source, target = blob(base, descriptor["digest"]), blob(dest, descriptor["digest"])
+        source, target = blob_path(base, descriptor["digest"]), blob_path(dest, descriptor["digest"])
         try:
             os.link(source, target)
         except OSError:

@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 
 from veilor.lab.cache import artefact, hash_tree
-from veilor.lab.debian_base import base_rootfs, epoch, extras, grub_images, rust_programs, write_tree
+from veilor.lab.debian_base import added_files, base_rootfs, epoch, grub_images, rust_programs, write_tree
 from veilor.lab.tools import Tools
 
 VOLUME = "VEILOR-LAB-LIVE"
@@ -33,7 +33,7 @@ menuentry 'Install veilor-os' {{
 """
 # Fedora's medium has none of these running beside its installer, or with settings that let everything
 # through.
-ASLEEP = ("firewalld", "usbguard", "chrony", "auditd", "systemd-oomd", "systemd-zram-setup@zram0")
+MASKED_UNITS = ("firewalld", "usbguard", "chrony", "auditd", "systemd-oomd", "systemd-zram-setup@zram0")
 PERMISSIVE = b'{"default":[{"type":"insecureAcceptAnything"}]}\n'
 
 
@@ -42,7 +42,7 @@ def live_medium(cache: Path, tools: Tools, source: Path) -> Path:
     rootfs, programs = base_rootfs(cache, source), rust_programs(cache, tools, source)
     grub = grub_images(cache, tools)
     installer = source / "stand-ins/installer"
-    added = [entry for entry in extras(source, programs, grub) if "greenboot" not in entry[0]]
+    added = [entry for entry in added_files(source, programs, grub) if "greenboot" not in entry[0]]
     for path in sorted(installer.glob("*.py")):
         added.append((f"usr/lib/veilor-lab-anaconda/{path.name}", path, 0o644))
     for name in ("pykickstart",):
@@ -55,7 +55,7 @@ def live_medium(cache: Path, tools: Tools, source: Path) -> Path:
         (f"etc/systemd/system/multi-user.target.wants/{unit}", f"/usr/lib/systemd/system/{unit}", 0o777),
         ("etc/systemd/system/serial-getty@ttyS0.service", "/dev/null", 0o777),
         ("etc/containers/policy.json", PERMISSIVE, 0o644),
-        *((f"etc/systemd/system/{name}.service", "/dev/null", 0o777) for name in ASLEEP),
+        *((f"etc/systemd/system/{name}.service", "/dev/null", 0o777) for name in MASKED_UNITS),
         (
             "etc/resolv.conf",
             b"",
@@ -82,7 +82,7 @@ def live_medium(cache: Path, tools: Tools, source: Path) -> Path:
         shutil.rmtree(work, ignore_errors=True)
         (work / "iso/LiveOS").mkdir(parents=True)
         try:
-            fill(work, rootfs, added, grub, tools)
+            lay_out_medium(work, rootfs, added, grub, tools)
             write_iso(work, dest, tools)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -90,7 +90,7 @@ def live_medium(cache: Path, tools: Tools, source: Path) -> Path:
     return artefact(cache, "live.iso", inputs, build)
 
 
-def fill(work: Path, rootfs: Path, added: list, grub: Path, tools: Tools) -> None:
+def lay_out_medium(work: Path, rootfs: Path, added: list, grub: Path, tools: Tools) -> None:
     """Lay out the medium under WORK/iso: kernel, initramfs, squashed root, boot configuration, EFI image."""
     iso = work / "iso"
     write_tree(rootfs, work / "tree.tar", added, ostree=False)

@@ -84,7 +84,7 @@ def credentials(hardware: Hardware) -> dict[str, bytes]:
 
 
 class Machine:
-    """A running guest. Make it with `boot`; always `stop` it."""
+    """A running guest. Make it with `start`; always `stop` it."""
 
     def __init__(self, tools: Tools, hardware: Hardware, log: Path) -> None:
         self.tools, self.hardware = tools, hardware
@@ -97,7 +97,7 @@ class Machine:
         self.qmp: QEMUMonitorProtocol | None = None
         self._ended = False
 
-    def boot(self) -> Machine:
+    def start(self) -> Machine:
         """Start QEMU and connect to it. Raises LabFault when QEMU does not come up."""
         argv = self._argv()
         binds = [
@@ -193,11 +193,11 @@ class Machine:
                 raise LabFault(f"QEMU did not start: {said or 'it said nothing'}")
             time.sleep(0.05)
 
-    def go(self) -> None:
+    def resume_cpus(self) -> None:
         """Let the stopped CPUs run, once console and agent listen (so that no byte is lost)."""
         self.qmp.cmd("cont")
 
-    def judge_silence(self, what: str, last: str = "") -> Exception:
+    def fault_for_silence(self, what: str, last: str = "") -> Exception:
         """The fault that fits when WHAT did not happen in time; LAST is what was heard instead, else the
         console's end.
         """
@@ -219,7 +219,7 @@ class Machine:
         """
         found = self.console.wait_for(pattern, timeout, start)
         if found is None:
-            raise self.judge_silence(what)
+            raise self.fault_for_silence(what)
         return found
 
     def wait_agent(self, timeout: float = 180) -> str:
@@ -227,14 +227,14 @@ class Machine:
         try:
             return self.agent.wait_hello(timeout)
         except AgentGone:
-            raise self.judge_silence("the guest's agent") from None
+            raise self.fault_for_silence("the guest's agent") from None
 
     def run(self, argv: list[str], timeout: float = 60, check: bool = True, stdin: bytes = b"") -> Reply:
         """Run ARGV in the guest; with CHECK a non-zero exit is an OSFault."""
         try:
             reply = self.agent.run(argv, timeout, stdin)
         except AgentGone as gone:
-            raise self.judge_silence(f"an answer to `{shlex.join(argv)[:80]}` ({gone})") from None
+            raise self.fault_for_silence(f"an answer to `{shlex.join(argv)[:80]}` ({gone})") from None
         if check and reply.code:
             said = (reply.err or reply.out).strip().splitlines()
             raise OSFault(
@@ -266,7 +266,7 @@ class Machine:
                     f"last answer after {timeout:.0f} s: {reply.code} "
                     f"{(reply.out or reply.err).strip()[-300:]}"
                 )
-                raise self.judge_silence(what, said)
+                raise self.fault_for_silence(what, said)
             time.sleep(1)
 
     def screenshot(self, path: Path) -> Path:
@@ -290,7 +290,7 @@ class Machine:
         deadline = self.clock() + timeout
         while not good(shown := self.screen()):
             if self.clock() > deadline or self.process.poll() is not None:
-                raise self.judge_silence(f"{what} on the screen")
+                raise self.fault_for_silence(f"{what} on the screen")
             time.sleep(1)
         return shown
 
@@ -314,7 +314,7 @@ class Machine:
         while self.process.poll() is None:
             if self.clock() > deadline:
                 self._ended = False
-                raise self.judge_silence(what)
+                raise self.fault_for_silence(what)
             time.sleep(0.1)
 
     def cut_power(self) -> None:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from veilor.lab.checkpoint import Checkpoints
-from veilor.lab.report import Progress, clean_console
-from veilor.lab.scenario import Phase, Scenario, checkpoint_keys, origin_of
+from veilor.lab.progress import PhaseProgress
+from veilor.lab.report import clean_console
+from veilor.lab.scenario import Phase, Scenario, checkpoint_keys, predecessor_of
 from veilor.lab.verdict import (
     About,
     Checks,
@@ -30,7 +31,7 @@ from veilor.lab.verdict import (
     Screenshot,
     UsageError,
     Verdict,
-    judge,
+    phase_verdict,
     verdict_of,
 )
 
@@ -61,17 +62,17 @@ def stop_on_signals() -> Iterator[Callable[[], None]]:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         kinds.append(signal.SIGHUP)
 
-    def deafen(*_: object) -> None:
+    def ignore_signals(*_: object) -> None:
         for kind in kinds:
             signal.signal(kind, signal.SIG_IGN)
 
     def stop(number: int, _: object) -> None:
-        deafen()
+        ignore_signals()
         raise Stopped(signal.Signals(number).name)
 
     before = {kind: signal.signal(kind, stop) for kind in kinds}
     try:
-        yield deafen
+        yield ignore_signals
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
@@ -86,9 +87,9 @@ def run_scenario(
     start: str | None = None,
     resume: str | None = None,
     records: Checkpoints | None = None,
-    remember: bool = True,
+    keep_records: bool = True,
     report: Callable[[Run], None] | None = None,
-    progress: Progress | None = None,
+    progress: PhaseProgress | None = None,
 ) -> Run:
     """Take LIFE through SCENARIO, from phase START if given; what came of it.
 
@@ -104,11 +105,11 @@ def run_scenario(
         inputs,
         about,
         records,
-        remember,
+        keep_records,
         report or (lambda run: None),
-        progress or Progress(len(scenario.phases)),
+        progress or PhaseProgress(len(scenario.phases)),
     )
-    return runner.go(start, resume)
+    return runner.run_phases(start, resume)
 
 
 def failed_set_up(scenario: Scenario, error: BaseException, about: About) -> Run:
@@ -134,7 +135,7 @@ def _now() -> str:
 
 
 class _Runner:
-    def __init__(self, scenario, world, inputs, about, records, remember, report, progress) -> None:
+    def __init__(self, scenario, world, inputs, about, records, keep_records, report, progress) -> None:
         self.scenario, self.world, self.records, self.report, self.progress = (
             scenario,
             world,
@@ -142,7 +143,7 @@ class _Runner:
             report,
             progress,
         )
-        self.remember = remember
+        self.keep_records = keep_records
         self.keys = checkpoint_keys(scenario, inputs)
         self.run = _new_run(scenario, about)
         self.ended: set[str] = (
@@ -152,43 +153,43 @@ class _Runner:
         self.current: str | None = None  # the phase whose end the machine stands at
         self.began = time.monotonic()
 
-    def go(self, start: str | None, resume: str | None) -> Run:
-        with stop_on_signals() as deafen:
+    def run_phases(self, start: str | None, resume: str | None) -> Run:
+        with stop_on_signals() as ignore_signals:
             try:
-                first = self._carry_over(start) if start else self._take_over(resume)
-                self._write()
+                first = self._carry_over(start) if start else self._resume(resume)
+                self._write_report()
                 for index in range(first, len(self.scenario.phases)):
-                    self._phase(index)
-                    self._write()
+                    self._run_phase(index)
+                    self._write_report()
             except KeyboardInterrupt:
                 self.run.interrupted = True
                 self.run.reason = "stopped before its end by the person who ran it"
-                self.progress.say("stopping the machine …")
+                self.progress.print_line("stopping the machine …")
             except Fault as fault:
-                self._fail(fault)
+                self._record_fault(fault)
             finally:
-                deafen()
+                ignore_signals()
                 self.progress.close()
                 try:
                     self.world.stop()
                 except Exception as error:
-                    self._fail(error)
-            self._write()
+                    self._record_fault(error)
+            self._write_report()
         return self.run
 
-    def _fail(self, error: Exception) -> None:
+    def _record_fault(self, error: Exception) -> None:
         """Take down a fault that belongs to no phase."""
         self.run.fault, self.run.reason = verdict_of(error)
         self.run.log += "".join(traceback.format_exception(error))
 
-    def _write(self) -> None:
+    def _write_report(self) -> None:
         self.run.seconds = time.monotonic() - self.began
         self.run.timings = list(getattr(self.world, "timings", []))
         self.report(self.run)
 
-    def _take_over(self, resume: str | None) -> int:
+    def _resume(self, resume: str | None) -> int:
         """Take over as much as earlier runs have shown of what comes before; the place to begin."""
-        for index in range(self.scenario.place(resume) if resume else self.scenario.borrowed, 0, -1):
+        for index in range(self.scenario.position_of(resume) if resume else self.scenario.inherited, 0, -1):
             try:
                 return self._carry_over(self.scenario.phases[index].name)
             except UsageError:
@@ -197,8 +198,8 @@ class _Runner:
 
     def _carry_over(self, start: str) -> int:
         """Take what the phases before START showed from earlier runs; START's place in the order."""
-        first = self.scenario.place(start)
-        before = origin_of(self.scenario, first)
+        first = self.scenario.position_of(start)
+        before = predecessor_of(self.scenario, first)
         if before:
             self._restore(
                 before,
@@ -207,7 +208,7 @@ class _Runner:
             )
         for index in range(first):
             one = self.scenario.phases[index]
-            kept = self._record(one)
+            kept = self._read_record(one)
             if kept:
                 self.run.phases[index] = kept
                 self.ended.add(one.name)
@@ -221,13 +222,15 @@ class _Runner:
 
     def _restore(self, origin: Phase, complaint: str) -> None:
         try:
-            self.world.restore_checkpoint(origin.mark, self.keys[origin.name])
+            self.world.restore_checkpoint(origin.checkpoint_name, self.keys[origin.name])
         except (UsageError, KeyError):
             raise UsageError(complaint) from None
         self.current = origin.name
 
-    def _record(self, one: Phase) -> PhaseResult | None:
-        entry = self.records.find(f"{one.mark}.shown", self.keys[one.name]) if self.records else None
+    def _read_record(self, one: Phase) -> PhaseResult | None:
+        entry = (
+            self.records.find(f"{one.checkpoint_name}.shown", self.keys[one.name]) if self.records else None
+        )
         if entry is None:
             return None
         meta = self.records.meta(entry)
@@ -241,7 +244,7 @@ class _Runner:
         return result
 
     def _keep_record(self, one: Phase, result: PhaseResult) -> None:
-        if not self.records or not self.remember:
+        if not self.records or not self.keep_records:
             return
         shots = {
             f"{number:02d}{Path(shot.path).suffix}": Path(shot.path)
@@ -255,16 +258,16 @@ class _Runner:
             ],
         }
         self.records.save(
-            f"{one.mark}.shown",
+            f"{one.checkpoint_name}.shown",
             self.keys[one.name],
             shots,
             {"result": json.loads(json.dumps(kept)), "shown": self.run.started},
         )
 
-    def _phase(self, index: int) -> None:
+    def _run_phase(self, index: int) -> None:
         """Run one phase, a second time if the lab failed it, and take down what came of it."""
         one, result = self.scenario.phases[index], self.run.phases[index]
-        origin = origin_of(self.scenario, index)
+        origin = predecessor_of(self.scenario, index)
         unmet = [origin] if origin and origin.name not in self.ended else []
         unmet += [] if one.independent else self.broken
         if unmet:
@@ -276,13 +279,13 @@ class _Runner:
         began, boots, shots = time.monotonic(), self.world.boots, len(self.world.screenshots)
         console = _console_length(self.world.console_log)
         try:
-            fault = self._attempt(one, origin, result, again=False)
+            fault = self._try_phase(one, origin, result, again=False)
             if isinstance(fault, Exception) and result.verdict is Verdict.LAB_FAULT:
                 result.retried = result.reason
-                self.progress.say(
+                self.progress.print_line(
                     f"the lab failed this phase ({result.reason}); once more from its checkpoint"
                 )
-                self._attempt(one, origin, result, again=True)
+                self._try_phase(one, origin, result, again=True)
         except KeyboardInterrupt:
             result.verdict, result.reason = (
                 Verdict.NOT_RUN,
@@ -302,33 +305,33 @@ class _Runner:
         else:
             self.broken.append(one)
 
-    def _attempt(
+    def _try_phase(
         self, one: Phase, origin: Phase | None, result: PhaseResult, *, again: bool
     ) -> Exception | None:
         """One try. The exception that ended it, or None; RESULT says the same for the report."""
         checks = Checks()
         error: Exception | None = None
         try:
-            self._place(origin, again)
+            self._put_machine_at_start(origin, again)
             one.run(self.world, checks)
             if (
-                judge(checks.done, None)[0] is not Verdict.OS_FAULT
+                phase_verdict(checks.done, None)[0] is not Verdict.OS_FAULT
             ):  # nothing may start from a state known to be wrong
-                self.world.save_checkpoint(one.mark, self.keys[one.name])
+                self.world.save_checkpoint(one.checkpoint_name, self.keys[one.name])
                 self.ended.add(one.name)
                 self.current = one.name
         except Exception as caught:
             error, self.current = caught, None
             with suppress(Exception):  # the machine may be off
-                self.world.picture("went-wrong", "The screen when it went wrong")
+                self.world.take_screenshot("went-wrong", "The screen when it went wrong")
         finally:
             result.checks = checks.done
-        result.verdict, result.reason = judge(checks.done, error)
+        result.verdict, result.reason = phase_verdict(checks.done, error)
         if error and not isinstance(error, Fault):
             result.log += "".join(traceback.format_exception(error))
         return error
 
-    def _place(self, origin: Phase | None, again: bool) -> None:
+    def _put_machine_at_start(self, origin: Phase | None, again: bool) -> None:
         """Put the machine where the phase begins; the running one goes on where it already stands there."""
         if not again and self.current == (origin.name if origin else None):
             return

@@ -123,12 +123,12 @@ class Registry:
                 env={"OTEL_TRACES_EXPORTER": "none"},
                 log=self.log,
             )
-            if self._answers():
+            if self._wait_until_it_answers():
                 return self
             self.stop()
         raise LabFault(f"the lab's registry did not start: {self.log.read_text(errors='replace')[-300:]}")
 
-    def _answers(self) -> bool:
+    def _wait_until_it_answers(self) -> bool:
         context = ssl.create_default_context(cafile=str(self.ca))
         for _ in range(100):
             if self.process.poll() is not None:
@@ -140,12 +140,12 @@ class Registry:
                 time.sleep(0.1)
         return False
 
-    def mark(self) -> int:
+    def log_position(self) -> int:
         """A place in the access log, for `requests`."""
         return self.log.stat().st_size if self.log.exists() else 0
 
     def requests(self, since: int = 0) -> list[Request]:
-        """The guest's requests answered since SINCE (a `mark`), in order."""
+        """The guest's requests answered since SINCE (a `log_position`), in order."""
         found = []
         with self.log.open("rb") as log:
             log.seek(since)

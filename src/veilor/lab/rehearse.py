@@ -17,7 +17,8 @@ from veilor.lab.checkpoint import Checkpoints
 from veilor.lab.flavour import DESKTOPS, FLAVOURS
 from veilor.lab.live import live_medium
 from veilor.lab.phases import About, failed_set_up, run_scenario, stop_on_signals
-from veilor.lab.report import Progress, load_not_applied, remove_report, write_report
+from veilor.lab.progress import PhaseProgress
+from veilor.lab.report import load_not_applied, remove_report, write_report
 from veilor.lab.scenario import Scenario, load_scenario
 from veilor.lab.tools import Tools, ensure_host_programs, ensure_namespaces, tools_tree
 from veilor.lab.verdict import EXIT, EXIT_INTERRUPTED, EXIT_USAGE, Fault, NotRun, UsageError, Verdict
@@ -80,7 +81,7 @@ def fetch_base(tools: Tools, reference: str, dest: Path) -> Path:
             "it is not one "
             "that bootc can boot; take a bootc base image"
         )
-    missing = images.lacks(layout, BASE_HAS)
+    missing = images.missing_paths(layout, BASE_HAS)
     if missing:
         lacking = " and no ".join(missing)
         raise UsageError(
@@ -90,7 +91,7 @@ def fetch_base(tools: Tools, reference: str, dest: Path) -> Path:
     return layout
 
 
-def stand_ins_of(config: dict) -> list[str]:
+def named_stand_ins(config: dict) -> list[str]:
     """What the base with the OCI configuration CONFIG says it stands in for: of PARTS and FRONT those that
     its label names.
     """
@@ -121,8 +122,8 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
             f"--sabotage {args.sabotage} is to be noticed in {begins}, which is not among {scenario.name}'s "
             "phases asked for"
         )
-    if args.start and scenario.place(args.start) > (
-        scenario.place(begins) if begins else len(scenario.phases)
+    if args.start and scenario.position_of(args.start) > (
+        scenario.position_of(begins) if begins else len(scenario.phases)
     ):
         raise UsageError(
             f"--from {args.start} is behind {begins}, where --sabotage {args.sabotage} is to be noticed; "
@@ -133,7 +134,7 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
         {"accel": "?", "qemu": "?", "cores": os.cpu_count()},
         ALWAYS + ([] if args.medium else OF_THE_MEDIUM),
     )
-    refuse_early(args)
+    check_arguments(args)
     about = About(
         args.base or "Debian 13 stand-in", host, stand_ins, args.sabotage, source=build.snapshot(source)
     )
@@ -144,22 +145,22 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
                 "--report DIR"
             )
         remove_report(report_dir)
-        return live(args, build, source, scenario, about, report_dir)
+        return run_and_report(args, build, source, scenario, about, report_dir)
 
 
-def live(
+def run_and_report(
     args, build: SimpleNamespace, source: Path, scenario: Scenario, about: About, report_dir: Path
 ) -> int:
     """Set up what SCENARIO needs, run it and write its report to REPORT_DIR, which is ours alone; the exit
     code.
     """
     cache, product = cache_root(), product_facts(source)
-    work = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=cache_work(cache)))
+    work = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=make_work_folder(cache)))
     world = None
     try:
         try:
             desktop = DESKTOPS.get(scenario.flavour, ())
-            settings = prepare(args, build, source, cache, work, product, about, desktop)
+            settings = set_up(args, build, source, cache, work, product, about, desktop)
             if scenario.flavour in FLAVOURS:
                 settings.rootfs = debian_base.base_rootfs(cache, source, FLAVOURS[scenario.flavour])
             kind = scenario.flavour if desktop else "plain"
@@ -174,13 +175,13 @@ def live(
             return run.exit_code
         inputs = {
             "base": images.read_manifest(settings.base)[2],
-            "source": tracked(source),
+            "source": hash_sources(source),
             "firmware": settings.firmware,
             "accel": settings.accel,
             "sabotage": settings.image_sabotage or "",
             "medium": hash_tree(settings.medium) if args.medium else settings.medium.parent.name,
         }
-        progress = Progress(len(scenario.phases))
+        progress = PhaseProgress(len(scenario.phases))
         run = run_scenario(
             scenario,
             world,
@@ -189,7 +190,7 @@ def live(
             resume=args.sabotage and sabotage.SABOTAGES[args.sabotage].begins,
             about=about,
             records=store,
-            remember=not args.sabotage or bool(settings.image_sabotage),
+            keep_records=not args.sabotage or bool(settings.image_sabotage),
             report=lambda run: write_report(run, report_dir),
             progress=progress,
         )
@@ -197,7 +198,7 @@ def live(
         if about.source != build.snapshot(source):
             about.source = {}
         if args.sabotage and not run.interrupted:
-            about.noticed, line = sabotage.judge(args.sabotage, run)
+            about.noticed, line = sabotage.was_noticed(args.sabotage, run)
             print(line, file=sys.stderr)
         write_report(run, report_dir)
         if args.prove:
@@ -213,7 +214,7 @@ def live(
             shutil.rmtree(work, ignore_errors=True)
 
 
-def refuse_early(args) -> None:
+def check_arguments(args) -> None:
     """Raise UsageError for what can be seen to be wrong with --base and --medium before minutes are spent on
     set-up.
     """
@@ -232,7 +233,7 @@ def refuse_early(args) -> None:
         raise UsageError("--prove says that a sabotage was noticed; name one with --sabotage")
 
 
-def cache_work(cache: Path) -> Path:
+def make_work_folder(cache: Path) -> Path:
     """The folder under which each rehearsal has its own; folders of rehearsals that died are swept."""
     folder = cache / "work"
     folder.mkdir(parents=True, exist_ok=True)
@@ -250,7 +251,7 @@ def cache_work(cache: Path) -> Path:
     return folder
 
 
-def tracked(source: Path) -> str:
+def hash_sources(source: Path) -> str:
     """One hash over what of this repository goes into a machine."""
     code = (f"src/veilor/{part}" for part in ("core", "device", "build", "lab"))
     names = ["overlay", "artwork", "threats", "kickstart", "product.toml", *code]
@@ -275,7 +276,7 @@ def product_facts(source: Path) -> SimpleNamespace:
     )
 
 
-def prepare(
+def set_up(
     args, build, source: Path, cache: Path, work: Path, product, about: About, desktop: tuple[str, ...] = ()
 ) -> Settings:
     """Everything before the first phase, the stand-in base with the packages of a DESKTOP.
@@ -295,7 +296,7 @@ def prepare(
         layout = todo.step(
             "stand-in base image", lambda: debian_base.base_layout(cache, tools, source, desktop=desktop)
         )
-    about.stand_ins += stand_ins_of(images.read_manifest(layout)[1])
+    about.stand_ins += named_stand_ins(images.read_manifest(layout)[1])
     if desktop and debian_base.NO_DESKTOP in about.stand_ins:
         raise UsageError(
             f"--base {args.base}: this base has no desktop, which is what is rehearsed; leave --base out, "
@@ -311,7 +312,7 @@ def prepare(
             raise UsageError(f"--medium {args.medium}: {fault}") from None
     else:
         medium = todo.step("live medium", lambda: live_medium(cache, tools, source))
-    kernel = todo.step("probe of the accelerator", lambda: debian_base.kernel(cache, rootfs))
+    kernel = todo.step("probe of the accelerator", lambda: debian_base.base_kernel(cache, rootfs))
     accel = "kvm" if probe_kvm(tools, kernel) else "tcg"
     version = tools.run(["qemu-system-x86_64", "--version"], timeout=30).stdout.decode().splitlines()[0]
     about.host = {

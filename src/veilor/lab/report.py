@@ -1,6 +1,4 @@
-"""What a rehearsal leaves to read: index.html for people, report.json and junit.xml for programs, lines for
-the terminal.
-"""
+"""The report of a rehearsal: index.html for people, report.json and junit.xml for programs."""
 
 from __future__ import annotations
 
@@ -8,14 +6,11 @@ import base64
 import json
 import re
 import shutil
-import sys
-import threading
-import time
 import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from xml.etree import ElementTree
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -89,7 +84,7 @@ def clean_console(raw: bytes) -> str:
     return re.sub(r"\n{3,}", "\n\n", clean_text(text))
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as a person says them: 43 s, 2 min 05 s, 1 h 02 min."""
     whole = round(seconds)
     if whole < 60:
@@ -99,19 +94,19 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def count(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """A number with its noun: 1 boot, 3 boots, no boots."""
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
-def word(phase: PhaseResult) -> str:
+def verdict_word(phase: PhaseResult) -> str:
     """A phase's verdict in everyday words."""
     if phase.verdict is Verdict.NOT_RUN and any(check.ok for check in phase.checks):
         return "held in part"
     return WORDS[phase.verdict]
 
 
-def plain(detail: str) -> str:
+def plain_detail(detail: str) -> str:
     """What a check saw as a person reads it: a single word without its quotes, and what is empty as
     “nothing”.
     """
@@ -120,7 +115,7 @@ def plain(detail: str) -> str:
     return "nothing" if text in ("''", "[]", "{}", "None") else quoted[1] if quoted else text
 
 
-def when(stamp: str) -> str:
+def format_time_stamp(stamp: str) -> str:
     """A time stamp of ours as a person reads it."""
     return stamp.replace("T", " ").replace("Z", " UTC")
 
@@ -133,11 +128,11 @@ def headline(run: Run) -> tuple[str, str]:
     reason = clean_text(run.reason if run.fault is verdict else guilty.reason if guilty else "").rstrip(" .")
     if verdict is Verdict.PASS:
         checks = sum(len(p.checks) for p in run.phases)
-        parts = count(len(run.about.stand_ins), "stand-in")
+        parts = format_count(len(run.about.stand_ins), "stand-in")
         on = f", with {parts} in the place of real parts" if run.about.stand_ins else ""
         return (
             f"{run.story or run.title}: all of it held.",
-            f"{count(checks, 'check')} in {count(len(run.phases), 'phase')}{on}.",
+            f"{format_count(checks, 'check')} in {format_count(len(run.phases), 'phase')}{on}.",
         )
     if verdict is Verdict.OS_FAULT:
         return (
@@ -152,7 +147,7 @@ def headline(run: Run) -> tuple[str, str]:
         )
     held = sum(p.verdict is Verdict.PASS for p in run.phases)
     meaning = (
-        f"{held} of {count(len(run.phases), 'phase')} came to their end and held. Until all have, "
+        f"{held} of {format_count(len(run.phases), 'phase')} came to their end and held. Until all have, "
         "nothing is called passed."
     )
     if run.interrupted:
@@ -165,7 +160,7 @@ def headline(run: Run) -> tuple[str, str]:
     return f"Not everything was shown: {where}: {reason}.", meaning
 
 
-def junit(run: Run) -> bytes:
+def junit_xml(run: Run) -> bytes:
     """The run as JUnit XML: a suite per phase, a case per check, and one for
     how the phase as a whole ended.
     """
@@ -213,7 +208,7 @@ def junit(run: Run) -> bytes:
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
-def _pictures(run: Run, data: dict[str, Any], folder: Path) -> dict[str, str]:
+def _copy_screenshots(run: Run, data: dict[str, Any], folder: Path) -> dict[str, str]:
     """Copy screenshots to FOLDER/screenshots, name them in DATA by that place; the images as data URIs by
     that name.
     """
@@ -235,7 +230,7 @@ def _pictures(run: Run, data: dict[str, Any], folder: Path) -> dict[str, str]:
     return inlined
 
 
-def ticks(seconds: float) -> list[tuple[float, str]]:
+def time_line_marks(seconds: float) -> list[tuple[float, str]]:
     """Marks for a time line of SECONDS: where each is, in percent, and its label. At most seven, at round
     times.
     """
@@ -249,7 +244,9 @@ def ticks(seconds: float) -> list[tuple[float, str]]:
     )
 
 
-def render(run: Run, data: dict[str, Any], pictures: dict[str, str], stand_ins: dict[str, StandIn]) -> str:
+def render_page(
+    run: Run, data: dict[str, Any], pictures: dict[str, str], stand_ins: dict[str, StandIn]
+) -> str:
     """The page. Everything is in it: nothing is loaded from anywhere."""
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
@@ -259,12 +256,12 @@ def render(run: Run, data: dict[str, Any], pictures: dict[str, str], stand_ins: 
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "duration": duration,
-        "count": count,
+        "duration": format_duration,
+        "count": format_count,
         "clean": clean_text,
-        "word": word,
-        "when": when,
-        "plain": plain,
+        "word": verdict_word,
+        "when": format_time_stamp,
+        "plain": plain_detail,
     }
     title, meaning = headline(run)
     total, bars = sum(p.seconds for p in run.phases), []
@@ -291,7 +288,7 @@ def render(run: Run, data: dict[str, Any], pictures: dict[str, str], stand_ins: 
         stand_ins=[stand_ins[one] for one in run.about.stand_ins],
         carried=carried,
         boots=sum(p.boots for p in run.phases),
-        ticks=ticks(total),
+        ticks=time_line_marks(total),
         marks={str(key): mark for key, mark in MARKS.items()},
         tally=[(str(one), verdicts.count(one)) for one in WORDS],
         not_run=not_run,
@@ -310,12 +307,12 @@ def write_report(run: Run, folder: Path, stand_ins: dict[str, StandIn] | None = 
         raise ValueError(f"stand-ins that are not declared: {', '.join(unknown)}")
     folder.mkdir(parents=True, exist_ok=True)
     data = run.as_dict()
-    pictures = _pictures(run, data, folder)
-    write_atomic(folder / "junit.xml", junit(run))
+    pictures = _copy_screenshots(run, data, folder)
+    write_atomic(folder / "junit.xml", junit_xml(run))
     write_atomic(
         folder / "report.json", json.dumps(data, indent=1, ensure_ascii=False).encode(errors="replace")
     )
-    write_atomic(folder / "index.html", render(run, data, pictures, stand_ins).encode(errors="replace"))
+    write_atomic(folder / "index.html", render_page(run, data, pictures, stand_ins).encode(errors="replace"))
     return folder / "index.html"
 
 
@@ -324,68 +321,3 @@ def remove_report(folder: Path) -> None:
     for name in ("index.html", "report.json", "junit.xml"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "screenshots", ignore_errors=True)
-
-
-class Progress:
-    """A line when a phase begins and one when it ends; on a terminal a bar that counts the seconds in
-    between.
-    """
-
-    def __init__(self, total: int, out: TextIO | None = None) -> None:
-        self.total, self.out = total, out or sys.stderr
-        self._live = self.out.isatty()
-        self._begun: tuple[int, str, float] | None = None
-        self._lock = threading.Lock()
-        self._end = threading.Event()
-        if self._live:
-            threading.Thread(target=self._tick, daemon=True).start()
-
-    def start(self, index: int, title: str) -> None:
-        """Phase INDEX (from 0) begins."""
-        with self._lock:
-            self._begun = (index, title, time.monotonic())
-            if not self._live:
-                self._print(f"[{index + 1}/{self.total}] {title} …")
-
-    def done(self, index: int, result: PhaseResult) -> None:
-        """Phase INDEX came to RESULT."""
-        line = f"[{index + 1}/{self.total}] {result.title} … {result.verdict}"
-        if result.seconds:
-            line += (
-                f" {result.seconds:.0f} s, "
-                f"{count(result.boots, 'boot')}{', at the second try' if result.retried else ''}"
-            )
-        if result.verdict is not Verdict.PASS:
-            line += f"\n      {clean_text(result.reason)}"
-        with self._lock:
-            self._begun = None
-            self._print(line)
-
-    def say(self, line: str) -> None:
-        """Something else that the person should know now."""
-        with self._lock:
-            self._print(f"      {line}")
-
-    def close(self) -> None:
-        """No more bar."""
-        self._end.set()
-        with self._lock:
-            self._begun = None
-            if self._live:
-                self.out.write("\r\x1b[K")
-                self.out.flush()
-
-    def _print(self, line: str) -> None:
-        print(f"\r\x1b[K{line}" if self._live else line, file=self.out, flush=True)
-
-    def _tick(self) -> None:
-        while not self._end.wait(1):
-            with self._lock:
-                if self._begun:
-                    index, title, began = self._begun
-                    bar = "━" * index + "╺" + "·" * (self.total - index - 1)
-                    self.out.write(
-                        f"\r\x1b[K[{index + 1}/{self.total}] {bar} {title[:50]} … "
-                        f"{time.monotonic() - began:.0f} s"
-                    )
-                    self.out.flush()

@@ -91,7 +91,7 @@ def _verb_lies(verb: str) -> Callable:
     """bootc's VERB ends with 0 and does nothing, until the next start."""
     front = f'#!/bin/sh\n[ "$1" != {verb} ] || exit 0\nexec /run/veilor-lab/bootc "$@"\n'
 
-    def strike(world) -> None:
+    def replace_bootc(world) -> None:
         world.write_file("/run/veilor-lab/front", front)
         world.machine.run(
             [
@@ -102,7 +102,7 @@ def _verb_lies(verb: str) -> Callable:
             ]
         )
 
-    return strike
+    return replace_bootc
 
 
 def _lose_staged(world) -> None:
@@ -228,7 +228,7 @@ SABOTAGES = {
 }
 
 
-def mutate(name: str | None, tree: Path, version: str) -> None:
+def apply_to_tree(name: str | None, tree: Path, version: str) -> None:
     """Apply the sabotage NAME to the staged tree of the image VERSION, if it is one that changes that."""
     if name and SABOTAGES[name].tree and _number(version) >= _number(SABOTAGES[name].since):
         SABOTAGES[name].tree(tree)
@@ -238,13 +238,13 @@ def _number(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part]
 
 
-def strike(name: str | None, point: str, world) -> None:
+def apply_live(name: str | None, point: str, world) -> None:
     """Apply the sabotage NAME to the running rehearsal LIFE when POINT is its moment."""
     if name and SABOTAGES[name].live and SABOTAGES[name].point == point:
         SABOTAGES[name].live(world)
 
 
-def judge(name: str, run) -> tuple[bool, str]:
+def was_noticed(name: str, run) -> tuple[bool, str]:
     """Whether RUN noticed the sabotage NAME where and as it should, and a line that says so."""
     wanted = SABOTAGES[name]
     wrong = next(

@@ -39,7 +39,7 @@ class Phase:
     common: str = ""
 
     @property
-    def mark(self) -> str:
+    def checkpoint_name(self) -> str:
         """The name of its checkpoint in a store that several scenarios share."""
         return f"{self.scenario}.{self.name}"
 
@@ -55,19 +55,19 @@ class Scenario:
     title: str
     story: str
     phases: list[Phase]
-    borrowed: int = 0
+    inherited: int = 0
     flavour: str = ""
 
     def up_to(self, name: str) -> Scenario:
         """This scenario without the phases after NAME. Raises UsageError when it has none of that name."""
-        last = self.place(name)
+        last = self.position_of(name)
         if last == len(self.phases) - 1:
             return self
         return replace(
             self, phases=self.phases[: last + 1], story=f"{self.title}, as far as: {self.phases[last].title}"
         )
 
-    def place(self, name: str) -> int:
+    def position_of(self, name: str) -> int:
         """The number of phase NAME in the order. Raises UsageError when there is none."""
         names = [one.name for one in self.phases]
         if name not in names:
@@ -110,7 +110,7 @@ def load_scenario(name: str, folder: Path) -> Scenario:
         raise UsageError(
             f"{path} can't be loaded ({type(error).__name__}: {error}); mend it, or take it from git"
         ) from None
-    common = _common_code(path.read_text(), folder)
+    common = _hash_common_code(path.read_text(), folder)
     own = [
         replace(value.phase, scenario=name, common=common)
         for value in vars(module).values()
@@ -118,7 +118,7 @@ def load_scenario(name: str, folder: Path) -> Scenario:
     ]
     if not own:
         raise UsageError(f"{path.name}: no function in it is marked as a phase")
-    phases = _borrowed(getattr(module, "AFTER", ""), folder) + own
+    phases = _inherited_phases(getattr(module, "AFTER", ""), folder) + own
     seen: list[str] = []
     for one in phases:
         if one.name in seen:
@@ -139,14 +139,14 @@ def load_scenario(name: str, folder: Path) -> Scenario:
     )
 
 
-def _borrowed(after: str, folder: Path) -> list[Phase]:
+def _inherited_phases(after: str, folder: Path) -> list[Phase]:
     if not after:
         return []
     name, _, last = after.partition(":")
     return load_scenario(name, folder).up_to(last).phases
 
 
-def _common_code(source: str, folder: Path) -> str:
+def _hash_common_code(source: str, folder: Path) -> str:
     """A hash of a module's code without its phase functions: helpers, constants and FOLDER's guest programs
     that it names.
     """
@@ -162,14 +162,14 @@ def _common_code(source: str, folder: Path) -> str:
             )
         )
     ]
-    named = source.replace(".attempt(", "guest/tries.py")  # that is what it runs
+    named = source.replace(".run_try(", "guest/tries.py")  # that is what it runs
     guest = [
         path.read_text() for path in sorted((folder / "guest").glob("*.py")) if f"guest/{path.name}" in named
     ]
     return hashlib.sha256("\0".join([ast.dump(tree), *guest]).encode()).hexdigest()
 
 
-def origin_of(scenario: Scenario, index: int) -> Phase | None:
+def predecessor_of(scenario: Scenario, index: int) -> Phase | None:
     """The phase from whose end phase INDEX begins; None for a fresh machine."""
     chosen = scenario.phases[index].starts_from
     if chosen:
@@ -183,7 +183,7 @@ def checkpoint_keys(scenario: Scenario, inputs: Mapping[str, Any]) -> dict[str, 
     """
     keys: dict[str, str] = {}
     for index, one in enumerate(scenario.phases):
-        before = origin_of(scenario, index)
+        before = predecessor_of(scenario, index)
         went_in = {
             "inputs": inputs,
             "common": one.common,

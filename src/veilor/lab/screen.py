@@ -60,7 +60,7 @@ def read_ppm(data: bytes) -> Screen:
     return Screen(int(head[1]), int(head[2]), data[head.end() :])
 
 
-def press(qmp, *keys: str) -> None:
+def press_keys(qmp, *keys: str) -> None:
     """Press KEYS, QEMU's names such as "caps_lock", together."""
     qmp.cmd("send-key", **{"keys": [{"type": "qcode", "data": key} for key in keys], "hold-time": HOLD})
     time.sleep(PAUSE)
@@ -71,4 +71,4 @@ def type_keys(qmp, text: str) -> None:
     here.
     """
     for char in text:
-        press(qmp, char if char.isascii() and (char.islower() or char.isdigit()) else KEYS[char])
+        press_keys(qmp, char if char.isascii() and (char.islower() or char.isdigit()) else KEYS[char])

@@ -86,10 +86,10 @@ def run_slots(
         code = code or failed
         print(f"slot {slot.name}: {'failed' if failed else 'passed'}", file=sys.stderr, flush=True)
         if not failed:
-            kept = {**passed(record), slot.name: {"at": int(time.time()), "inputs": inputs}}
+            kept = {**read_passes(record), slot.name: {"at": int(time.time()), "inputs": inputs}}
             record.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(record, json.dumps(kept, indent=1))
-    for line in left_out(slots, chosen, passed(record), inputs):
+    for line in describe_left_out(slots, chosen, read_passes(record), inputs):
         print(line, file=sys.stderr, flush=True)
     return code
 
@@ -103,7 +103,7 @@ def _run(argv: list[str], not_run: str, run: Callable[[list[str]], int]) -> int:
     return code
 
 
-def passed(record: Path) -> dict[str, dict]:
+def read_passes(record: Path) -> dict[str, dict]:
     """When each slot last passed here; empty when nothing readable says so."""
     try:
         found = json.loads(record.read_text())
@@ -116,7 +116,7 @@ def passed(record: Path) -> dict[str, dict]:
         return {}
 
 
-def left_out(slots: list[Slot], chosen: list[Slot], last: dict[str, dict], inputs: str) -> list[str]:
+def describe_left_out(slots: list[Slot], chosen: list[Slot], last: dict[str, dict], inputs: str) -> list[str]:
     """A line for each slot that was not run now."""
     lines = []
     for slot in slots:

@@ -54,7 +54,7 @@ def ensure_host_programs() -> None:
     """Install mmdebstrap and bubblewrap by apt where we may, else raise NotRun
     with the one command to run.
     """
-    missing = lacking_on_host()
+    missing = missing_on_host()
     if not missing:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
@@ -63,7 +63,7 @@ def ensure_host_programs() -> None:
             subprocess.run(
                 argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=900, check=False
             )
-    still = lacking_on_host()
+    still = missing_on_host()
     if still:
         fedora = " ".join(still).replace("debian-archive-", "debian-")
         raise NotRun(
@@ -73,7 +73,7 @@ def ensure_host_programs() -> None:
         )
 
 
-def lacking_on_host() -> list[str]:
+def missing_on_host() -> list[str]:
     """The packages that the host has to have and has not: programs, and the
     keys by which apt knows Debian.
     """
@@ -97,7 +97,7 @@ def ensure_namespaces() -> None:
             "root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)"
         )
     if os.geteuid() and not (
-        shutil.which("newuidmap") and has_range(Path("/etc/subuid")) and has_range(Path("/etc/subgid"))
+        shutil.which("newuidmap") and has_id_range(Path("/etc/subuid")) and has_id_range(Path("/etc/subgid"))
     ):
         raise NotRun(
             "you have no range of user ids of your own (newuidmap, /etc/subuid, /etc/subgid), which "
@@ -107,7 +107,7 @@ def ensure_namespaces() -> None:
         )
 
 
-def has_range(table: Path) -> bool:
+def has_id_range(table: Path) -> bool:
     """Whether the file TABLE (/etc/subuid, see subuid(5)) gives us at least 65,536 ids."""
     me = pwd.getpwuid(os.geteuid())
     try:
@@ -120,7 +120,7 @@ def has_range(table: Path) -> bool:
     )
 
 
-def run_apart(argv: list[str], out: BinaryIO, timeout: float) -> int | None:
+def run_in_own_group(argv: list[str], out: BinaryIO, timeout: float) -> int | None:
     """Run ARGV, which starts others, in a process group of its own, and leave none of them behind; its exit
     code, None when TIMEOUT seconds were not enough.
 
@@ -140,7 +140,9 @@ def run_apart(argv: list[str], out: BinaryIO, timeout: float) -> int | None:
                     process.wait(patience)
 
 
-def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), suite: str = MIRROR) -> None:
+def bootstrap_debian(
+    dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), suite: str = MIRROR
+) -> None:
     """Write a minimal Debian with PACKAGES to the tar file DEST by mmdebstrap.
 
     Raises NotRun without room for it, LabFault with mmdebstrap's own last words: most often the mirror could
@@ -167,7 +169,7 @@ def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), su
     ]
     log = dest.with_name(dest.name + ".log")
     with log.open("wb") as out:
-        code = run_apart(argv, out, 2400)
+        code = run_in_own_group(argv, out, 2400)
     if code:
         errors = [
             line for line in log.read_text(errors="replace").splitlines() if line.startswith(("E:", "Err:"))
@@ -180,7 +182,7 @@ def bootstrap(dest: Path, packages: Iterable[str], hooks: Iterable[str] = (), su
     log.unlink()
 
 
-def unpack(tar: Path, dest: Path) -> None:
+def unpack_tree(tar: Path, dest: Path) -> None:
     """The tree of `bootstrap`'s TAR in the new folder DEST, without its devices."""
     dest.mkdir()
     subprocess.run(
@@ -283,8 +285,8 @@ def tools_tree(cache: Path) -> Tools:
     def build(dest: Path) -> None:
         tar = dest.with_name(dest.name + ".tar")
         try:
-            bootstrap(tar, PACKAGES)
-            unpack(tar, dest)
+            bootstrap_debian(tar, PACKAGES)
+            unpack_tree(tar, dest)
             (dest / "etc/ssl/certs").mkdir(parents=True, exist_ok=True)
             host = host_certificates()
             if (

@@ -29,7 +29,7 @@ class Verdict(StrEnum):
 EXIT = {Verdict.PASS: 0, Verdict.OS_FAULT: 1, Verdict.LAB_FAULT: 3, Verdict.NOT_RUN: 4}
 
 
-def combine(verdicts: Iterable[Verdict]) -> Verdict:
+def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
     """The worst of VERDICTS. Of nothing it is NOT_RUN: where nothing ran, nothing passed."""
     return max(verdicts, key=list(Verdict).index, default=Verdict.NOT_RUN)
 
@@ -81,15 +81,15 @@ class Checks:
     def equal(self, title: str, got: Any, want: Any, *, go_on: bool = False) -> bool:
         """Hold GOT against WANT; both are shown when they differ."""
         ok = got == want
-        return self._take(title, ok, f"{got!r}" if ok else f"got {got!r}, want {want!r}", OSFault, go_on)
+        return self._record(title, ok, f"{got!r}" if ok else f"got {got!r}, want {want!r}", OSFault, go_on)
 
     def true(self, title: str, condition: object, detail: object = "", *, go_on: bool = False) -> bool:
         """Hold that CONDITION is true; DETAIL says what was seen, and is shown either way."""
-        return self._take(title, bool(condition), detail, OSFault, go_on)
+        return self._record(title, bool(condition), detail, OSFault, go_on)
 
     def lab(self, title: str, condition: object, detail: object = "") -> bool:
         """Hold that the rehearsal is as it should be; where it isn't, that is a LabFault."""
-        return self._take(title, bool(condition), detail, LabFault, False)
+        return self._record(title, bool(condition), detail, LabFault, False)
 
     def not_run(self, title: str, reason: str) -> None:
         """Record that this could not be looked at, and why. The phase goes on, and is NOT_RUN at best."""
@@ -97,9 +97,9 @@ class Checks:
 
     def verdict(self) -> Verdict:
         """The worst of what was taken down; NOT_RUN without a single check."""
-        return combine(check.verdict for check in self.done)
+        return worst_verdict(check.verdict for check in self.done)
 
-    def _take(self, title: str, ok: bool, detail: object, fault: type[Fault], go_on: bool) -> bool:
+    def _record(self, title: str, ok: bool, detail: object, fault: type[Fault], go_on: bool) -> bool:
         detail = detail if isinstance(detail, str) else repr(detail)
         self.done.append(Check(title, ok, detail, Verdict.PASS if ok else fault.verdict))
         if not ok and not go_on:
@@ -118,7 +118,7 @@ def verdict_of(error: BaseException) -> tuple[Verdict, str]:
     return Verdict.LAB_FAULT, f"a mistake in the rehearsal's own code: {type(error).__name__}: {error}"
 
 
-def judge(checks: list[Check], error: Exception | None) -> tuple[Verdict, str]:
+def phase_verdict(checks: list[Check], error: Exception | None) -> tuple[Verdict, str]:
     """A phase's verdict and its reason in one line."""
     found = [
         (check.verdict, f"{check.title}: {check.detail}" if check.detail else check.title)
@@ -129,7 +129,7 @@ def judge(checks: list[Check], error: Exception | None) -> tuple[Verdict, str]:
         found.append(verdict_of(error))
     if not found:
         return (Verdict.PASS, "") if checks else (Verdict.NOT_RUN, "it made no check, so it showed nothing")
-    worst = combine(verdict for verdict, _ in found)
+    worst = worst_verdict(verdict for verdict, _ in found)
     return worst, next(reason for verdict, reason in found if verdict is worst)
 
 
@@ -210,7 +210,7 @@ class Run:
     @property
     def verdict(self) -> Verdict:
         """The worst of the phases and of the run's own fault."""
-        return combine([combine(phase.verdict for phase in self.phases), self.fault])
+        return worst_verdict([worst_verdict(phase.verdict for phase in self.phases), self.fault])
 
     @property
     def exit_code(self) -> int:

@@ -162,7 +162,7 @@ class World(Evidence):
         for slot in slots:
             self.settings.build.generate_keys(self.keys / Path(slot).stem, self.settings.tools.run)
 
-    def public_keys(self) -> Path:
+    def write_public_keys(self) -> Path:
         """A folder with the public halves under the slots' names, as `stage` takes it."""
         folder = self.state / "public-keys"
         folder.mkdir(exist_ok=True)
@@ -182,14 +182,14 @@ class World(Evidence):
         tree, layout = self.dir / "stage" / version, self.dir / "layouts" / version
         for path in (tree, layout):
             shutil.rmtree(path, ignore_errors=True)
-        self.settings.build.stage(self.settings.source, tree, self.public_keys(), 0)
-        sabotage.mutate(self.settings.sabotage, tree, version)
+        self.settings.build.stage(self.settings.source, tree, self.write_public_keys(), 0)
+        sabotage.apply_to_tree(self.settings.sabotage, tree, version)
         if mutate:
             mutate(tree)
         release = images.release_layer(version)
         layers = [("veilor-os", images.tree_layer(tree)), ("release", release)]
         title = {"org.opencontainers.image.title": self.settings.product.name}
-        digest = images.extend(self.settings.base, layout, layers, version, title)
+        digest = images.add_layers(self.settings.base, layout, layers, version, title)
         last = images.read_manifest(layout)[0]["layers"][-1]["size"]
         self.timings.append(("images", time.monotonic() - started))
         return Release(version, digest, last, layout)
@@ -304,8 +304,8 @@ class World(Evidence):
         self.boots += 1
         with self.console_log.open("ab") as log:
             log.write(f"\n\n===== boot {self.boots} =====\n".encode())
-        self.machine = Machine(self.settings.tools, hardware or self.hardware(), self.console_log).boot()
-        self.machine.go()
+        self.machine = Machine(self.settings.tools, hardware or self.hardware(), self.console_log).start()
+        self.machine.resume_cpus()
         return self.machine
 
     def type_passphrase(self, passphrase: bytes = PASSPHRASE, start: int = 0) -> int:
@@ -321,12 +321,12 @@ class World(Evidence):
         machine = self.power_on(hardware)
         self.type_passphrase()
         machine.wait_agent(UNLOCK_TIMEOUT)
-        self.settle()
-        self.judge_console(allowed)
+        self.wait_startup_end()
+        self.check_console(allowed)
         self.timings.append(("boots", time.monotonic() - started))
         return machine
 
-    def locked_disks(self, arguments: str) -> list[Path]:
+    def make_locked_disks(self, arguments: str) -> list[Path]:
         """The disks of a machine of the scenario's flavour that asks for its passphrase, started with kernel
         ARGUMENTS besides.
         """
@@ -347,11 +347,11 @@ class World(Evidence):
             arguments=arguments,
         )
 
-    def strike(self, point: str) -> None:
+    def apply_sabotage(self, point: str) -> None:
         """Let the chosen sabotage act, when POINT is its moment."""
-        sabotage.strike(self.settings.sabotage, point, self)
+        sabotage.apply_live(self.settings.sabotage, point, self)
 
-    def settle(self) -> None:
+    def wait_startup_end(self) -> None:
         """Wait until start-up has ended."""
         self.machine.wait_until(
             ["systemctl", "is-system-running"],
@@ -360,9 +360,9 @@ class World(Evidence):
             "the end of start-up",
         )
 
-    def judge_console(self, allowed: frozenset[str] = frozenset()) -> None:
+    def check_console(self, allowed: frozenset[str] = frozenset()) -> None:
         """Raise OSFault when this boot's console said something it never may."""
-        hits = self.machine.console.forbidden(allowed)
+        hits = self.machine.console.find_forbidden(allowed)
         if hits:
             raise OSFault("the console said what it never may: " + "; ".join(hits))
 
@@ -371,7 +371,7 @@ class World(Evidence):
         started = time.monotonic()
         machine = self.machine
         machine.power_off(timeout)
-        self.judge_console()
+        self.check_console()
         machine.stop()
         self.machine = None
         self.timings.append(("shutdowns", time.monotonic() - started))
@@ -381,7 +381,7 @@ class World(Evidence):
         self.machine.cut_power()
         self.machine = None
 
-    def picture(self, name: str, caption: str) -> None:
+    def take_screenshot(self, name: str, caption: str) -> None:
         """Keep a screenshot for the report."""
         path = self.dir / "screenshots" / f"{len(self.screenshots):02d}-{name}.png"
         self.screenshots.append((self.machine.screenshot(path), caption))

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from veilor.lab.cache import artefact, remove_tree
-from veilor.lab.flavour import stamp
-from veilor.lab.tools import MIRROR, Tools, bootstrap, unpack
+from veilor.lab.flavour import lay_over
+from veilor.lab.tools import MIRROR, Tools, bootstrap_debian, unpack_tree
 
 PACKAGES = tuple(
     """plymouth plymouth-label plymouth-x11 plymouth-themes xvfb xdotool x11-apps x11-utils x11-xkb-utils
@@ -43,8 +43,8 @@ def desktop_tree(cache: Path) -> Path:
     def build(dest: Path) -> None:
         tar = dest.with_name(dest.name + ".tar")
         try:
-            bootstrap(tar, PACKAGES)
-            unpack(tar, dest)
+            bootstrap_debian(tar, PACKAGES)
+            unpack_tree(tar, dest)
         finally:
             tar.unlink(missing_ok=True)
 
@@ -90,7 +90,7 @@ def dressed(cache: Path, staged: Path) -> Iterator[Stage]:
         for part in ("usr", "etc", "var/lib/dpkg"):
             (root / part).parent.mkdir(parents=True, exist_ok=True)
             subprocess.run(["cp", "-al", tree / part, root / part], check=True, timeout=300)
-        stamp(staged, root)
+        lay_over(staged, root)
         shutil.copy(BOOTC, root / "usr/bin/bootc")
         (root / "usr/bin/bootc").chmod(0o755)
         people = root / "etc/passwd"

@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from veilor.lab.cache import cache_root, say
+from veilor.lab.cache import cache_root, print_progress
 from veilor.lab.tools import ensure_host_programs, ensure_namespaces
 from veilor.lab.verdict import LabFault, UsageError
 from veilor.pictures.desktop import dressed
@@ -71,7 +71,7 @@ def make_pictures(staged: Path, out: Path, only: list[str]) -> list[Path]:
         for picture in PICTURES:
             if only and picture.name not in only:
                 continue
-            say(f"{picture.name}: {picture.scene}, {picture.width} × {picture.height}")
+            print_progress(f"{picture.name}: {picture.scene}, {picture.width} × {picture.height}")
             file = Path(scratch, f"{picture.name}.png")
             tree.as_person = picture.scene in SESSIONS
             tree.run(
