@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+
+USE = Path(__file__).resolve().parents[2] / "docs/USE.md"
 
 
 @pytest.fixture
@@ -158,3 +163,22 @@ def test_status_tells_what_is_locked_ready_and_wrong(machine):
     assert "boots next" in machine.program("status").out
     machine.put("etc/containers/policy.json", "{}")
     assert "problem:" in machine.program("status").out
+
+
+def without_values(output: str) -> list[str]:
+    """The lines of OUTPUT with digests, times and numbers of days replaced, in order."""
+    output = re.sub(r"\([0-9a-f]{12}\)", "(DIGEST)", output)
+    output = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "TIME", output)
+    output = re.sub(r"\d+ days? old|from the future \([^)]*\)", "AGE", output)
+    return output.strip().splitlines()
+
+
+def test_daily_use_shows_what_the_program_prints_after_the_first_restart(machine):
+    machine.deployments(machine.entry("44.1"), rollback=machine.bootstrap(pinned=True))
+    machine.announce("44.1", sequence=1)
+    assert machine.program("update").code == 0
+    machine.put("var/lib/veilor/firstboot-done", '{"schema": 1}')
+    [shown] = re.findall(r"^```text\n(.*?)^```$", USE.read_text(), re.M | re.S)
+    printed = machine.program("status").out
+    assert without_values(shown) == without_values(printed)
+    assert without_values(shown.replace("verified by policy", "verified", 1)) != without_values(printed)
