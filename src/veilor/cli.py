@@ -120,6 +120,13 @@ def product():
     return load(SOURCE_ROOT / "product.toml")
 
 
+def do_product(args) -> int:
+    from veilor.build.facts import fact
+
+    print(fact(SOURCE_ROOT, args.fact))
+    return 0
+
+
 def do_stage(args) -> int:
     from veilor.build.stage import stage
 
@@ -323,6 +330,8 @@ def do_lab_clean(args) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    from veilor.build.facts import NAMES
+
     top = argparse.ArgumentParser(
         prog="veilor",
         description="Build, sign and rehearse veilor-os.",
@@ -359,6 +368,11 @@ def parser() -> argparse.ArgumentParser:
             )
             made.add_argument("--ca", type=Path, help="trust this authority (PEM) instead of the system's")
         return made
+
+    one = verb(
+        verbs, "product", do_product, "print one fact of product.toml, as the scripts of a release ask for it"
+    )
+    one.add_argument("fact", choices=NAMES, metavar="FACT", help=", ".join(NAMES))
 
     one = verb(verbs, "stage", do_stage, "write the file tree that is stamped on the base image")
     one.add_argument(

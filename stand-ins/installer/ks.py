@@ -2,10 +2,13 @@
 ignored.
 """
 
+import importlib
 import re
 import sys
+import tomllib
 import types
 from dataclasses import dataclass, field
+from pathlib import Path
 
 if (
     "requests" not in sys.modules
@@ -18,6 +21,7 @@ if (
         stub.exceptions.SSLError = stub.exceptions.RequestException = OSError
         sys.modules |= {"requests": stub, "requests.exceptions": stub.exceptions}
 
+from pykickstart.base import BaseHandler
 from pykickstart.constants import (
     CLEARPART_TYPE_LIST,
     CLEARPART_TYPE_NONE,
@@ -27,7 +31,6 @@ from pykickstart.constants import (
     KS_SCRIPT_PRE,
 )
 from pykickstart.errors import KickstartError
-from pykickstart.handlers.f44 import F44Handler
 from pykickstart.parser import KickstartParser
 from system import Failed
 
@@ -138,7 +141,22 @@ def unsupported(text: str) -> list[str]:
     return wrong
 
 
-def scripts(handler: F44Handler, *kinds: int) -> tuple[Script, ...]:
+def make_handler() -> BaseHandler:
+    """The handler for the Fedora of product.toml, which is beside this program or at the root of a clone."""
+    here = Path(__file__).resolve().parent
+    file = next(path for path in (here / "product.toml", here.parents[1] / "product.toml") if path.is_file())
+    fedora = tomllib.loads(file.read_text())["product"]["version"]
+    try:
+        module = importlib.import_module(f"pykickstart.handlers.f{fedora}")
+    except ModuleNotFoundError:
+        raise Failed(
+            f"this medium's pykickstart does not know Fedora {fedora}, which product.toml names; take a "
+            "newer one by `make lock`; nothing was changed"
+        ) from None
+    return getattr(module, f"F{fedora}Handler")()
+
+
+def scripts(handler: BaseHandler, *kinds: int) -> tuple[Script, ...]:
     return tuple(
         Script(s.script, s.interp, s.inChroot, s.errorOnFail, s.logfile, s.lineno)
         for s in handler.scripts
@@ -146,9 +164,10 @@ def scripts(handler: F44Handler, *kinds: int) -> tuple[Script, ...]:
     )
 
 
-def parse(text: str, *, includes: bool) -> F44Handler:
-    """TEXT as Fedora 44's parser understands it; with INCLUDES a file that is missing is an error, and each
-    is looked at.
+def parse(text: str, *, includes: bool) -> BaseHandler:
+    """TEXT as the parser of product.toml's Fedora understands it.
+
+    With INCLUDES each included file is read as well, and one that is missing is an error.
     """
     wrong = unsupported(text)
     for name in re.findall(r"^%include\s+(\S+)", text, re.M) if includes else ():
@@ -163,7 +182,7 @@ def parse(text: str, *, includes: bool) -> F44Handler:
         raise Failed(
             f"the kickstart asks for what this installer can't do ({'; '.join(wrong)}); nothing was changed"
         )
-    handler = F44Handler()
+    handler = make_handler()
     try:
         KickstartParser(handler, missingIncludeIsFatal=includes).readKickstartFromString(text)
     except KickstartError as error:

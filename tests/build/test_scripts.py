@@ -4,6 +4,7 @@ called.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -11,8 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from veilor.build.facts import NAMES, fact
+
 ROOT = Path(__file__).resolve().parents[2]
 DIGEST = "sha256:" + "0" * 64
+FACTS = {name: fact(ROOT, name) for name in NAMES}
+# How the program in the place of `veilor` answers `veilor product FACT`, which is no step of a script.
+PRODUCT = "if [[ $1 == product ]]; then case $2 in {} esac; exit; fi"
 
 
 class Place:
@@ -20,6 +26,7 @@ class Place:
 
     def __init__(self, root: Path) -> None:
         self.root, self.bin, self.log = root / "clone", root / "bin", root / "calls"
+        self.facts = dict(FACTS)
         shutil.copytree(ROOT / "scripts", self.root / "scripts")
         (self.root / ".venv/bin").mkdir(parents=True)
         self.bin.mkdir()
@@ -27,7 +34,9 @@ class Place:
     def program(self, name: str, text: str = "") -> None:
         """A program NAME that notes its call and then does TEXT; `veilor` where the scripts look for it."""
         path = self.root / ".venv/bin/veilor" if name == "veilor" else self.bin / name
-        path.write_text(f'#!/bin/bash\necho "{name} $*" >>{self.log}\n{text}\n')
+        answers = " ".join(f"{fact}) echo {value} ;;" for fact, value in self.facts.items())
+        asked = PRODUCT.format(answers) if name == "veilor" else ""
+        path.write_text(f'#!/bin/bash\n{asked}\necho "{name} $*" >>{self.log}\n{text}\n')
         path.chmod(0o755)
 
     def run(self, name: str, *argv: str, **env: str) -> subprocess.CompletedProcess:
@@ -64,10 +73,9 @@ def test_the_fallback_is_made_in_a_fresh_clone(place):
     (place.root / "kickstart/veilor-os.ks").touch()
     done = place.run("build-livecd", "medium.iso")
     assert done.returncode == 0, done.stderr
-    assert place.calls() == [
-        "veilor iso --medium medium.iso --mutable --out build/livecd/veilor-os-44-mutable.iso"
-    ]
-    assert (place.root / "build/livecd/veilor-os-44-mutable.iso").exists()
+    iso = f"build/livecd/{FACTS['mutable-iso']}"
+    assert place.calls() == [f"veilor iso --medium medium.iso --mutable --out {iso}"]
+    assert (place.root / iso).exists()
     (place.root / "kickstart/veilor-os.ks").unlink()
     assert place.run("build-livecd", "medium.iso").returncode == 1 and not place.calls()
 
@@ -88,6 +96,7 @@ TRIVY = """[[ $1 != image ]] || while (($#)); do if [[ $1 == --output ]]; then e
 
 
 def test_an_image_is_looked_through_by_hand_as_on_github(place):
+    place.program("veilor")
     assert place.run("scan-image", DIGEST).returncode == 4, "without trivy nothing was looked at"
     place.program("trivy", TRIVY)
     done = place.run("scan-image", DIGEST)
@@ -134,7 +143,7 @@ while (($#)); do if [[ $1 == --output-signature ]]; then touch "$2"; fi; shift; 
 def test_the_iso_is_signed_in_the_format_that_the_guide_reads(known, asked, place):
     place.program(
         "veilor",
-        "[[ $1 != iso ]] || { echo iso >build/iso/veilor-os-44.iso; echo sum >build/iso/SHA256SUMS; }",
+        f"[[ $1 != iso ]] || {{ echo iso >build/iso/{FACTS['iso']}; echo sum >build/iso/SHA256SUMS; }}",
     )
     place.program("skopeo", "mkdir -p build/iso/layout")
     place.program("cosign", COSIGN)
@@ -219,3 +228,26 @@ def test_what_somebody_pushed_meanwhile_is_not_written_over(base, place, tmp_pat
 
 def test_a_base_that_is_the_same_is_not_proposed(base, place):
     assert base("0").returncode == 0 and not place.calls("gh")
+
+
+CURL = """while (($#)); do if [[ $1 == --output ]]; then echo {content} >"$2"; fi; shift; done"""
+GPG = """while (($#)); do if [[ $1 == --output ]]; then cp {sums} "$2"; fi; shift; done"""
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_medium_is_the_one_of_product_toml_and_what_fedora_signed(signed, place, tmp_path):
+    place.facts |= {
+        "medium": "netinst-45.iso",
+        "medium-folder": "https://x/45",
+        "medium-checksums": "SUMS-45",
+    }
+    place.program("veilor")
+    place.program("curl", CURL.format(content="medium"))
+    digest = hashlib.sha256(b"medium\n" if signed else b"another").hexdigest()
+    (tmp_path / "sums").write_text(f"SHA256 (netinst-45.iso) = {digest}\n")
+    place.program("gpg", GPG.format(sums=tmp_path / "sums"))
+    done = place.run("fetch-medium", str(tmp_path / "medium.iso"))
+    assert (done.returncode == 0) == signed == (tmp_path / "medium.iso").exists(), done.stderr
+    asked = [call.split()[-1] for call in place.calls("curl")]
+    assert asked[:2] == ["https://x/45/netinst-45.iso", "https://x/45/SUMS-45"]
+    assert signed or "netinst-45.iso is not what Fedora signed" in done.stderr

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from veilor.core.product import load
+
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = ROOT / "bluebuild/files/system"
 MULLVAD = SYSTEM / "usr/bin/veilor-mullvad-browser"
@@ -159,8 +161,7 @@ def test_a_new_tab_of_brave_begins_without_advertisements_and_news():
 RELEASE = [  # what fails, and the last that is asked then
     (
         "",
-        "skopeo copy --preserve-digests docker://ghcr.io/veilor/veilor-os@D "
-        "docker://ghcr.io/veilor/veilor-os:44",
+        "skopeo copy --preserve-digests docker://{image}@D docker://{image}:{tag}",
     ),
     ("check", "veilor check"),
     ("sign", "veilor sign"),
@@ -170,10 +171,33 @@ RELEASE = [  # what fails, and the last that is asked then
 
 @pytest.mark.parametrize(("failing", "last"), RELEASE, ids=["nothing", "check", "sign", "gate"])
 def test_the_tag_moves_only_after_check_signature_and_gate(failing, last, tmp_path):
+    product = load(ROOT / "product.toml")
+    done, calls = release(tmp_path, failing, product.image_repo, product.tag)
+    assert (done.returncode == 0) == (failing == "")
+    assert calls[-1].startswith(last.format(image=product.image_repo, tag=product.tag))
+    assert any(call.startswith("skopeo") for call in calls) == (failing == "")
+
+
+def test_another_fedora_is_pushed_to_its_own_tag(tmp_path):
+    done, calls = release(tmp_path, "", "ghcr.io/x/y", "45")
+    assert done.returncode == 0 and "ghcr.io/x/y:45 is D" in done.stdout
+    assert [call.split()[-1] for call in calls if call.startswith("skopeo")] == [
+        "docker://ghcr.io/x/y:44.1",
+        "docker://ghcr.io/x/y:45",
+    ]
+
+
+def release(
+    tmp_path: Path, failing: str, image: str, tag: str
+) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """What scripts/release-image does with this IMAGE and TAG of the product when the step FAILING fails."""
+    facts = (
+        f'if [ "$1" = product ]; then case "$2" in image) echo {image} ;; tag) echo {tag} ;; esac; exit; fi'
+    )
     for name, path in (("veilor", ".venv/bin/veilor"), ("skopeo", "bin/skopeo")):
         program = tmp_path / path
         program.parent.mkdir(parents=True, exist_ok=True)
-        program.write_text(f'#!/bin/sh\necho "{name} $*" >>"$CALLS"\n[ "$1" != "$FAILING" ]\n')
+        program.write_text(f'#!/bin/sh\n{facts}\necho "{name} $*" >>"$CALLS"\n[ "$1" != "$FAILING" ]\n')
         program.chmod(0o755)
     script = tmp_path / "scripts/release-image"
     script.parent.mkdir()
@@ -183,10 +207,7 @@ def test_the_tag_moves_only_after_check_signature_and_gate(failing, last, tmp_pa
     done = subprocess.run(
         [script, "D", "44.1", "key"], env=env, capture_output=True, text=True, timeout=60, check=False
     )
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert (done.returncode == 0) == (failing == "")
-    assert calls[-1].startswith(last)
-    assert any(call.startswith("skopeo") for call in calls) == (failing == "")
+    return done, (tmp_path / "calls").read_text().splitlines()
 
 
 def test_every_script_says_what_it_wants(tmp_path):

@@ -7,18 +7,23 @@ knows.
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from pykickstart.base import BaseHandler
 from pykickstart.constants import KS_SCRIPT_ONERROR, KS_SCRIPT_POST, KS_SCRIPT_PRE
 from pykickstart.errors import KickstartError
-from pykickstart.handlers.f44 import F44Handler
 from pykickstart.parser import KickstartParser
 
 from veilor.build.errors import BuildError
+from veilor.build.facts import FILE, fedora_number
+from veilor.core.product import load
 
+SOURCE_ROOT = Path(__file__).resolve().parents[3]
 TARGET = "/tmp/veilor-target.ks"
 BOOT_MIB = 2048
 KDF_KIB = 1 << 20
@@ -74,13 +79,31 @@ def as_read(text: str) -> list[int]:
     return order
 
 
-class Parsed:
-    """A kickstart as Fedora 44's parser understands it, and the commands that it names, in order."""
+def make_handler(fedora: str) -> BaseHandler:
+    """pykickstart's handler, which knows the commands of Fedora FEDORA ("44").
 
-    def __init__(self, text: str) -> None:
+    Raises BuildError when the installed pykickstart has none for that number.
+    """
+    try:
+        module = importlib.import_module(f"pykickstart.handlers.f{fedora}")
+    except ModuleNotFoundError:
+        raise BuildError(
+            f"{FILE}: pykickstart {importlib.metadata.version('pykickstart')} does not know Fedora {fedora} "
+            "yet, so no kickstart can be checked for it; take a newer one by `make lock`, then `make setup`"
+        ) from None
+    return getattr(module, f"F{fedora}Handler")()
+
+
+class Parsed:
+    """A kickstart as the parser of Fedora FEDORA understands it, and the commands that it names, in order.
+
+    Raises KickstartError for a text that the parser refuses, and BuildError as `make_handler`.
+    """
+
+    def __init__(self, text: str, fedora: str) -> None:
         lines = text.splitlines()
         self.text = text = "".join(f"{lines[number]}\n" for number in as_read(text))
-        self.handler = F44Handler()
+        self.handler = make_handler(fedora)
         parser = KickstartParser(self.handler, missingIncludeIsFatal=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -319,14 +342,27 @@ OF_THE_IMAGE = (deploys_from_the_medium, completes_bootc, offers_the_key)
 FALLBACK = tuple(one for one in CHECKS if one not in OF_THE_IMAGE)
 
 
-def check(text: str, checks: tuple[Callable[[Parsed], str], ...] = CHECKS) -> list[str]:
-    """What is wrong with the flattened kickstart TEXT, each as `name of the check: what`; empty when nothing
-    is.
-    """
+def product_fedora(root: Path = SOURCE_ROOT) -> str:
+    """The number of the Fedora in product.toml of the clone at ROOT. Raises BuildError when it has none."""
     try:
-        parsed = Parsed(text)
+        return fedora_number(load(root / FILE))
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{FILE} cannot be used ({error}); correct it, or restore it from git") from None
+
+
+def check(
+    text: str, checks: tuple[Callable[[Parsed], str], ...] = CHECKS, fedora: str | None = None
+) -> list[str]:
+    """Everything wrong with the flattened kickstart TEXT, each as `name of the check: what`.
+
+    FEDORA is the number of the installer's Fedora, by default that of this clone's product.toml. Raises
+    BuildError as `make_handler`.
+    """
+    fedora = fedora or product_fedora()
+    try:
+        parsed = Parsed(text, fedora)
     except KickstartError as error:
-        return [f"parser: Fedora 44's installer would not take it: {' '.join(str(error).split())}"]
+        return [f"parser: Fedora {fedora}'s installer would not take it: {' '.join(str(error).split())}"]
     return [f"{one.__name__}: {said}" for one in checks if (said := one(parsed))]
 
 

@@ -49,6 +49,8 @@ def live_medium(cache: Path, tools: Tools, source: Path) -> Path:
         package = Path(importlib.util.find_spec(name).origin).parent
         for path in sorted(package.rglob("*.py")):
             added.append((f"usr/lib/veilor-lab-anaconda/{name}/{path.relative_to(package)}", path, 0o644))
+    # The installer takes the parser of the Fedora that this names.
+    added.append(("usr/lib/veilor-lab-anaconda/product.toml", source / "product.toml", 0o644))
     unit = "veilor-lab-anaconda.service"
     added += [
         (f"usr/lib/systemd/system/{unit}", installer / unit, 0o644),

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def clone(tmp_path):
     """The kickstarts in a repository's place, to be spoiled."""
     shutil.copytree(ROOT / "kickstart", tmp_path / "kickstart")
-    shutil.copy(ROOT / image_builder.FILE, tmp_path)
+    for name in (image_builder.FILE, "product.toml"):
+        shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""The kickstarts, by Fedora 44's own parser and by our rules for what goes onto a medium."""
+"""The kickstarts, by the parser of product.toml's Fedora and by our rules for what goes onto a medium."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from veilor.build import image_builder
+from veilor.build import facts, image_builder
 from veilor.build.check.finding import Finding
 from veilor.build.errors import BuildError
-from veilor.build.kickstart import CHECKS, FALLBACK, as_read, check, flatten_lines
+from veilor.build.kickstart import CHECKS, FALLBACK, as_read, check, flatten_lines, product_fedora
 
 INSTALL, MUTABLE = "kickstart/install.ks", "kickstart/veilor-os.ks"
 
@@ -31,7 +31,11 @@ def judge(root: Path, name: str, checks: tuple[Callable, ...]) -> list[Finding]:
         return [Finding(name, 0, str(error).replace(f"{root}/", ""))]
     text, found = "".join(f"{line}\n" for _, _, line in lines), []
     lines = [lines[number] for number in as_read(text)]
-    for problem in check(text, checks):
+    try:
+        problems = check(text, checks, product_fedora(root))
+    except BuildError as error:
+        return [Finding(facts.FILE, 0, str(error))]
+    for problem in problems:
         at = re.search(r"line (\d+)", problem) if problem.startswith("parser:") else None
         place = lines[int(at[1]) - 1] if at and 1 <= int(at[1]) <= len(lines) else None
         found.append(
