@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def copy_of_the_data(root: Path) -> None:
     """What the pages are made of, and the pages that hold more than that, in ROOT."""
-    for name in (docs.STAND_INS, docs.VERIFIED, docs.DECISIONS):
+    for name in ("product.toml", docs.STAND_INS, docs.VERIFIED, docs.DECISIONS):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, root / name)
     for name in ("threats", "docs/decisions"):
@@ -42,6 +42,7 @@ def test_a_new_stand_in_makes_the_page_stale_until_it_is_written_anew(tmp_path):
 def test_what_was_seen_on_a_real_part_is_said_in_its_row_and_nowhere_else(tmp_path):
     data = tmp_path / docs.STAND_INS
     data.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "product.toml", tmp_path)
     row = '[[stand_in]]\nid="x"\ntitle="t"\nstands_for="s"\nwhy="w"\nreplaced_by="r"\ncommand=""\n'
     data.write_text(row)
     assert docs.NONE in docs.verified_page(tmp_path) and docs.SOME not in docs.verified_page(tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from veilor.build.errors import BuildError
 from veilor.build.threats import page as threat_page
+from veilor.core.product import load
 
 STAND_INS = "src/veilor/lab/stand_ins.toml"
 VERIFIED = "docs/VERIFIED.md"
@@ -34,8 +35,10 @@ real part; each row says what shows that. A report names the stand-ins of its ow
 def verified_page(source_root: Path) -> str:
     """The text of docs/VERIFIED.md: one row for each declared stand-in."""
     rows, entries = [], tomllib.loads((source_root / STAND_INS).read_text())["stand_in"]
+    product = load(source_root / "product.toml")
     for entry in entries:
-        shown_by = entry["replaced_by"] + (f": `{entry['command']}`" if entry["command"] else "")
+        command = product.fill_in(entry["command"])
+        shown_by = entry["replaced_by"] + (f": `{command}`" if command else "")
         shown_by += f". **Seen: {entry['seen']}**" if entry.get("seen") else ""
         cells = (entry["title"], entry["stands_for"], entry["why"], shown_by)
         rows.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |\n")

@@ -16,7 +16,6 @@ from veilor.core.product import Product, parse
 
 FILE = "product.toml"
 FEDORA = re.compile(r"[1-9]\d")
-COMPOSE = re.compile(r"\d+\.\d+")
 RELEASES = "https://download.fedoraproject.org/pub/fedora/linux/releases"
 
 
@@ -60,22 +59,22 @@ def load_facts(source_root: Path) -> Facts:
     folder = f"{RELEASES}/{fedora}/Everything/x86_64/iso"
     medium = tomllib.loads(text).get("medium")
     compose = medium.get("compose") if isinstance(medium, dict) else None
-    if not isinstance(compose, str) or not COMPOSE.fullmatch(compose):
+    if not isinstance(compose, str) or not re.fullmatch(rf"{fedora}-\d+\.\d+", compose):
         raise BuildError(
-            f"{FILE}: [medium] compose is missing or not a number such as 1.7; it is the last number in the "
-            f"name of the netinst in {folder}/"
+            f"{FILE}: [medium] compose is {compose!r}, which is not the end of the name of Fedora {fedora}'s "
+            f'netinst, such as "{fedora}-1.7"; see {folder}/'
         )
     return Facts(
         fedora=fedora,
         tag=product.tag,
         image=product.image_repo,
         channel=product.channel_repo,
-        base=f"{product.base_image}:{product.base_tag}",
+        base=product.base_ref,
         iso=f"{product.name}-{fedora}.iso",
         mutable_iso=f"{product.name}-{fedora}-mutable.iso",
-        medium=f"Fedora-Everything-netinst-x86_64-{fedora}-{compose}.iso",
+        medium=f"Fedora-Everything-netinst-x86_64-{compose}.iso",
         medium_folder=folder,
-        medium_checksums=f"Fedora-Everything-{fedora}-{compose}-x86_64-CHECKSUM",
+        medium_checksums=f"Fedora-Everything-{compose}-x86_64-CHECKSUM",
     )
 
 

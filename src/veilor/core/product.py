@@ -47,6 +47,14 @@ class Product:
     def channel_ref(self) -> str:
         return f"{self.channel_repo}:{self.tag}"
 
+    @property
+    def base_ref(self) -> str:
+        return f"{self.base_image}:{self.base_tag}"
+
+    def fill_in(self, command: str) -> str:
+        """COMMAND with {base} and {fedora} replaced by the base's reference and the Fedora number."""
+        return command.replace("{base}", self.base_ref).replace("{fedora}", self.version)
+
 
 def parse(text: str) -> Product:
     """The product that the TOML in TEXT describes. Raises ValueError that names the field that is missing or

@@ -15,10 +15,12 @@ from xml.etree import ElementTree
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from veilor.core.product import load
 from veilor.lab.cache import write_atomic
 from veilor.lab.verdict import PhaseResult, Run, Verdict
 
 HERE = Path(__file__).parent
+PRODUCT = HERE.parents[2] / "product.toml"
 STAND_INS, NOT_APPLIED = HERE / "stand_ins.toml", HERE / "not_applied.toml"
 KiB = 1 << 10
 CONSOLE_HEAD, CONSOLE_TAIL = 64 * KiB, 192 * KiB  # of a phase's console, what goes into the report
@@ -55,7 +57,11 @@ def load_stand_ins(path: Path = STAND_INS) -> dict[str, StandIn]:
     """All declared stand-ins by id, in the file's order. TypeError or ValueError when the file has not that
     shape.
     """
-    entries = [StandIn(**entry) for entry in tomllib.loads(path.read_text())["stand_in"]]
+    product = load(PRODUCT)
+    entries = [
+        StandIn(**{**entry, "command": product.fill_in(entry["command"])})
+        for entry in tomllib.loads(path.read_text())["stand_in"]
+    ]
     found = {entry.id: entry for entry in entries}
     if len(found) != len(entries):
         raise ValueError(f"{path.name}: an id is there twice")

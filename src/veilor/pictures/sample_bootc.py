@@ -8,22 +8,27 @@ Put into the desktop tree as /usr/bin/bootc for veilor-status to ask, which does
 import hashlib
 import json
 import sys
+import tomllib
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-REFERENCE = "ghcr.io/veilor/veilor-os:44"
+PRODUCT = Path("/usr/lib/veilor/product.toml")  # of the staged tree, which the desktop tree has on it
 
 
 def deployment(days: int, serial: int = 0) -> dict:
     """A deployment of an image that was made DAYS ago and checked by the container policy, as `bootc status`
     shows it.
     """
+    product = tomllib.loads(PRODUCT.read_text())
+    image = product["image"]
+    reference = f"{image['registry']}/{image['repository']}:{image['tag']}"
     made = datetime.now(UTC) - timedelta(days=days, hours=3)
     digest = hashlib.sha256(str(days).encode()).hexdigest()
     return {
         "image": {
-            "image": {"image": REFERENCE, "transport": "registry", "signature": "containerPolicy"},
+            "image": {"image": reference, "transport": "registry", "signature": "containerPolicy"},
             "imageDigest": f"sha256:{digest}",
-            "version": f"44.{made:%Y%m%d}",
+            "version": f"{product['product']['version']}.{made:%Y%m%d}",
             "timestamp": made.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "architecture": "amd64",
         },

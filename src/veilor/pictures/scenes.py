@@ -13,6 +13,7 @@ import pty
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 DISPLAY = ":7"
@@ -268,13 +269,14 @@ def scene_notifications(width: int, height: int) -> None:
     """What the product's own program shows of its notices, on the desktop's own service."""
     session(width, height, "dark")
     Path("/run/veilor").mkdir()
-    told = {topic: {"code": code, "line": line} for topic, code, line in NOTICES}
+    fedora = tomllib.loads(Path("/usr/lib/veilor/product.toml").read_text())["product"]["version"]
+    told = {topic: {"code": code, "line": line.replace("{fedora}", fedora)} for topic, code, line in NOTICES}
     Path("/run/veilor/notice.json").write_text(json.dumps({"schema": 1, "notices": told}))
     print(run(["python3", "-I", "/usr/lib/veilor/app", "notices"], timeout=60), file=sys.stderr)
     time.sleep(10)
 
 
-NOTICES = (  # topic, code and words as the programs on the machine write them
+NOTICES = (  # topic, code and words as the programs on the machine write them; {fedora} is product.toml's
     (
         "usb-blocked",
         4,
@@ -286,16 +288,16 @@ NOTICES = (  # topic, code and words as the programs on the machine write them
     (
         "firstboot",
         0,
-        "veilor-os 44.20260102 was verified and is ready. Until the restart this machine runs what the "
+        "veilor-os {fedora}.20260102 was verified and is ready. Until the restart this machine runs what the "
         "installer wrote, "
         "unverified. Restart when you like.",
     ),
     (
         "health",
         1,
-        "veilor-os 44.20260103 was started 3 times and never came to the end of its health check, so the "
-        "machine went back "
-        "to 44.20260102 by itself. Your files are as they were.",
+        "veilor-os {fedora}.20260103 was started 3 times and never came to the end of its health check, so "
+        "the machine went back "
+        "to {fedora}.20260102 by itself. Your files are as they were.",
     ),
 )
 

@@ -59,6 +59,7 @@ def replace(root: Path, name: str, old: str, new: str) -> int:
     return text[: text.index(old)].count("\n") + 1
 
 
+FEDORA = load(ROOT / "product.toml").version
 WORKFLOW, CHECKOUT = ".github/workflows/livecd.yml", "3d3c42e5aac5ba805825da76410c181273ba90b1"
 UNCONFINED = (
     "unconfined_domain_type",
@@ -294,10 +295,10 @@ CASES = [
     ("TOML, JSON and YAML", WORKFLOW, "permissions: {}", "permissions: {", "is no YML", False),
     (
         "references against product.toml",
-        "scripts/release-image",
-        "veilor/veilor-os",
-        "veilor/veiler-os",
-        "veiler-os",
+        "scripts/announce",
+        "set -euo",
+        ": ghcr.io/veilor/veiler-os; set -euo",
+        "veiler-os is not product.toml's; write ghcr.io/veilor/veilor-os",
         True,
     ),
     (
@@ -327,9 +328,9 @@ CASES = [
     (
         "recipe against product.toml",
         "bluebuild/recipe.yml",
-        'version: "44"',
-        'version: "43"',
-        "product.toml says '44'",
+        f'version: "{FEDORA}"',
+        'version: "39"',
+        f'write image-version: "{FEDORA}"',
         True,
     ),
     (
@@ -343,18 +344,18 @@ CASES = [
     (
         "one Fedora version everywhere",
         "bluebuild/base.toml",
-        'tag = "44"',
-        'tag = "45"',
-        "is for Fedora 45",
-        False,
+        f'tag = "{FEDORA}"',
+        'tag = "39"',
+        f'write "{FEDORA}", then run `veilor base pin`',
+        True,
     ),
     (
         "one Fedora version everywhere",
-        "scripts/fetch-medium",
-        "netinst-x86_64-44-",
-        "netinst-x86_64-43-",
-        "is for Fedora 43",
-        False,
+        "kickstart/veilor-os.ks",
+        f"repo=fedora-{FEDORA}&",
+        "repo=fedora-39&",
+        f"write fedora-{FEDORA}",
+        True,
     ),
     (
         "what a release refuses",
@@ -371,6 +372,46 @@ CASES = [
         'version = "1.0.0"',
         "no mutable fallback",
         False,
+    ),
+    (
+        "one Fedora version everywhere",
+        "kickstart/veilor-os.ks",
+        f"released-f{FEDORA}",
+        "released-f39",
+        f"f39 is not product.toml's Fedora {FEDORA}; write f{FEDORA}",
+        True,
+    ),
+    (
+        "one Fedora version everywhere",
+        "product.toml",
+        f'compose = "{FEDORA}-',
+        'compose = "39-',
+        "the end of the name of the netinst",
+        True,
+    ),
+    (
+        "one Fedora version everywhere",
+        "scripts/build-iso",
+        '"$iso"',
+        "build/iso/veilor-os-39.iso",
+        f"write veilor-os-{FEDORA}",
+        True,
+    ),
+    (
+        "one Fedora version everywhere",
+        "scripts/fetch-medium",
+        "https://fedoraproject.org/fedora.gpg",
+        "https://fedoraproject.org/releases/39/x",
+        f"write releases/{FEDORA}",
+        True,
+    ),
+    (
+        "one Fedora version everywhere",
+        "bluebuild/recipe.yml",
+        "description: A hardened",
+        "description: kinoite-main-hardened:39",
+        f"write kinoite-main-hardened:{FEDORA}",
+        True,
     ),
 ]
 

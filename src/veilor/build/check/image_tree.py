@@ -36,9 +36,9 @@ LAUNCHERS = (
 PACKAGES = ("trivalent", "trivalent-selinux", "trivalent-subresource-filter", "sudo")
 
 
-def make_base(shape: Path, tree: Path) -> None:
-    """Write to the new folder TREE what SHAPE/tree.tsv lists."""
-    for line in (shape / "tree.tsv").read_text().splitlines():
+def make_base(shape: Path, tree: Path, fedora: str) -> None:
+    """Write to the new folder TREE what SHAPE/tree.tsv lists, for the number FEDORA."""
+    for line in (shape / "tree.tsv").read_text().replace("@fedora@", fedora).splitlines():
         if line.startswith("#"):
             continue
         name, kind, mode, *content = line.split("\t")
@@ -298,7 +298,7 @@ def promises(root: Path, tree: Path) -> list[tuple[str, str, bool]]:
                     f'PRETTY_NAME="{product.pretty_name}"',
                     f'ID="{product.id}"',
                     'VARIANT_ID="kinoite-main-hardened"',
-                    'OSTREE_VERSION="44.1"',
+                    f'OSTREE_VERSION="{product.version}.1"',
                 )
             )
             and "base.example" not in text["usr/lib/os-release"],
@@ -332,7 +332,7 @@ def build_image_tree(
     what was said.
     """
     tree.mkdir()
-    make_base(root / SHAPE, tree)
+    make_base(root / SHAPE, tree, load(root / "product.toml").version)
     spoil(tree)
     build, found = Build(root, tree), []
     for module in steps(root / "bluebuild"):

@@ -4,38 +4,27 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
+from veilor.build.check.files import texts
 from veilor.build.check.finding import Finding, Notice, line_of, lines_matching
-from veilor.build.check.shell import tracked
 from veilor.build.errors import BuildError
 from veilor.build.readiness import KEYS, PIN, placeholder_keys, read_pin
-from veilor.core.product import Product, load
+from veilor.core.product import load
 
 # Tests use names that must be wrong; the lock file has none of ours.
 LEFT_OUT = ("tests/", "requirements.lock", "stand-ins/rust/")
+OTHER_TAGS = re.compile(r"(?:candidate|sha256)-?.*")  # of images that no machine follows, and of signatures
 MUTABLE = ("kickstart/veilor-os.ks", ".github/workflows/livecd.yml", "scripts/build-livecd")
-
-
-def texts(root: Path) -> Iterator[tuple[str, str]]:
-    """Name and text of the files whose names are checked."""
-    for path in tracked(root):
-        name = str(path.relative_to(root))
-        if not name.startswith(LEFT_OUT):
-            try:
-                yield name, path.read_text()
-            except UnicodeDecodeError:
-                continue
 
 
 def check_references(root: Path, run) -> list[Finding]:
     """Image references and addresses of the project are product.toml's."""
     product, found = load(root / "product.toml"), []
     owner = product.repository.split("/")[0]
-    repositories = {
+    tags = {
         product.image_repo: product.tag,
         product.channel_repo: product.tag,
         product.base_image: product.base_tag,
@@ -43,25 +32,19 @@ def check_references(root: Path, run) -> list[Finding]:
     owners = "|".join(re.escape(name.split("/")[1]) for name in (product.image_repo, product.base_image))
     images = rf"{re.escape(product.registry)}/(?:{owners})/[\w./-]*\w(?::[\w.-]*\w)?"
     home = re.sub(r"^https://", "", product.urls["home"])
-    for name, text in texts(root):
+    for name, text in texts(root, LEFT_OUT):
         for number, hit in lines_matching(text, images):
             repository, _, tag = hit[0].partition(":")
-            if repository not in repositories:
-                near = [known for known in repositories if known.split("/")[1] == repository.split("/")[1]]
-                found.append(
-                    Finding(name, number, f"{repository} is not product.toml's; it has {' and '.join(near)}")
-                )
-            elif tag and tag != repositories[repository] and not re.fullmatch(r"(candidate|sha256)-?.*", tag):
-                found.append(
-                    Finding(
-                        name,
-                        number,
-                        f"{hit[0]} has another tag than product.toml's {repositories[repository]}",
-                    )
-                )
+            if repository not in tags:
+                near = [known for known in tags if known.split("/")[1] == repository.split("/")[1]]
+                said = f"{repository} is not product.toml's; write {' or '.join(near)}"
+                found.append(Finding(name, number, said))
+            elif tag and tag != tags[repository] and not OTHER_TAGS.fullmatch(tag):
+                said = f"{hit[0]} has another tag than product.toml's; write {repository}:{tags[repository]}"
+                found.append(Finding(name, number, said))
         for number, hit in lines_matching(text, rf"github\.com/{re.escape(owner)}/[\w.-]+"):
             if hit[0].rstrip(".") != home:
-                found.append(Finding(name, number, f"{hit[0]} is not product.toml's {home}"))
+                found.append(Finding(name, number, f"{hit[0]} is not product.toml's; write {home}"))
     return found
 
 
@@ -75,50 +58,19 @@ def check_recipe_names(root: Path, run) -> list[Finding]:
         "base-image": product.base_image,
         "image-version": product.base_tag,
     }
-    return [
-        Finding(
-            name, line_of(text, f"{key}:"), f"{key} is {recipe.get(key)!r}, and product.toml says {value!r}"
-        )
-        for key, value in wanted.items()
-        if str(recipe.get(key)) != value
-    ]
-
-
-def fedora_versions(root: Path, product: Product) -> dict[str, str]:
-    """Where a Fedora version stands, and which."""
-    found = {
-        "product.toml [product] version": product.version,
-        "product.toml [image] tag": product.tag,
-        "product.toml [base] tag": product.base_tag,
-        f"{PIN} tag": read_pin(root).tag,
-    }
-    handler = re.search(r"handlers\.f(\d+)", (root / "src/veilor/build/kickstart.py").read_text())
-    if handler:
-        found["src/veilor/build/kickstart.py handler"] = handler[1]
-    for path in sorted([*(root / "kickstart").glob("*.ks"), *(root / "scripts").glob("*")]):
-        for hit in re.finditer(
-            r"(?:--releasever[ =]|fedora-|netinst-x86_64-|fedora:)(\d\d)\b", path.read_text()
-        ):
-            found[f"{path.relative_to(root)} {hit[0]}"] = hit[1]
+    found = []
+    for key, value in wanted.items():
+        if str(recipe.get(key)) != value:
+            said = (
+                f"{key} is {recipe.get(key)!r}, and product.toml says {value!r}; write {key}: {quoted(value)}"
+            )
+            found.append(Finding(name, line_of(text, f"{key}:"), said))
     return found
 
 
-def check_versions(root: Path, run) -> list[Finding]:
-    """Base, tag, pin and installers are for one Fedora. A notice: while a version is changed they disagree
-    for a while.
-    """
-    product = load(root / "product.toml")
-    try:
-        versions = fedora_versions(root, product)
-    except BuildError as error:
-        return [Finding(PIN, 0, str(error))]
-    return [
-        Notice(
-            place.split()[0], 0, f"{place} is for Fedora {version}, and product.toml for {product.version}"
-        )
-        for place, version in versions.items()
-        if version != product.version
-    ]
+def quoted(value: str) -> str:
+    """VALUE as it is written in YAML: a number between quotes, since it is a text."""
+    return f'"{value}"' if value.isdecimal() else value
 
 
 def check_unfinished(root: Path, run) -> list[Finding]:

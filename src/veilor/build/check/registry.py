@@ -8,6 +8,7 @@ from pathlib import Path
 
 from veilor.build.check import (
     containers,
+    fedora,
     guards,
     image_tree,
     kickstarts,
@@ -65,7 +66,7 @@ CHECKS: list[tuple[str, Check]] = [
     ("TOML, JSON and YAML", syntax.check_syntax),
     ("references against product.toml", names.check_references),
     ("recipe against product.toml", names.check_recipe_names),
-    ("one Fedora version everywhere", names.check_versions),
+    ("one Fedora version everywhere", fedora.check_versions),
     ("no mutable fallback from 1.0 on", names.check_mutable_is_gone),
     ("what a release refuses", names.check_unfinished),
 ]

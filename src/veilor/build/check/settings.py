@@ -12,7 +12,7 @@ from veilor.build.check.finding import Finding, ask, lines_matching
 from veilor.build.check.units import settings_in
 
 LAST_OF_THE_BASE = "55-"  # 55-hardening.conf
-# Names that a kernel of the checking host may lack, and Fedora 44's has.
+# Names that the kernel of the machine that checks may lack, and that of product.toml's Fedora has.
 KEYS = {
     "kernel.io_uring_disabled",
     "kernel.yama.ptrace_scope",

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
-from veilor.build.check.finding import LIMIT, Finding, call
+from veilor.build.check.files import tracked
+from veilor.build.check.finding import Finding, call
 
 SHELL = re.compile(rb"#!\S*/(?:env )?(?:ba|da)?sh\b")
-
-
-def tracked(root: Path) -> list[Path]:
-    """Every file that git keeps or would take; outside of a clone every file."""
-    argv = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(argv, capture_output=True, check=False, timeout=LIMIT)
-    if listed.returncode:
-        names = [path for path in root.rglob("*") if path.is_file()]
-    else:
-        names = [root / name for name in listed.stdout.decode().split("\0") if name]
-    return sorted({path for path in names if path.is_file() and not path.is_symlink()})
 
 
 def check_shell(root: Path, run) -> list[Finding]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from veilor.build.check.files import tracked
 from veilor.build.check.finding import Finding
-from veilor.build.check.shell import tracked
 
 LEFT_OUT = ("tests/",)  # tests keep broken ones on purpose
 

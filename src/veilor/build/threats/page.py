@@ -7,6 +7,7 @@ from pathlib import Path
 
 from veilor.build.threats import results as recorded
 from veilor.build.threats.model import Adversary, Claim, Model, load_model
+from veilor.core.product import load as load_product
 
 PAGE = "docs/THREAT-MODEL.md"
 HEAD = """# What veilor-os protects, from whom, and how you can tell
@@ -26,7 +27,6 @@ No release was made yet, and nothing was shown on real hardware, nor on the base
 programs do what is said of them; that a released image does, `veilor-status --claims` will say on your machine.
 
 """  # noqa: E501
-BASE = "docker://ghcr.io/secureblue/kinoite-main-hardened:44"
 TITLES = {
     "enforced": "Promised",
     "opt-in": "Your choice",
@@ -168,7 +168,8 @@ def matrix(source_root: Path, model: Model) -> list[str]:
     machine_shows = [one for one in model.claims if any(map(one.layer, ("image", "boot", "attack")))]
     cells = [(one, matrix_row(source_root, model, results, one)) for one in machine_shows]
     names = sorted({run.split(":")[0] for one in model.claims for _, run, _ in recorded.runs(one)})
-    commands = ", ".join(f"`veilor rehearse {name} --base {BASE}`" for name in names)
+    base = load_product(source_root / "product.toml").base_ref
+    commands = ", ".join(f"`veilor rehearse {name} --base docker://{base}`" for name in names)
     needs = [cell for _, line in cells for cell in line[1:] if cell]
     shown, wrong, proved = count(needs)
     head = (
