@@ -194,7 +194,7 @@ def test_sudo_comes_back_whatever_version_fedora_has(settings, text, clone, monk
 
 
 def test_the_bases_audit_ends_in_an_error_by_our_name_and_does_not_once_it_is_mended(clone):
-    image_tree.make_base(clone / image_tree.SHAPE, clone.parent / "base")
+    image_tree.make_base(clone / image_tree.SHAPE, clone.parent / "base", FEDORA)
     build(clone)
     program = "usr/libexec/secureblue/audit_secureblue.py"
     before, after = (
