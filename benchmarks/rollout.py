@@ -16,13 +16,13 @@ import json
 import random
 from pathlib import Path
 
-from veilor.core.rollout import AT_ONCE, LATECOMERS, LOOK_AGAIN, LOOK_EVERY, SECOND, window_position
+from veilor.core.rollout import ASK_AGAIN, ASK_EVERY, AT_ONCE, LATECOMERS, SECOND, window_position
 
 TICK = 20  # minutes between the timer's runs, at a minute of the machine's own
 SETTLED = 10  # minutes after a start in which it doesn't look
 DAY = 1440
 TAIL = 7  # days that are looked at from the window's start on
-FAILS = 0.05  # of tries, which are repeated after LOOK_AGAIN
+FAILS = 0.05  # of tries, which are repeated after ASK_AGAIN
 # Hours from UTC and share of machines.
 ZONES = (
     (-8, 0.12),
@@ -101,7 +101,7 @@ def simulate(machines: int, window: int, lead: int, seed: int, start: int = 0) -
     def take(way: str, spells, moment: float, minute: float) -> None:
         tick = tick_after(spells, moment, minute)
         while tick is not None and rng.random() < FAILS:
-            tick = tick_after(spells, tick + minutes(LOOK_AGAIN), minute)
+            tick = tick_after(spells, tick + minutes(ASK_AGAIN), minute)
         if tick is not None and 0 <= (hour := int(tick // 60) + lead) < hours:
             load[way][hour] += 1
 
@@ -112,7 +112,7 @@ def simulate(machines: int, window: int, lead: int, seed: int, start: int = 0) -
         minute = rng.uniform(0, TICK)
         # It looked some time ago, so it hears of the announcement at any time within the next 20 hours, if
         # awake.
-        heard = tick_after(spells, -lead * 60 + rng.uniform(0, minutes(LOOK_EVERY)), minute)
+        heard = tick_after(spells, -lead * 60 + rng.uniform(0, minutes(ASK_EVERY)), minute)
         if heard is None:
             continue
         reached += 1

@@ -106,7 +106,7 @@ def test_a_clock_that_is_far_behind_cannot_keep_a_machine_waiting():
 )
 def test_when_to_look(looked, failed, due, expected):
     moment = [None if hours is None else START + hours * HOUR for hours in (looked, due)]
-    assert rollout.look_due(moment[0], failed, moment[1], START) is expected
+    assert rollout.time_to_ask(moment[0], failed, moment[1], START) is expected
 
 
 def test_who_slept_through_the_turn_gets_a_second_one_and_no_third():

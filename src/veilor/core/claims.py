@@ -1,14 +1,13 @@
-"""The threat model's claims as the machine carries them (/usr/lib/veilor/claims.json), and what a look at one
-can come to.
-"""
+"""The threat model's claims as the machine carries them, and what a check of one can come to."""
 
 import enum
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 PATH = "/usr/lib/veilor/claims.json"
-# what an in-toto statement about claims is called; no page
+# the predicate type of an in-toto statement about claims: a name, no page stands there
 PREDICATE = "https://github.com/veilor/veilor-os/claims/v1"
 STATES = ("enforced", "opt-in", "residual", "out-of-scope")
 
@@ -24,13 +23,14 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing to look at: its kind of look, what that takes, and what mends it. `capability`: see
-    threats/schema.json.
+    """One thing to check: the kind of check, its arguments, and what fixes it (`mend`).
+
+    `capability`, `when` and `otherwise`: see threats/schema.json.
     """
 
     id: str
     kind: str
-    arguments: dict
+    arguments: dict[str, Any]
     mend: str
     capability: str = ""
     when: str = ""
@@ -39,8 +39,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Claim:
-    """One sentence of the threat model with the checks that a running machine can make; none where it shows
-    nothing of it.
+    """One sentence of the threat model with the checks that a running machine can make.
+
+    `checks` is empty where a running machine shows nothing of it.
     """
 
     id: str
@@ -51,7 +52,7 @@ class Claim:
 
 
 def worst(found: Iterable[Status]) -> Status | None:
-    """The worst of FOUND; None when nothing was looked at."""
+    """The worst of FOUND; None when nothing was checked."""
     order = list(Status)
     return max(found, key=order.index, default=None)
 

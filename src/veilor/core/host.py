@@ -1,11 +1,14 @@
 """What `bootc status --format=json --format-version=1` says, as far as the product uses it."""
 
+import enum
 import json
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from veilor.core.image import is_digest, short
 
 POLICY = "containerPolicy"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -13,8 +16,8 @@ class Entry:
     """One deployment. `reference` and `digest` are None for one that is not made from a container image.
 
     `signature` is containerPolicy, insecure, ostreeRemote, or None: never verified. `locked`: downloaded, but
-    kept from booting. `timestamp`: RFC 3339 as written. `deployment`: checksum and serial, which no two
-    deployments share.
+    kept from booting. `timestamp`: RFC 3339 as bootc prints it. `deployment`: checksum and serial, which no
+    two deployments share.
     """
 
     reference: str | None
@@ -40,7 +43,11 @@ class Entry:
 
     def follows(self, reference: str) -> bool:
         """Whether this is REFERENCE from its registry, fetched under the container policy."""
-        return self.reference == reference and self.transport == "registry" and self.signature == POLICY
+        if self.reference != reference:
+            return False
+        if self.transport != "registry":  # a local copy under the same name was fetched from nowhere
+            return False
+        return self.signature == POLICY
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,13 @@ class Host:
     rollback_queued: bool
 
     @property
+    def running(self) -> Entry:
+        """What is booted, for code that works only where bootc manages the system. Raises LookupError."""
+        if self.booted is None:
+            raise LookupError("no deployment is booted")
+        return self.booted
+
+    @property
     def next(self) -> Entry | None:
         """What the next restart boots."""
         if self.staged and not self.staged.locked:
@@ -61,11 +75,58 @@ class Host:
         return self.rollback if self.rollback_queued else self.booted
 
 
-def _typed(data: dict, key: str, kind: type, where: str):
+UNMANAGED = Host(None, None, None, (), False)  # a system that bootc does not manage
+
+
+class ImageState(enum.StrEnum):
+    """How a machine stands towards the image that it should follow."""
+
+    PACKAGE = "package"  # no deployments at all
+    LAYERED = "layered"  # packages put on top, or not made from a container image
+    FOREIGN = "foreign"  # follows another image
+    OTHERS_STAGED = "others-staged"  # something that is not ours waits for the next boot
+    UNVERIFIED = "unverified"  # as the installer or somebody wrote it
+    OURS = "ours"
+
+
+def image_state(host: Host, reference: str) -> ImageState:
+    """How the machine with the deployments HOST stands towards REFERENCE, the image it should follow."""
+    booted, staged = host.booted, host.staged
+    if booted is None:
+        return ImageState.PACKAGE
+    if booted.incompatible:  # an update would silently drop the packages on top
+        return ImageState.LAYERED
+    if booted.reference is None:
+        return ImageState.LAYERED
+    if booted.transport == "registry" and booted.reference != reference:
+        return ImageState.FOREIGN
+    if staged and not staged.follows(reference):
+        return ImageState.OTHERS_STAGED
+    if booted.follows(reference):
+        return ImageState.OURS
+    return ImageState.UNVERIFIED
+
+
+def _field(data: dict[str, Any], key: str, kind: type[T], where: str) -> T | None:
+    """The value of KEY, None where it is absent or null. Raises ValueError when it is not of KIND."""
     value = data.get(key)
-    if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+    if value is None:
+        return None
+    if isinstance(value, bool) and kind is not bool:  # to Python true is a number, to bootc it is not
+        raise ValueError(f"{where}: {key} is not what it should be")
+    if not isinstance(value, kind):
         raise ValueError(f"{where}: {key} is not what it should be")
     return value
+
+
+def _signature(name: dict[str, Any], where: str) -> str | None:
+    """How the image was verified: bootc writes a word, or an object with that word as its only key."""
+    signature = name.get("signature")
+    if isinstance(signature, dict):
+        signature = next(iter(signature), None)
+    if signature is not None and not isinstance(signature, str):
+        raise ValueError(f"{where}: signature is not what it should be")
+    return signature
 
 
 def _entry(data: object, where: str) -> Entry | None:
@@ -73,29 +134,27 @@ def _entry(data: object, where: str) -> Entry | None:
         return None
     if not isinstance(data, dict):
         raise ValueError(f"{where} is not an object")
-    image = _typed(data, "image", dict, where) or {}
-    name = _typed(image, "image", dict, where) or {}
-    ostree = _typed(data, "ostree", dict, where) or {}
-    signature = name.get("signature")
-    if isinstance(signature, dict):
-        signature = next(iter(signature), None)
-    if signature is not None and not isinstance(signature, str):
-        raise ValueError(f"{where}: signature is not what it should be")
-    digest, version = _typed(image, "imageDigest", str, where), _typed(image, "version", str, where)
+    image = _field(data, "image", dict, where) or {}
+    name = _field(image, "image", dict, where) or {}
+    ostree = _field(data, "ostree", dict, where) or {}
+    digest = _field(image, "imageDigest", str, where)
     if digest is not None and not is_digest(digest):
         raise ValueError(f"{where}: {digest[:80]!r} is not a digest")
+    version = _field(image, "version", str, where)
+    if version is not None:  # it comes from a registry, and must not move a terminal's cursor
+        version = "".join(filter(str.isprintable, version))
     return Entry(
-        reference=_typed(name, "image", str, where),
-        transport=_typed(name, "transport", str, where),
-        signature=signature,
+        reference=_field(name, "image", str, where),
+        transport=_field(name, "transport", str, where),
+        signature=_signature(name, where),
         digest=digest,
-        version=version and "".join(filter(str.isprintable, version)),
-        timestamp=_typed(image, "timestamp", str, where),
-        pinned=bool(_typed(data, "pinned", bool, where)),
-        locked=bool(_typed(data, "downloadOnly", bool, where)),
-        incompatible=bool(_typed(data, "incompatible", bool, where)),
-        checksum=_typed(ostree, "checksum", str, where),
-        serial=_typed(ostree, "deploySerial", int, where) or 0,
+        version=version,
+        timestamp=_field(image, "timestamp", str, where),
+        pinned=bool(_field(data, "pinned", bool, where)),
+        locked=bool(_field(data, "downloadOnly", bool, where)),
+        incompatible=bool(_field(data, "incompatible", bool, where)),
+        checksum=_field(ostree, "checksum", str, where),
+        serial=_field(ostree, "deploySerial", int, where) or 0,
     )
 
 
@@ -105,35 +164,19 @@ def parse(text: str) -> Host:
         data = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if (
-        not isinstance(data, dict)
-        or data.get("kind") != "BootcHost"
-        or not isinstance(data.get("status"), dict)
-    ):
+    if not isinstance(data, dict) or data.get("kind") != "BootcHost":
         raise ValueError("not a status document of bootc")
-    status = data["status"]
-    others = _typed(status, "otherDeployments", list, "status") or []
+    status = data.get("status")
+    if not isinstance(status, dict):
+        raise ValueError("not a status document of bootc")
+    others = [
+        _entry(other, "otherDeployments")
+        for other in _field(status, "otherDeployments", list, "status") or []
+    ]
     return Host(
-        **{part: _entry(status.get(part), part) for part in ("booted", "staged", "rollback")},
-        others=tuple(filter(None, (_entry(other, "otherDeployments") for other in others))),
-        rollback_queued=bool(_typed(status, "rollbackQueued", bool, "status")),
+        booted=_entry(status.get("booted"), "booted"),
+        staged=_entry(status.get("staged"), "staged"),
+        rollback=_entry(status.get("rollback"), "rollback"),
+        others=tuple(other for other in others if other is not None),
+        rollback_queued=bool(_field(status, "rollbackQueued", bool, "status")),
     )
-
-
-def image_state(host: Host, reference: str) -> str:
-    """Where a machine stands towards REFERENCE, the image it should follow:
-
-    package (no deployments at all), layered (packages put on top, or no container image), foreign (follows
-    another image), others-staged (something else waits for the next boot), unverified (as the installer or
-    somebody wrote it), ours.
-    """
-    booted, staged = host.booted, host.staged
-    if booted is None:
-        return "package"
-    if booted.incompatible or booted.reference is None:
-        return "layered"
-    if booted.transport == "registry" and booted.reference != reference:
-        return "foreign"
-    if staged and not staged.follows(reference):
-        return "others-staged"
-    return "ours" if booted.follows(reference) else "unverified"

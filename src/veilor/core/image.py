@@ -1,6 +1,7 @@
 """Image references and digests as registries and bootc write them."""
 
 import re
+from typing import TypeGuard
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _WORD = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -9,7 +10,7 @@ _REFERENCE = re.compile(
 )
 
 
-def is_digest(text: object) -> bool:
+def is_digest(text: object) -> TypeGuard[str]:
     """Whether TEXT is a sha256 digest in full."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 

@@ -2,6 +2,7 @@
 
 import enum
 from dataclasses import dataclass, field
+from typing import Any
 
 
 class Code(enum.IntEnum):
@@ -39,25 +40,26 @@ def exit_codes(*codes: Code) -> str:
 
 
 def plain(text: str) -> str:
-    """TEXT for a line: some of its words come from a registry or another program, and none may move a
-    terminal's cursor.
+    """TEXT for a line, with a space for each character that is not printable.
+
+    Some of its words come from a registry or another program, and none may move a terminal's cursor.
     """
     return "".join(char if char.isprintable() else " " for char in text)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened, what it means, what to do next: sentences without a full stop, the last two may be
-    empty.
+    """What happened, what it means, what to do next: sentences without a full stop.
 
-    `facts` is extra data for --json; `warnings` are sentences shown before the rest.
+    The last two may be empty. `facts` is extra data for --json; `warnings` are sentences shown before the
+    rest.
     """
 
     code: Code
     what: str
     means: str = ""
     next: str = ""
-    facts: dict = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def line(self) -> str:
@@ -66,7 +68,7 @@ class Outcome:
         parts[1:] = [part[:1].upper() + part[1:] for part in parts[1:]]  # the first may begin with a name
         return " ".join(part + ("" if part.endswith((".", "?", "!")) else ".") for part in parts)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """For --json (schema 1): `facts` beside the fixed fields, which win over facts of the same name."""
         return {
             **self.facts,

@@ -1,9 +1,11 @@
-"""What is looked at before an update is fetched, and what each finding does: the one table for program, help
-and docs.
+"""What is checked before an update is fetched, and what each finding does.
+
+This is the one table for program, help and docs.
 """
 
 import enum
 from dataclasses import dataclass
+from typing import Any
 
 from veilor.core.outcome import Code
 
@@ -19,9 +21,11 @@ class Does(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Row:
-    """One row: when it is `seen`, what it `does`, whether `--now` goes on all the same, the exit code when it
-    stops the program, and the sentences for a person with {places} for details (none where another module
-    words them)."""
+    """One row: when it is `seen`, what it `does`, and what is said.
+
+    `now`: whether `--now` goes on all the same. `code`: the exit code when it stops the program. `what`,
+    `means`, `next`: sentences for a person with {names} of details, empty where another module words them.
+    """
 
     seen: str
     does: Does
@@ -150,28 +154,32 @@ class PreflightFinding:
     what: str
     means: str
     next: str
-    details: dict
+    details: dict[str, Any]
 
 
 def found(name: str, **details: object) -> PreflightFinding:
     """The finding NAME with DETAILS for its sentences."""
     row = TABLE[name]
-    return PreflightFinding(
-        name, row, *(text.format(**details) for text in (row.what, row.means, row.next)), details
-    )
+    what, means, then = (text.format(**details) for text in (row.what, row.means, row.next))
+    return PreflightFinding(name, row, what, means, then, details)
 
 
 def judge(
     findings: list[PreflightFinding], now: bool, can_ask: bool
 ) -> tuple[PreflightFinding | None, list[PreflightFinding], list[str]]:
-    """What FINDINGS come to: the one that stops the program (the gravest),
-    those to ask about, and warnings.
+    """What FINDINGS come to: the gravest that stops the program, those to ask about, and warnings.
+
+    NOW: --now was given. CAN_ASK: a person is at a terminal.
     """
     rank = [Does.REFUSE, Does.DEFER, Does.ASK]
-    stops, asks, warnings = [], [], []
+    stops: list[PreflightFinding] = []
+    asks: list[PreflightFinding] = []
+    warnings: list[str] = []
     for finding in findings:
         does = finding.row.does
-        if does is Does.GO_ON or (now and finding.row.now):
+        if does is Does.GO_ON:
+            warnings.append(finding.what)
+        elif now and finding.row.now:
             warnings.append(finding.what)
         elif does is Does.ASK and can_ask:
             asks.append(finding)

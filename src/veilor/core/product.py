@@ -4,6 +4,7 @@ import os
 import re
 import tomllib
 from dataclasses import dataclass
+from typing import Any
 
 from veilor.core import image
 
@@ -57,15 +58,17 @@ class Product:
 
 
 def parse(text: str) -> Product:
-    """The product that the TOML in TEXT describes. Raises ValueError that names the field that is missing or
-    wrong.
+    """The product that the TOML in TEXT describes.
+
+    Raises ValueError that names the field that is missing or wrong.
     """
     data = tomllib.loads(text)
 
-    def section(name: str) -> dict:
-        if not isinstance(data.get(name), dict):
+    def section(name: str) -> dict[str, Any]:
+        found = data.get(name)
+        if not isinstance(found, dict):
             raise ValueError(f"[{name}] is missing")
-        return data[name]
+        return found
 
     def field(table: str, name: str) -> str:
         value = section(table).get(name)
@@ -75,12 +78,12 @@ def parse(text: str) -> Product:
 
     def keys(name: str) -> tuple[str, ...]:
         value = section("keys").get(name)
-        if (
-            not isinstance(value, list)
-            or not value
-            or not all(isinstance(key, str) and _KEY_NAME.fullmatch(key) for key in value)
-        ):
-            raise ValueError(f"[keys] {name} must be a list of file names that end in .pub")
+        wrong = ValueError(f"[keys] {name} must be a list of file names that end in .pub")
+        if not isinstance(value, list) or not value:
+            raise wrong
+        for key in value:
+            if not isinstance(key, str) or not _KEY_NAME.fullmatch(key):  # no path out of KEYS_DIR
+                raise wrong
         return tuple(value)
 
     product = Product(
@@ -100,7 +103,7 @@ def parse(text: str) -> Product:
     return product
 
 
-def load(path: str | os.PathLike) -> Product:
+def load(path: str | os.PathLike[str]) -> Product:
     """The product that the file at PATH describes. Raises OSError, or ValueError for wrong content."""
     with open(path, encoding="utf-8") as file:
         return parse(file.read())

@@ -1,9 +1,8 @@
-"""When a machine takes its turn: its place in the statement's rollout window, and how often it looks for
-news.
+"""When a machine takes its turn in the statement's rollout window, and how often it asks for news.
 
-Nobody keeps a list of machines. Each finds its own place from its id and the version, so that the same
-machine is early with one version and late with another, and a bad release meets only those whose turn came
-before it was withdrawn.
+Nobody keeps a list of machines. Each finds its own position in the window from its id and the version, so
+that the same machine is early with one version and late with another, and a bad release meets only those
+whose turn came before it was withdrawn.
 """
 
 import hashlib
@@ -11,16 +10,15 @@ from datetime import datetime, timedelta
 
 from veilor.core.statement import Statement
 
-# Setting: which part of the window the machine's place is in.
+# Setting: which part of the window the machine's position is in.
 SETTINGS = {"early": (0.0, 0.1), "normal": (0.0, 1.0), "late": (0.9, 1.0)}
 CLOCK_SLACK = timedelta(days=1)  # a clock that is wrong by less disturbs nothing
-LOOK_EVERY = timedelta(hours=20)
-LOOK_AGAIN = timedelta(hours=1)  # after a look that failed
+ASK_EVERY = timedelta(hours=20)
+ASK_AGAIN = timedelta(hours=1)  # after an attempt that failed
 SECOND = timedelta(hours=8)  # over which those who slept through their turn are spread
 LATECOMERS = timedelta(days=1)  # after the window, in which this still matters
-AT_ONCE = timedelta(
-    minutes=25
-)  # a machine that is awake acts within this time of its turn: the timer's step and a little
+# a machine that is awake acts within this time of its turn: the timer's step and a little
+AT_ONCE = timedelta(minutes=25)
 
 
 def window_position(machine_id: str, version: str, setting: str = "normal") -> float:
@@ -40,17 +38,19 @@ def turn(statement: Statement, machine_id: str, setting: str = "normal") -> date
 def second_turn(
     statement: Statement, machine_id: str, setting: str, clock: datetime, known: datetime | None
 ) -> datetime | None:
-    """The second turn of a machine that nobody uses by hand now and that slept through its first, while it is
-    to come; else None.
+    """The second turn of a machine that slept through its first, while it is to come; else None.
 
-    Without it all who slept would come at once in the morning: benchmarks/rollout.py. KNOWN: the turn noted
-    before, which is the second when it is later than the first; there is no third.
+    It is for runs of the timer, with nobody at the machine. Without it all who slept would come at once in
+    the morning: benchmarks/rollout.py. KNOWN: the turn noted before, which is the second when it is later
+    than the first; there is no third.
     """
     due = turn(statement, machine_id, setting)
     if known and due < known <= clock + SECOND:
         return known if clock < known else None
     over = statement.rollout_start + timedelta(hours=statement.rollout_hours) + LATECOMERS
-    if not statement.rollout_hours or not due + AT_ONCE < clock < over:
+    if not statement.rollout_hours:
+        return None
+    if not due + AT_ONCE < clock < over:
         return None
     return clock + SECOND * window_position(machine_id, f"{statement.version} again")
 
@@ -58,8 +58,8 @@ def second_turn(
 def waits(statement: Statement, machine_id: str, setting: str, clock: datetime) -> datetime | None:
     """The machine's turn when that is still to come, else None.
 
-    What was issued cannot lie in the future: a CLOCK a little behind it is taken for that moment, and one
-    that is far behind cannot tell when its turn is, so it doesn't wait (it might for ever).
+    What was issued cannot lie in the future: a CLOCK a little behind that time is taken for it, and one that
+    is far behind cannot tell when its turn is, so it doesn't wait (it might for ever).
     """
     if clock < statement.issued - CLOCK_SLACK:
         return None
@@ -67,12 +67,15 @@ def waits(statement: Statement, machine_id: str, setting: str, clock: datetime) 
     return due if max(clock, statement.issued) < due else None
 
 
-def look_due(looked: datetime | None, failed: bool, due: datetime | None, clock: datetime) -> bool:
-    """Whether a machine that LOOKED (and FAILED), and knows a turn that is DUE then, should look for news at
-    CLOCK.
+def time_to_ask(asked: datetime | None, failed: bool, due: datetime | None, clock: datetime) -> bool:
+    """Whether the timer's run at CLOCK should ask the channel for news.
+
+    ASKED: when it did so last, None for never. FAILED: whether that failed. DUE: the turn that was noted.
     """
-    if looked is None or looked > clock:  # never, or the clock was set back
+    if asked is None:
         return True
-    if due is not None and looked < due <= clock:
+    if asked > clock:  # the clock was set back
         return True
-    return clock - looked >= (LOOK_AGAIN if failed else LOOK_EVERY)
+    if due is not None and asked < due <= clock:
+        return True
+    return clock - asked >= (ASK_AGAIN if failed else ASK_EVERY)

@@ -12,7 +12,7 @@ from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome
 from veilor.core.preflight import rows
 from veilor.core.product import Product
-from veilor.core.rollout import look_due
+from veilor.core.rollout import time_to_ask
 from veilor.core.statement import LASTING, Statement, stale_words
 from veilor.device import ask, bootc, channel, health, preflight, state, tell
 from veilor.device.run import DeviceError, at, run
@@ -278,7 +278,7 @@ def too_early() -> str | None:
     looked, due = state.parse_time(look.get("when")), state.parse_time(look.get("turn"))
     return (
         None
-        if look_due(looked, look.get("failed") is True, due, datetime.now(UTC))
+        if time_to_ask(looked, look.get("failed") is True, due, datetime.now(UTC))
         else "It was looked for news a short time ago"
     )
 
