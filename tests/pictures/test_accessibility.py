@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from veilor.pictures.desktop import PERSON, Stage
+from veilor.pictures.desktop import PERSON, DesktopTools
 
 WALK = Path(__file__).with_name("walk.py")
 THEME = "usr/share/sddm/themes/veilor"
@@ -24,7 +24,7 @@ MOVES = re.compile(
 )
 
 
-class Person(Stage):
+class Person(DesktopTools):
     """The desktop tree with a person in it, whom its programs find in /etc/passwd."""
 
     as_person = True
@@ -40,7 +40,13 @@ class Person(Stage):
 
 
 def ask(
-    stage: Stage, place: Path, program: list[str], *, tabs: int = 0, size: str = "1280x800", scale: str = "1"
+    stage: DesktopTools,
+    place: Path,
+    program: list[str],
+    *,
+    tabs: int = 0,
+    size: str = "1280x800",
+    scale: str = "1",
 ) -> dict:
     """What PROGRAM, whose files lie in PLACE, tells the accessibility bus."""
     env = {"QT_SCALE_FACTOR": scale, "XDG_DATA_DIRS": f"{place}/usr/share:/usr/share", "LANG": "C.UTF-8"}
@@ -53,7 +59,7 @@ def ask(
     return json.loads(done.stdout)
 
 
-def greeter(stage: Stage, place: Path, **more) -> dict:
+def greeter(stage: DesktopTools, place: Path, **more) -> dict:
     return ask(stage, place, ["sddm-greeter-qt6", "--test-mode", "--theme", str(place / THEME)], **more)
 
 

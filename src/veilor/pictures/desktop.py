@@ -1,8 +1,8 @@
-"""The desktop tree: one cached Debian 13 folder with the programs that draw what a person sees, for the
-pictures in docs/.
+"""The desktop tree: one cached Debian 13 folder with the programs that draw what a person sees.
 
 Plymouth, SDDM's greeter, Plasma, its notifications and a display in memory: the real programs, of Debian's
-versions. It's apart from the tools tree because it is big, and because no rehearsal needs it.
+versions, for the pictures in docs/. It's apart from the tools tree because it is big, and no rehearsal needs
+it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ PACKAGES = tuple(
 )
 
 BOOTC = Path(__file__).with_name("sample_bootc.py")
-PERSON = "ada:x:1000:1000:Ada:/root:/bin/sh\n"  # whom the session belongs to
+PERSON = "ada:x:1000:1000:Ada:/root:/bin/sh\n"  # to whom the session belongs
 
 
 def desktop_tree(cache: Path) -> Path:
-    """The desktop tree's folder, made on first use (three to seven minutes and 1.4 GB) and cached by its
-    package list.
+    """The desktop tree's folder, cached by its package list in CACHE.
 
-    Raises LabFault when Debian's mirror can't be reached.
+    Making it takes three to seven minutes and 1.4 GB. Raises LabFault when Debian's mirror can't be reached.
     """
 
     def build(dest: Path) -> None:
@@ -51,11 +50,11 @@ def desktop_tree(cache: Path) -> Path:
     return artefact(cache, "desktop", {"packages": " ".join(PACKAGES), "suite": MIRROR}, build)
 
 
-class Stage(Tools):
-    """The desktop tree without a network: X and Plymouth have sockets by name, which this host's own would
-    meet there.
+class DesktopTools(Tools):
+    """Runs programs in the desktop tree, without a network.
 
-    With AS_PERSON what runs in it is no root, as a session is not; Plymouth on its screen is.
+    X and Plymouth have sockets by name, and with a network they would meet this host's own. With `as_person`
+    what runs in it is not root, as a session is not; Plymouth is.
     """
 
     as_person = False
@@ -74,12 +73,11 @@ class Stage(Tools):
 
 
 @contextmanager
-def dressed(cache: Path, staged: Path) -> Iterator[Stage]:
-    """The desktop tree with the staged tree STAGED stamped on it, as an image has it, for as long as the
-    caller needs it.
+def staged_desktop(cache: Path, staged: Path) -> Iterator[DesktopTools]:
+    """The desktop tree with the staged tree STAGED copied over it, as an image has it; removed at the end.
 
-    Its files are hard links to the cached tree's, so it costs seconds and no room; what STAGED brings is
-    copied.
+    Its files are hard links to those of the cached tree, so it costs seconds and no room; what STAGED brings
+    is copied.
     """
     tree = desktop_tree(cache)
     (cache / "work").mkdir(exist_ok=True)
@@ -97,6 +95,6 @@ def dressed(cache: Path, staged: Path) -> Iterator[Stage]:
         known = people.read_text()
         people.unlink()
         people.write_text(known + PERSON)
-        yield Stage(root)
+        yield DesktopTools(root)
     finally:
         remove_tree(scratch)

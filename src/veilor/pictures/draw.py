@@ -1,6 +1,4 @@
-"""The pictures in docs/pictures: each a scene of scenes.py, played by the real
-programs in the desktop tree.
-"""
+"""Makes the pictures in docs/pictures: each is a scene of scenes.py, played by the real programs."""
 
 from __future__ import annotations
 
@@ -12,17 +10,15 @@ from pathlib import Path
 from veilor.lab.cache import cache_root, print_progress
 from veilor.lab.tools import ensure_host_programs, ensure_namespaces
 from veilor.lab.verdict import LabFault, UsageError
-from veilor.pictures.desktop import dressed
+from veilor.pictures.desktop import staged_desktop
 
-SESSIONS = {"desktop", "desktop_light", "notifications"}
+SESSIONS = {"desktop", "desktop_light", "notifications"}  # scenes that a person plays, not root
 SCENES = Path(__file__).with_name("scenes.py")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A file docs/pictures/NAME.png: its scene, the screen's width and height in pixels, settings of the
-    environment.
-    """
+    """A file docs/pictures/NAME.png: its scene, the screen's size in pixels, and environment variables."""
 
     name: str
     scene: str
@@ -65,7 +61,7 @@ def make_pictures(staged: Path, out: Path, only: list[str]) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     made = []
     with (
-        dressed(cache_root(), staged) as tree,
+        staged_desktop(cache_root(), staged) as tree,
         tempfile.TemporaryDirectory(prefix=".pictures-", dir=out) as scratch,
     ):
         for picture in PICTURES:

@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""Stands in for bootc where pictures are made: the status of a machine that took three updates, newest first,
-one still to boot.
+"""Stands in for bootc where pictures are made: the status of a machine that took three updates.
 
-Put into the desktop tree as /usr/bin/bootc for veilor-status to ask, which does all the rest itself.
+The newest of them waits for the next boot. It is put into the desktop tree as /usr/bin/bootc, where
+veilor-status asks it and does all the rest itself.
 """
 
 import hashlib
@@ -11,14 +11,13 @@ import sys
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 PRODUCT = Path("/usr/lib/veilor/product.toml")  # of the staged tree, which the desktop tree has on it
 
 
-def deployment(days: int, serial: int = 0) -> dict:
-    """A deployment of an image that was made DAYS ago and checked by the container policy, as `bootc status`
-    shows it.
-    """
+def deployment(days: int, serial: int = 0) -> dict[str, Any]:
+    """A deployment as `bootc status` shows it: its image was made DAYS ago and verified by the policy."""
     product = tomllib.loads(PRODUCT.read_text())
     image = product["image"]
     reference = f"{image['registry']}/{image['repository']}:{image['tag']}"

@@ -1,12 +1,12 @@
-"""What is run inside the desktop tree to make one picture: a display in memory, the real program, and a look
-at it.
+"""Runs inside the desktop tree to make one picture: a display in memory, the real program, a screenshot.
 
 Called by draw.py as `python3 -I scenes.py SCENE FILE WIDTH HEIGHT`; standard library only, since it's
-Debian's Python that runs it. The namespace it runs in ends with it, and takes every program it started along.
+Debian's Python that runs it. Its namespace ends with it, and every program that it started ends as well.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pty
@@ -14,12 +14,14 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 DISPLAY = ":7"
 LOOK = {"dark": "org.veilor.dark.desktop", "light": "org.veilor.light.desktop"}
 PROMPT = "Please enter passphrase for disk Samsung SSD 980 (luks-7d0c1f52):"
-LEAST_COLOURS = 40
+LEAST_COLOURS = 40  # a picture with fewer shows nothing
 BUS = "unix:path=/run/user/0/bus"
 ENVIRONMENT = {  # what a Plasma session has, and drawing without a graphics card
     "XDG_RUNTIME_DIR": "/run/user/0",
@@ -35,25 +37,23 @@ ENVIRONMENT = {  # what a Plasma session has, and drawing without a graphics car
     "QT_QUICK_BACKEND": "software",
     "LIBGL_ALWAYS_SOFTWARE": "1",
 }
-SERVERS: list[subprocess.Popen] = []
+STARTED: list[subprocess.Popen[bytes]] = []  # kept, so that Python does not warn of programs that still run
 
 
-def start(argv: list[str], **more) -> subprocess.Popen:
-    """Start ARGV in the background, its words going to standard error."""
-    one = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, **more)
-    SERVERS.append(one)
-    return one
+def start(argv: list[str], **options: Any) -> None:
+    """Start ARGV in the background, its output going to standard error. OPTIONS are Popen's."""
+    STARTED.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, **options))
 
 
 def run(argv: list[str], timeout: float = 30, check: bool = True) -> str:
-    """Run ARGV to its end; what it said. Raises CalledProcessError or TimeoutExpired."""
+    """Run ARGV to its end; its standard output. Raises CalledProcessError or TimeoutExpired."""
     return subprocess.run(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=timeout, check=check, text=True
     ).stdout
 
 
-def wait(what: str, ready, seconds: float) -> None:
-    """Wait until READY says true. Raises TimeoutError that names WHAT."""
+def wait_until(what: str, ready: Callable[[], bool], seconds: float) -> None:
+    """Wait until READY() is true. Raises TimeoutError, which names WHAT."""
     end = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > end:
@@ -61,16 +61,13 @@ def wait(what: str, ready, seconds: float) -> None:
         time.sleep(0.3)
 
 
-def answers(argv: list[str]) -> bool:
-    return (
-        subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
-        ).returncode
-        == 0
-    )
+def succeeds(argv: list[str]) -> bool:
+    """Whether ARGV ends with 0."""
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
+    return done.returncode == 0
 
 
-def display(width: int, height: int) -> None:
+def start_display(width: int, height: int) -> None:
     """Start an X server in memory with a screen of WIDTH × HEIGHT pixels."""
     Path("/tmp/.X11-unix").mkdir(mode=0o1777)
     start(
@@ -78,11 +75,14 @@ def display(width: int, height: int) -> None:
         stderr=subprocess.DEVNULL,
     )
     os.environ["DISPLAY"] = DISPLAY
-    wait("the display", lambda: answers(["xdpyinfo"]), 30)
+    wait_until("the display", lambda: succeeds(["xdpyinfo"]), 30)
 
 
-def look(path: str) -> None:
-    """Write what the display shows to PATH once it has stood still for a second; after 40 s as it is."""
+def take_picture(path: str) -> None:
+    """Write what the display shows to PATH once nothing has changed for a second; after 40 s as it is.
+
+    Raises RuntimeError when the picture has too few colours to show anything.
+    """
     before, end = b"", time.monotonic() + 40
     while time.monotonic() < end:
         time.sleep(1.2)
@@ -99,9 +99,9 @@ def look(path: str) -> None:
 # Boot screen
 
 
-def plymouth(width: int, height: int) -> None:
-    """Start plymouthd on the display; it wants a terminal as well, and gets one of ours."""
-    display(width, height)
+def start_plymouth(width: int, height: int) -> None:
+    """Start plymouthd on the display; it needs a terminal as well, and gets one of ours."""
+    start_display(width, height)
     Path("/run/plymouth").mkdir(exist_ok=True)
     _, terminal = pty.openpty()
     start(
@@ -115,13 +115,13 @@ def plymouth(width: int, height: int) -> None:
         ],
         stderr=subprocess.DEVNULL,
     )
-    wait("plymouthd's answer", lambda: answers(["plymouth", "--ping"]), 20)
+    wait_until("plymouthd's answer", lambda: succeeds(["plymouth", "--ping"]), 20)
     run(["plymouth", "show-splash"])
     time.sleep(1)
 
 
-def ask(tries: int = 1) -> None:
-    """Have plymouth ask for a passphrase; with more than one of TRIES the given one is always wrong."""
+def ask_passphrase(tries: int = 1) -> None:
+    """Have plymouth ask for a passphrase TRIES times: any that is typed is wrong."""
     start(
         [
             "plymouth",
@@ -135,21 +135,21 @@ def ask(tries: int = 1) -> None:
 
 
 def scene_boot(width: int, height: int) -> None:
-    plymouth(width, height)
+    start_plymouth(width, height)
     run(["plymouth", "message", "--text=veilor-os: The signed image is here. Restart to use it."])
 
 
 def scene_passphrase(width: int, height: int) -> None:
-    plymouth(width, height)
+    start_plymouth(width, height)
     run(["plymouth", "update", "--status=keymap=de"])
-    ask()
+    ask_passphrase()
     run(["xdotool", "type", "--delay", "60", "correct horse"])
 
 
 def scene_passphrase_wrong(width: int, height: int) -> None:
-    plymouth(width, height)
+    start_plymouth(width, height)
     run(["plymouth", "update", "--status=keymap=de"])
-    ask(tries=2)
+    ask_passphrase(tries=2)
     run(["xdotool", "type", "--delay", "60", "wrong"])
     run(["xdotool", "key", "Return"])
 
@@ -158,13 +158,13 @@ def scene_passphrase_wrong(width: int, height: int) -> None:
 
 
 def scene_login(width: int, height: int) -> None:
-    display(width, height)
+    start_display(width, height)
     start(["sddm-greeter-qt6", "--test-mode", "--theme", "/usr/share/sddm/themes/veilor"])
     time.sleep(6)
 
 
 def scene_login_typed(width: int, height: int) -> None:
-    """As far as it goes in test mode: nobody stands behind the greeter who would answer."""
+    """The login screen after a wrong password, as far as its test mode goes: nothing checks the password."""
     scene_login(width, height)
     run(["xdotool", "type", "--delay", "60", "ada"])
     run(["xdotool", "key", "Tab"])
@@ -177,11 +177,12 @@ def scene_login_typed(width: int, height: int) -> None:
 # Desktop
 
 
-def session(width: int, height: int, mode: str) -> None:
-    """A session as a new user gets it: the look-and-feel that the machine's settings name, window manager and
-    panel.
+def start_session(width: int, height: int, mode: str) -> None:
+    """Start a session as a new user gets it, with window manager and panel, dark or light by MODE.
+
+    Raises RuntimeError when the machine's settings name another look than ours, or when it was not applied.
     """
-    display(width, height)
+    start_display(width, height)
     home = Path("/root")
     for folder in (".config", ".cache", ".local/share"):
         (home / folder).mkdir(parents=True, exist_ok=True)
@@ -207,7 +208,7 @@ def session(width: int, height: int, mode: str) -> None:
     start(["/usr/lib/x86_64-linux-gnu/libexec/kactivitymanagerd"], stderr=subprocess.DEVNULL)
     start(["kded6"], stderr=subprocess.DEVNULL)
     start(["plasmashell", "--no-respawn"])
-    wait("the panel", lambda: answers(["xdotool", "search", "--class", "plasmashell"]), 120)
+    wait_until("the panel", lambda: succeeds(["xdotool", "search", "--class", "plasmashell"]), 120)
     time.sleep(12)
 
 
@@ -216,15 +217,15 @@ STATUS = "unshare --map-root-user veilor-status"
 SHOWN_IN_TERMINAL = f"echo 'ada@veilor:~$ veilor-status'; {STATUS}; echo; cat /usr/lib/os-release"
 
 
-def moved_already() -> None:
+def mark_first_boot_done() -> None:
     """Leave what the first boot leaves when it has moved the machine onto the signed image."""
     done = Path("/var/lib/veilor/firstboot-done")
     done.parent.mkdir(parents=True, exist_ok=True)
     done.write_text('{"schema": 1}')
 
 
-def arrange(name: str, left: float, top: float, width: float, height: float) -> None:
-    """Put the window of the program NAME where it is said, in shares of the screen."""
+def place_window(name: str, left: float, top: float, width: float, height: float) -> None:
+    """Move and resize the window of the program NAME; all numbers are shares of the screen, from 0 to 1."""
     wide, high = map(int, run(["xdotool", "getdisplaygeometry"]).split())
     windows = run(["xdotool", "search", "--onlyvisible", "--class", name]).split()
     for window in windows[-1:]:
@@ -236,8 +237,8 @@ def arrange(name: str, left: float, top: float, width: float, height: float) -> 
 
 
 def scene_desktop(width: int, height: int, mode: str = "dark") -> None:
-    session(width, height, mode)
-    moved_already()
+    start_session(width, height, mode)
+    mark_first_boot_done()
     start(
         [
             "konsole",
@@ -251,14 +252,14 @@ def scene_desktop(width: int, height: int, mode: str = "dark") -> None:
     )
     start(["systemsettings", "kcm_colors"])
     for name in ("konsole", "systemsettings"):
-        wait(
+        wait_until(
             f"{name}'s window",
-            lambda name=name: answers(["xdotool", "search", "--onlyvisible", "--class", name]),
+            functools.partial(succeeds, ["xdotool", "search", "--onlyvisible", "--class", name]),
             120,
         )
     time.sleep(8)
-    arrange("konsole", 0.05, 0.09, 0.5, 0.6)
-    arrange("systemsettings", 0.42, 0.3, 0.53, 0.58)
+    place_window("konsole", 0.05, 0.09, 0.5, 0.6)
+    place_window("systemsettings", 0.42, 0.3, 0.53, 0.58)
 
 
 def scene_desktop_light(width: int, height: int) -> None:
@@ -266,8 +267,8 @@ def scene_desktop_light(width: int, height: int) -> None:
 
 
 def scene_notifications(width: int, height: int) -> None:
-    """What the product's own program shows of its notices, on the desktop's own service."""
-    session(width, height, "dark")
+    """The notices as the product's own program shows them, on the desktop's own notification service."""
+    start_session(width, height, "dark")
     Path("/run/veilor").mkdir()
     fedora = tomllib.loads(Path("/usr/lib/veilor/product.toml").read_text())["product"]["version"]
     told = {topic: {"code": code, "line": line.replace("{fedora}", fedora)} for topic, code, line in NOTICES}
@@ -303,21 +304,21 @@ NOTICES = (  # topic, code and words as the programs on the machine write them; 
 
 
 def scene_splash(width: int, height: int) -> None:
-    display(width, height)
+    start_display(width, height)
     start(["ksplashqml", "--test", "--window", LOOK["dark"]])
     time.sleep(3)
 
 
 def main() -> int:
-    """Set scene ARGV[1], and write what it shows to ARGV[2]."""
+    """Play the scene that the command line names, and write its picture to the file named there."""
     scene, path, width, height = sys.argv[1:]
     os.environ.update(ENVIRONMENT)
     Path("/run/user/0").mkdir(parents=True, mode=0o700, exist_ok=True)
     # The bus lies where a systemd session has it, since programs that keep to a clean environment look there.
     start(["dbus-daemon", "--session", "--nofork", f"--address={BUS}"], stderr=subprocess.DEVNULL)
-    wait("the session's bus", lambda: Path(BUS.partition("=")[2]).exists(), 10)
+    wait_until("the session's bus", lambda: Path(BUS.partition("=")[2]).exists(), 10)
     globals()[f"scene_{scene}"](int(width), int(height))
-    look(path)
+    take_picture(path)
     os._exit(0)
 
 
