@@ -56,7 +56,7 @@ def test_a_new_decision_is_missed_in_the_list_until_it_is_written_anew(tmp_path)
     copy_of_the_data(tmp_path)
     docs.write_pages(tmp_path)
     (tmp_path / "docs/decisions/0999-new.md").write_text("# Something else\n\n**Decision.** …\n")
-    with pytest.raises(BuildError, match="does not list"):
+    with pytest.raises(BuildError, match="docs/DECISIONS.md is out of date: run `make docs`"):
         docs.check_pages(tmp_path)
     docs.write_pages(tmp_path)
     docs.check_pages(tmp_path)
@@ -71,3 +71,21 @@ def test_two_decisions_with_one_number_are_told(tmp_path):
     (tmp_path / "docs/decisions/0001-other.md").write_text("# Another\n")
     with pytest.raises(BuildError, match="0001-other.md and 0001-trust.md share a number"):
         docs.decisions_page(tmp_path)
+
+
+def test_each_stale_page_is_named_with_its_first_differing_line(tmp_path):
+    copy_of_the_data(tmp_path)
+    docs.write_pages(tmp_path)
+    assert docs.stale_pages(tmp_path) == []
+    verified, decisions = tmp_path / docs.VERIFIED, tmp_path / docs.DECISIONS
+    lines = verified.read_text().splitlines(keepends=True)
+    verified.write_text("".join([*lines[:6], "something else\n", *lines[7:]]))
+    decisions.write_text(decisions.read_text().replace("- [0002]", "- [0003]", 1))
+    last = next(path for path in docs.PAGES if path not in (docs.VERIFIED, docs.DECISIONS))
+    (tmp_path / last).unlink()
+    found = {page.path: page for page in docs.stale_pages(tmp_path)}
+    assert found[docs.VERIFIED].line == 7
+    line = found[docs.DECISIONS].line
+    assert decisions.read_text().splitlines()[line - 1].startswith("- [0003]")
+    assert found[last].advice == f"{last} is missing: run `make docs` and commit it"
+    assert found[docs.VERIFIED].advice == f"{docs.VERIFIED} is out of date: run `make docs` and commit it"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from veilor.build.errors import BuildError
@@ -70,27 +72,62 @@ def decisions_page(source_root: Path) -> str:
     return text[: first + len(RECORDS[0])] + "\n" + listed + "\n" + text[last:]
 
 
+# Every generated page, and the function that makes its text of the repository's root.
+PAGES: dict[str, Callable[[Path], str]] = {
+    VERIFIED: verified_page,
+    DECISIONS: decisions_page,
+    threat_page.PAGE: threat_page.page,
+}
+
+
+@dataclass(frozen=True)
+class StalePage:
+    """A generated page that differs from its data, from LINE on (0: as a whole), and what to do about it."""
+
+    path: str
+    line: int
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.advice}"
+
+
 def write_pages(source_root: Path) -> None:
-    """Write the generated pages anew."""
-    (source_root / VERIFIED).write_text(verified_page(source_root))
-    (source_root / DECISIONS).write_text(decisions_page(source_root))
-    (source_root / threat_page.PAGE).write_text(threat_page.page(source_root))
+    """Write the generated pages anew. Raises BuildError when the data of one cannot be used."""
+    for path, make in PAGES.items():
+        (source_root / path).write_text(make(source_root))
+
+
+def stale_pages(source_root: Path) -> list[StalePage]:
+    """Every generated page that is not what its data make of it, with the first line that differs."""
+    found = []
+    for path, make in PAGES.items():
+        page = source_root / path
+        try:
+            wanted = make(source_root)
+        except BuildError as error:
+            found.append(StalePage(path, 0, str(error)))
+            continue
+        if not page.is_file():
+            found.append(StalePage(path, 0, f"{path} is missing: run `make docs` and commit it"))
+            continue
+        line = first_difference(page.read_text(), wanted)
+        if line:
+            found.append(StalePage(path, line, f"{path} is out of date: run `make docs` and commit it"))
+    return found
+
+
+def first_difference(text: str, wanted: str) -> int:
+    """The number of the first line of TEXT that is not the one of WANTED; 0 when the two are the same."""
+    if text == wanted:
+        return 0
+    pairs = zip([*text.splitlines(), ""], [*wanted.splitlines(), ""], strict=False)
+    differing = (number for number, (one, other) in enumerate(pairs, 1) if one != other)
+    return next(differing, len(wanted.splitlines()))
 
 
 def check_pages(source_root: Path) -> None:
-    """Raise BuildError when a generated page is not what its data say."""
-    if (source_root / VERIFIED).read_text() != verified_page(source_root):
-        raise BuildError(
-            f"{VERIFIED} does not say what {STAND_INS} says; write it anew with `make docs` and commit it"
-        )
-    if (source_root / DECISIONS).read_text() != decisions_page(source_root):
-        raise BuildError(
-            f"{DECISIONS} does not list what lies in docs/decisions; write it anew with `make docs` and "
-            "commit it"
-        )
-    page = source_root / threat_page.PAGE
-    if not page.is_file() or page.read_text() != threat_page.page(source_root):
-        raise BuildError(
-            f"{threat_page.PAGE} does not say what threats/ says; write it anew with `make docs` and commit "
-            "it"
-        )
+    """Raise BuildError that names each generated page which is not what its data make of it."""
+    stale = stale_pages(source_root)
+    if stale:
+        raise BuildError("; ".join(map(str, stale)))

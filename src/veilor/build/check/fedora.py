@@ -22,6 +22,7 @@ LEFT_OUT = (
     "docs/threats/",  # written by `make docs`
     "installer-iso.toml",  # written by `make docs`
     "threats/compared.toml",  # what others said of their systems, with its date
+    "scenarios/",  # versions of releases that are made up for a rehearsal
     "tests/",  # examples and recordings
     "stand-ins/rust/",
     "requirements.lock",
@@ -55,7 +56,7 @@ def contexts(product: Product) -> re.Pattern[str]:
         *CONTEXTS,
         rf"(?<![\w./-])(?:{image}):{NUMBER}\b",  # with a registry before it: check_references
         rf"\b{name}[ -]{NUMBER}\b",
-        rf"(?<![\w.:-]){NUMBER}\.20\d{{6}}\b",  # the version of an image, as 44.20260102
+        rf"(?<![\w.:-]){NUMBER}\.20\d{{6}}\b",  # the version of an image: number and day
     ]
     numbered = (way.replace("?P<number>", f"?P<number{at}>") for at, way in enumerate(ways))
     return re.compile("|".join(f"(?:{way})" for way in numbered))
@@ -83,12 +84,13 @@ def check_pages_and_programs(root: Path, product: Product) -> Iterator[Finding]:
             yield Finding(name, line, said)
 
 
+MEDIA = f"{facts.RELEASES}/{{}}/Everything/x86_64/iso/"
 # The fields that stand for the Fedora release, and what is to be written there; {} is the number.
 FIELDS = {
     facts.FILE: {
         ("image", "tag"): '"{}"',
         ("base", "tag"): '"{}"',
-        ("medium", "compose"): f'"{{}}-…", the end of the name of the netinst in {facts.RELEASES}/{{}}/',
+        ("medium", "compose"): '"{}-…", the end of the name of the netinst in ' + MEDIA,
     },
     PIN: {("", "tag"): '"{}", then run `veilor base pin`'},
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from veilor.build import facts, image_builder
 from veilor.build.check.finding import Finding
+from veilor.build.docs import first_difference
 from veilor.build.errors import BuildError
 from veilor.build.kickstart import CHECKS, FALLBACK, as_read, check, flatten_lines, product_fedora
 
@@ -47,25 +48,26 @@ def judge(root: Path, name: str, checks: tuple[Callable, ...]) -> list[Finding]:
 
 
 def check_installer_iso(root: Path, run: Callable | None) -> list[Finding]:
-    """installer-iso.toml is TOML and says what install.ks says."""
+    """installer-iso.toml is TOML and what install.ks makes of it."""
     path = root / image_builder.FILE
     try:
         text = path.read_text(encoding="utf-8")
         tomllib.loads(text)
         wanted = image_builder.render(root)
     except OSError as error:
-        return [Finding(image_builder.FILE, 0, f"it can't be read ({error.strerror}); `make docs` makes it")]
+        return [Finding(image_builder.FILE, 0, f"it can't be read ({error.strerror}): run `make docs`")]
     except tomllib.TOMLDecodeError as error:
         at = re.search(r"line (\d+)", str(error))
-        return [Finding(image_builder.FILE, int(at[1]) if at else 0, f"it is no TOML: {error}")]
+        return [
+            Finding(image_builder.FILE, int(at[1]) if at else 0, f"it is no TOML ({error}): run `make docs`")
+        ]
     except BuildError as error:
         return [Finding(INSTALL, 0, str(error).replace(f"{root}/", ""))]
-    if text == wanted:
+    line = first_difference(text, wanted)
+    if not line:
         return []
-    pairs = enumerate(zip([*text.splitlines(), ""], [*wanted.splitlines(), ""], strict=False), 1)
-    line = next((number for number, (one, other) in pairs if one != other), 0)
     return [
         Finding(
-            image_builder.FILE, line, f"it differs from {INSTALL} from here on; `make docs` makes it anew"
+            image_builder.FILE, line, f"{image_builder.FILE} is out of date: run `make docs` and commit it"
         )
     ]
