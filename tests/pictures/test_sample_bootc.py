@@ -17,11 +17,19 @@ from veilor.pictures.desktop import BOOTC
 from veilor.pictures.scenes import SHOWN_IN_TERMINAL
 
 ROOT = Path(__file__).resolve().parents[2]
+MACHINES = "/usr/lib/veilor/product.toml"  # where the stand-in reads the product's facts
 
 
 def answer(*argv: str) -> subprocess.CompletedProcess:
+    """What the stand-in says to ARGV, with this clone's product.toml in the place of a machine's."""
+    program = BOOTC.read_text()
+    assert program.count(MACHINES) == 1
     return subprocess.run(
-        [sys.executable, "-I", BOOTC, *argv], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-I", "-c", program.replace(MACHINES, str(ROOT / "product.toml")), *argv],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
