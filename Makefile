@@ -16,7 +16,7 @@ help:
 	@echo "make checkers       what veilor check needs besides (ARGS=--all: bluebuild as well, some minutes)"
 	@echo "make rehearse       a machine's whole life in QEMU; report in build/report/index.html"
 	@echo "make rehearse-sabotage  a cheap sabotage after it, to see that the rehearsal can fail"
-	@echo "make rehearse-slot  what else is rehearsed by turns, one slot for each commit"
+	@echo "make rehearse-slot  what else is rehearsed; slots rotate, one per commit"
 	@echo "make rehearse-all   every scenario"
 	@echo "make docs           the generated pages under docs/ anew"
 	@echo "make site           docs/ as a site with search, in build/site/index.html"

@@ -9,6 +9,7 @@ import random
 import secrets
 from pathlib import Path
 
+from veilor.lab.evidence import image_digest
 from veilor.lab.machine import REGISTRY_ADDRESS
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
@@ -41,11 +42,6 @@ http.server.HTTPServer(("127.0.0.1", 80), Page).serve_forever()
 """
 
 
-def digest_of(entry: dict | None) -> str | None:
-    """The image digest of an entry of bootc's status."""
-    return entry and entry["image"] and entry["image"]["imageDigest"]
-
-
 def wait_told(world: World, checks: Checks, words: str, what: str, timeout: float = 240) -> None:
     """Wait until the login message has WORDS; console, notice and --status then say the same."""
     world.machine.wait_until(
@@ -73,7 +69,7 @@ def wait_moved(world: World, digest: str) -> None:
     """Wait until the first boot has staged DIGEST and its unit has ended."""
     world.machine.wait_until(
         ["bootc", "status", "--format=json", "--format-version=1"],
-        lambda r: r.code == 0 and digest_of(json.loads(r.out)["status"]["staged"]) == digest,
+        lambda r: r.code == 0 and image_digest(json.loads(r.out)["status"]["staged"]) == digest,
         400,
         "the first boot to stage the signed image",
     )
@@ -126,8 +122,8 @@ def waits(world: World, checks: Checks) -> None:
     status = world.bootc_status()
     checks.equal(
         "the digest of the ISO is fetched under the policy all the same",
-        (digest_of(status["staged"]), status["staged"]["image"]["image"].get("signature")),
-        (digest_of(status["booted"]), "containerPolicy"),
+        (image_digest(status["staged"]), status["staged"]["image"]["image"].get("signature")),
+        (image_digest(status["booted"]), "containerPolicy"),
     )
     notice = world.login_notice()
     plain = "restart when you like" in notice.lower() and "login page" not in notice
@@ -142,7 +138,7 @@ def waits(world: World, checks: Checks) -> None:
     booted = world.bootc_status()["booted"]
     checks.equal(
         "it boots, verified",
-        (digest_of(booted), booted["image"]["image"].get("signature")),
+        (image_digest(booted), booted["image"]["image"].get("signature")),
         (v0.digest, "containerPolicy"),
     )
     checks.true("healthy", world.wait_healthy(), world.grub_environment())
@@ -231,7 +227,7 @@ def disturbed(world: World, checks: Checks) -> None:
     done = world.run_program(PROGRAM, "--now")
     checks.equal(
         "undisturbed it stages the announced image",
-        (done.code, digest_of(world.bootc_status()["staged"])),
+        (done.code, image_digest(world.bootc_status()["staged"])),
         (0, v1.digest),
     )
     checks.true(
@@ -253,14 +249,14 @@ def disturbed(world: World, checks: Checks) -> None:
         staged = world.bootc_status()["staged"]
         checks.true(
             f"{what}: nothing but the announced image can boot",
-            digest_of(staged) in (None, v1.digest),
+            image_digest(staged) in (None, v1.digest),
             staged,
         )
         machine.run(["rm", "-f", "/run/veilor-lab/kill", "/run/veilor-lab/calls"])
         again = world.run_program(PROGRAM, "--now")
         checks.equal(
             f"{what}: the next run ends well",
-            (again.code, digest_of(world.bootc_status()["staged"])),
+            (again.code, image_digest(world.bootc_status()["staged"])),
             (0, v1.digest),
         )
         checks.true(
@@ -294,7 +290,7 @@ def disturbed(world: World, checks: Checks) -> None:
     done = world.run_program("veilor-update")
     checks.equal(
         "the updates move it all the same",
-        (done.code, digest_of(world.bootc_status()["staged"])),
+        (done.code, image_digest(world.bootc_status()["staged"])),
         (0, v1.digest),
     )
     world.cut_power()

@@ -8,7 +8,7 @@ import json
 import secrets
 
 from veilor.lab import disk
-from veilor.lab.evidence import COUNTED, PROMPT
+from veilor.lab.evidence import COUNTED, PROMPT, image_digest, signature_policy
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
 from veilor.lab.world import PASSPHRASE, UNLOCK_TIMEOUT, World
@@ -23,16 +23,6 @@ HOME_FILE, ETC_FILE, CANARY_FILE = (
     "/etc/veilor-lab-marker",
     "/var/lib/veilor-lab-canary",
 )
-
-
-def digest_of(entry: dict | None) -> str | None:
-    """The image digest of an entry of bootc's status."""
-    return entry and entry["image"] and entry["image"]["imageDigest"]
-
-
-def signature_of(entry: dict | None) -> object:
-    """How the image of an entry of bootc's status is verified."""
-    return entry and entry["image"] and entry["image"]["image"].get("signature")
 
 
 @phase("install", "Install v0 from the ISO, with no network")
@@ -155,15 +145,15 @@ def first_boot(world: World, checks: Checks) -> None:
     machine.set_link(True)
     machine.wait_until(
         ["bootc", "status", "--format=json", "--format-version=1"],
-        lambda r: r.code == 0 and digest_of(json.loads(r.out)["status"]["staged"]) == v1.digest,
+        lambda r: r.code == 0 and image_digest(json.loads(r.out)["status"]["staged"]) == v1.digest,
         300,
         "the first boot to stage the signed image",
     )
     machine.wait_unit("veilor-firstboot-rebase.service", "inactive", 120)
     checks.equal("exactly one passphrase prompt", world.count_prompts(), 1)
     status = world.bootc_status()
-    checks.equal("the staged image is the announced one", digest_of(status["staged"]), v1.digest)
-    checks.equal("it was fetched under the policy", signature_of(status["staged"]), "containerPolicy")
+    checks.equal("the staged image is the announced one", image_digest(status["staged"]), v1.digest)
+    checks.equal("it was fetched under the policy", signature_policy(status["staged"]), "containerPolicy")
     checks.true("the bootstrap is pinned", status["booted"]["pinned"], status["booted"])
     checks.equal(
         "the first-boot unit has disabled itself",
@@ -192,9 +182,13 @@ def second_boot(world: World, checks: Checks) -> None:
     world.apply_sabotage("second-boot")
     status = world.bootc_status()
     checks.equal(
-        "the booted image is the announced one", digest_of(status["booted"]), world.notes["releases"]["44.1"]
+        "the booted image is the announced one",
+        image_digest(status["booted"]),
+        world.notes["releases"]["44.1"],
     )
-    checks.equal("its signature was verified by policy", signature_of(status["booted"]), "containerPolicy")
+    checks.equal(
+        "its signature was verified by policy", signature_policy(status["booted"]), "containerPolicy"
+    )
     product = world.settings.product
     checks.equal(
         "it follows the product's image",
@@ -235,21 +229,21 @@ def update(world: World, checks: Checks) -> None:
     done = world.run_program("veilor-update", "--download-only")
     checks.equal("the update is downloaded", done.code, 0)
     staged = world.bootc_status()["staged"]
-    checks.equal("what is downloaded is v2", digest_of(staged), v2.digest)
+    checks.equal("what is downloaded is v2", image_digest(staged), v2.digest)
     checks.true("it is locked until it was compared", staged["downloadOnly"], staged)
     world.cut_power()
 
     world.boot()
     checks.equal(
         "after the power cut v1 boots",
-        digest_of(world.bootc_status()["booted"]),
+        image_digest(world.bootc_status()["booted"]),
         world.notes["releases"]["44.1"],
     )
     done = world.run_program("veilor-update")
     checks.equal("the update is staged", done.code, 0)
     checks.true("the person is told to restart when they like", "restart" in done.text.lower(), done.text)
     status = world.bootc_status()
-    checks.equal("v2 is staged", digest_of(status["staged"]), v2.digest)
+    checks.equal("v2 is staged", image_digest(status["staged"]), v2.digest)
     checks.true("v2 is unlocked", not status["staged"]["downloadOnly"], status["staged"])
     pulled = world.layer_bytes(world.registry.requests(mark))
     checks.true(
@@ -261,7 +255,7 @@ def update(world: World, checks: Checks) -> None:
     world.shut_down()
 
     world.boot()
-    checks.equal("v2 runs", digest_of(world.bootc_status()["booted"]), v2.digest)
+    checks.equal("v2 runs", image_digest(world.bootc_status()["booted"]), v2.digest)
     checks.true("v2 is healthy", world.wait_healthy(), world.grub_environment())
     again = world.run_program("veilor-update")
     checks.equal("nothing newer: nothing to do", again.code, 0)
@@ -282,7 +276,7 @@ def rollback(world: World, checks: Checks) -> None:
     world.shut_down()
 
     machine = world.boot()
-    checks.equal("v1 runs again", digest_of(world.bootc_status()["booted"]), releases["44.1"])
+    checks.equal("v1 runs again", image_digest(world.bootc_status()["booted"]), releases["44.1"])
     checks.equal("the file in /home stays", world.read_file("/var/home/v2.txt"), "made on v2\n")
     checks.true(
         "/etc is v1's own again", machine.run(["test", "-e", "/etc/veilor-lab-v2"], check=False).code == 1
@@ -297,7 +291,7 @@ def rollback(world: World, checks: Checks) -> None:
     world.shut_down()
 
     world.boot()
-    checks.equal("v2 runs again", digest_of(world.bootc_status()["booted"]), releases["44.2"])
+    checks.equal("v2 runs again", image_digest(world.bootc_status()["booted"]), releases["44.2"])
     checks.equal("with the /etc that was made on it", world.read_file("/etc/veilor-lab-v2"), "made on v2\n")
     world.shut_down()
 
@@ -321,7 +315,7 @@ def bad_update(world: World, checks: Checks) -> None:
     checks.equal("three boots of v3, then one more", machine.console.count(COUNTED), 4)
     world.wait_startup_end()
     status = world.bootc_status()
-    checks.equal("the fourth is v2", digest_of(status["booted"]), world.notes["releases"]["44.2"])
+    checks.equal("the fourth is v2", image_digest(status["booted"]), world.notes["releases"]["44.2"])
     machine.wait_unit("veilor-health-return.service", "inactive", 120)
     shown = world.run_program("veilor-status")
     checks.true("status says why", "health" in shown.text.lower() and "44.3" in shown.text, shown.text)
@@ -341,12 +335,12 @@ def not_unlocked(world: World, checks: Checks) -> None:
     world.boot()
     checks.equal(
         "after the return v2 is the default",
-        digest_of(world.bootc_status()["booted"]),
+        image_digest(world.bootc_status()["booted"]),
         world.notes["releases"]["44.2"],
     )
     world.publish(v4)
     checks.equal("a newer good release is staged", world.run_program("veilor-update").code, 0)
-    checks.equal("it is v4", digest_of(world.bootc_status()["staged"]), v4.digest)
+    checks.equal("it is v4", image_digest(world.bootc_status()["staged"]), v4.digest)
     world.apply_sabotage("not-unlocked")
     world.shut_down()
     for _ in range(3):
@@ -355,17 +349,19 @@ def not_unlocked(world: World, checks: Checks) -> None:
         world.cut_power()
 
     machine = world.boot()
-    checks.equal("then v2 boots", digest_of(world.bootc_status()["booted"]), world.notes["releases"]["44.2"])
+    checks.equal(
+        "then v2 boots", image_digest(world.bootc_status()["booted"]), world.notes["releases"]["44.2"]
+    )
     machine.wait_unit("veilor-health-return.service", "inactive", 120)
     shown = world.run_program("veilor-status").text
     checks.true("status says that nobody unlocked it", "unlock" in shown.lower(), shown)
     done = world.run_program("veilor-update")
-    checks.equal("v4 is offered again", digest_of(world.bootc_status()["staged"]), v4.digest)
+    checks.equal("v4 is offered again", image_digest(world.bootc_status()["staged"]), v4.digest)
     checks.equal("and staged without complaint", done.code, 0)
     world.shut_down()
 
     world.boot()
-    checks.equal("v4 runs", digest_of(world.bootc_status()["booted"]), v4.digest)
+    checks.equal("v4 runs", image_digest(world.bootc_status()["booted"]), v4.digest)
     checks.true("v4 is healthy", world.wait_healthy(), world.grub_environment())
     world.shut_down()
 
@@ -388,8 +384,8 @@ def update_attacks(world: World, checks: Checks) -> None:
         checks.equal(f"{what}: nothing is staged", after["staged"], None)
         checks.equal(
             f"{what}: what boots next is unchanged",
-            (digest_of(after["booted"]), digest_of(after["rollback"]), after["rollbackQueued"]),
-            (digest_of(before["booted"]), digest_of(before["rollback"]), before["rollbackQueued"]),
+            (image_digest(after["booted"]), image_digest(after["rollback"]), after["rollbackQueued"]),
+            (image_digest(before["booted"]), image_digest(before["rollback"]), before["rollbackQueued"]),
         )
         if not layers:
             checks.equal(f"{what}: no layer was fetched", world.layer_bytes(world.registry.requests(mark)), 0)
@@ -412,5 +408,5 @@ def update_attacks(world: World, checks: Checks) -> None:
 
     world.announce("44.8", world.digest_of_tag())
     checks.equal("the honest release after all of them is taken", world.run_program("veilor-update").code, 0)
-    checks.equal("it is staged", digest_of(world.bootc_status()["staged"]), world.digest_of_tag())
+    checks.equal("it is staged", image_digest(world.bootc_status()["staged"]), world.digest_of_tag())
     world.shut_down()

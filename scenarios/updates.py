@@ -1,5 +1,6 @@
-"""What holds an update up, what takes one away, and who may lead it astray: each outcome of the update on one
-machine.
+"""Each outcome of an update on one machine.
+
+What holds it up, what withdraws it, and who tries to lead the machine astray with and without its checks.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import json
 import time
 from pathlib import Path
 
+from veilor.lab.evidence import image_digest
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
 from veilor.lab.world import UNLOCK_TIMEOUT, World
@@ -36,16 +38,18 @@ time.sleep(900)
 """
 
 
-def staged(world: World) -> str | None:
-    """The digest of what is staged."""
-    entry = world.bootc_status()["staged"]
-    return entry and entry["image"]["imageDigest"]
+def staged_digest(world: World) -> str | None:
+    """The digest of what is staged; None when nothing is."""
+    return image_digest(world.bootc_status()["staged"])
 
 
-def ends(
+def expect_outcome(
     world: World, checks: Checks, what: str, code: int, *argv: str, says: str = "", **facts: object
 ) -> dict:
-    """veilor-update --json with ARGV ends with CODE and FACTS, in words that SAYS is part of; its answer."""
+    """Run veilor-update --json with ARGV and check how it ends; its answer.
+
+    Expected are the exit code CODE, the FACTS among the answer's, and SAYS as a part of its sentences.
+    """
     done = world.run_program("veilor-update", "--json", *argv, timeout=900)
     line = " ".join([*(done.data[part] for part in ("what", "means", "next")), *done.data["warnings"]])
     checks.equal(
@@ -67,7 +71,7 @@ def ends(
 def nothing_new(world: World, checks: Checks) -> None:
     machine = world.boot()
     machine.run(["sh", "-c", TAP, "tap.sh", "bootc", "skopeo", "ostree", "grub2-editenv"])
-    ends(world, checks, "nothing new", 0, state="current", says="nothing newer is announced")
+    expect_outcome(world, checks, "nothing new", 0, state="current", says="nothing newer is announced")
     calls = world.read_file("/run/veilor-lab/calls").splitlines()
     bootc = [call for call in calls if call.startswith("bootc ")]
     checks.equal(
@@ -86,7 +90,7 @@ def nothing_new(world: World, checks: Checks) -> None:
 
 
 def held_up(world: World, checks: Checks) -> None:
-    """What is found before anything is fetched. 44.2 is announced."""
+    """Check what puts an update off before anything is fetched, while 44.2 is announced."""
     machine = world.machine
     if machine.run(["systemctl", "is-active", "NetworkManager.service"], check=False).out.strip() != "active":
         checks.not_run("a metered connection", "this base has no NetworkManager")
@@ -95,7 +99,7 @@ def held_up(world: World, checks: Checks) -> None:
             ":"
         )[0]
         # Only what leads to a default route counts for NetworkManager, and the lab's network hands out none.
-        modify = ["nmcli", "device", "modify", _card(world), "connection.metered"]
+        modify = ["nmcli", "device", "modify", _network_card(world), "connection.metered"]
         machine.run([*modify, "yes", "+ipv4.routes", "0.0.0.0/0 10.0.2.2"], check=False)
         machine.wait_until(
             METERED,
@@ -103,7 +107,7 @@ def held_up(world: World, checks: Checks) -> None:
             60,
             "NetworkManager to call the connection metered",
         )
-        ends(world, checks, f"metered ({name})", 3, finding="metered", says="--now")
+        expect_outcome(world, checks, f"metered ({name})", 3, finding="metered", says="--now")
         machine.run([*modify, "no", "-ipv4.routes", "0.0.0.0/0 10.0.2.2"], check=False)
 
     free = int(
@@ -113,13 +117,13 @@ def held_up(world: World, checks: Checks) -> None:
     )
     for left, code, finding in ((2 << 30, 3, "space"), (300 << 20, 1, "full")):
         machine.run(["fallocate", "-l", str(free - left), "/var/lib/veilor-lab-filler"])
-        ends(world, checks, f"{left >> 20} MiB free", code, finding=finding, says="make room")
+        expect_outcome(world, checks, f"{left >> 20} MiB free", code, finding=finding, says="make room")
         machine.run(["rm", "/var/lib/veilor-lab-filler"])
         machine.run(["sync"])
 
     world.write_file("/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}')
     mark = world.registry.log_position()
-    ends(
+    expect_outcome(
         world,
         checks,
         "the policy is not intact",
@@ -133,7 +137,7 @@ def held_up(world: World, checks: Checks) -> None:
 
     holder = ["systemd-run", "--quiet", "--unit=veilor-lab-lock", "flock", "/run/veilor/lock", "sleep", "900"]
     machine.run(holder)
-    ends(world, checks, "another veilor program is at work", 3, says="another veilor program")
+    expect_outcome(world, checks, "another veilor program is at work", 3, says="another veilor program")
     machine.run(["systemctl", "stop", "veilor-lab-lock.service"])
     inside = 'mount -o remount,rw /sysroot && exec python3 -c "$1" /sysroot/ostree/lock'
     machine.run(
@@ -151,12 +155,13 @@ def held_up(world: World, checks: Checks) -> None:
         ]
     )
     time.sleep(3)
-    ends(world, checks, "bootc waits for somebody else's lock", 3, says="wait until it has ended")
+    expect_outcome(world, checks, "bootc waits for somebody else's lock", 3, says="wait until it has ended")
     machine.run(["systemctl", "stop", "veilor-lab-lock.service"])
-    checks.equal("after all of that nothing is staged", staged(world), None)
+    checks.equal("after all of that nothing is staged", staged_digest(world), None)
 
 
-def _card(world: World) -> str:
+def _network_card(world: World) -> str:
+    """The name of the machine's only network interface besides the loopback."""
     return next(
         link["ifname"]
         for link in json.loads(world.machine.run(["ip", "-j", "link"]).out)
@@ -164,16 +169,19 @@ def _card(world: World) -> str:
     )
 
 
-def given(world: World, checks: Checks, good: str, old: str) -> None:
-    """The release GOOD, with a turn, in two steps, withdrawn, rolled back; OLD is what runs."""
+def release_lifecycle(world: World, checks: Checks, good: str, old: str) -> None:
+    """Take the release GOOD through a rollout, two-step staging, withdrawal and rollback.
+
+    GOOD and OLD, which is what runs, are digests.
+    """
     now = int(time.time())
     world.announce("44.2", good, rollout_start=now + 2 * DAY, rollout_hours=24)
     checks.true(
         "a turn: it is told",
-        ends(world, checks, "a turn that is to come", 3, finding="turn").get("turn"),
+        expect_outcome(world, checks, "a turn that is to come", 3, finding="turn").get("turn"),
         go_on=True,
     )
-    ends(
+    expect_outcome(
         world,
         checks,
         "--check says what is announced",
@@ -182,8 +190,8 @@ def given(world: World, checks: Checks, good: str, old: str) -> None:
         state="stage",
         says="this machine's turn",
     )
-    checks.equal("and stages nothing", staged(world), None)
-    ends(
+    checks.equal("and stages nothing", staged_digest(world), None)
+    expect_outcome(
         world,
         checks,
         "--now --download-only",
@@ -194,12 +202,16 @@ def given(world: World, checks: Checks, good: str, old: str) -> None:
         says="locked",
     )
     checks.true("downloaded, it is kept from booting", world.bootc_status()["staged"]["downloadOnly"])
-    ends(world, checks, "once more, and it is ready", 0, "--now", state="ready", says="restart when you like")
+    expect_outcome(
+        world, checks, "once more, and it is ready", 0, "--now", state="ready", says="restart when you like"
+    )
     world.announce("44.1", old, withdrawn=[good])
-    ends(world, checks, "a withdrawn release", 0, state="current", says="taken away")
-    checks.equal("is gone", (staged(world), world.grub_environment().get("boot_counter")), (None, None))
+    expect_outcome(world, checks, "a withdrawn release", 0, state="current", says="taken away")
+    checks.equal(
+        "is gone", (staged_digest(world), world.grub_environment().get("boot_counter")), (None, None)
+    )
     world.announce("44.2", good)
-    ends(world, checks, "announced again", 0, state="ready")
+    expect_outcome(world, checks, "announced again", 0, state="ready")
     back = world.run_program("veilor-rollback", "--yes")
     checks.true(
         "a rollback to what was never verified says so",
@@ -208,8 +220,8 @@ def given(world: World, checks: Checks, good: str, old: str) -> None:
         go_on=True,
     )
     checks.equal("and comes back", world.run_program("veilor-rollback", "--yes").code, 0)
-    ends(world, checks, "what was rolled back from", 0, state="held", says="rolled back by hand")
-    checks.equal("is not staged", staged(world), None)
+    expect_outcome(world, checks, "what was rolled back from", 0, state="held", says="rolled back by hand")
+    checks.equal("is not staged", staged_digest(world), None)
 
 
 @phase(
@@ -224,12 +236,12 @@ def outcomes(world: World, checks: Checks) -> None:
     old = world.notes["releases"]["44.1"]
     world.publish(v2)
     held_up(world, checks)
-    given(world, checks, v2.digest, old)
+    release_lifecycle(world, checks, v2.digest, old)
 
     product = world.settings.product
     world.publish(v3, announce=False, key=product.image_keys[1])  # key A is lost: B signs both
     world.announce("44.3", v3.digest, key=product.channel_keys[1], age=400)
-    ends(
+    expect_outcome(
         world,
         checks,
         "a year off and key A lost: a newer release by key B",
@@ -242,7 +254,7 @@ def outcomes(world: World, checks: Checks) -> None:
         "status says how old the news is", "beware" in shown and "386 days" in shown, shown, go_on=True
     )
     world.announce("44.3", v3.digest, key="stranger.pub")
-    ends(
+    expect_outcome(
         world,
         checks,
         "after a long absence a key that nobody knows",
@@ -252,23 +264,58 @@ def outcomes(world: World, checks: Checks) -> None:
 
     world.announce("44.3", v3.digest)
     at = len(machine.console.buffer)
-    ends(world, checks, "--apply", 0, "--apply", state="ready", restarting=True)
+    expect_outcome(world, checks, "--apply", 0, "--apply", state="ready", restarting=True)
     world.type_passphrase(start=at)
     machine.wait_agent(UNLOCK_TIMEOUT)
     world.boots += 1
     world.wait_startup_end()
-    checks.equal(
-        "--apply boots the new system", world.bootc_status()["booted"]["image"]["imageDigest"], v3.digest
-    )
+    checks.equal("--apply boots the new system", image_digest(world.bootc_status()["booted"]), v3.digest)
     checks.true("healthy", world.wait_healthy(), world.grub_environment())
     world.check_console()
     world.cut_power()
 
 
-def without(world: World, file: str, last: str) -> None:
-    """From now on the program FILE ends with the code LAST, which takes a check out of it."""
+@phase(
+    "busy-registry",
+    "The registry answers 503: the update is put off, and nobody is sent to a login page",
+    starts_from="second-boot",
+    independent=True,
+)
+def busy_registry(world: World, checks: Checks) -> None:
+    release = world.make_image("44.2")
+    world.boot()
+    world.publish(release)
+    with world.registry.replaced_by_error(503) as asked:
+        said = expect_outcome(
+            world,
+            checks,
+            "503 over the registry's certificate",
+            3,
+            network="answers",
+            says="the registry is there but did not give what was asked for",
+        )
+    checks.true("503: the registry was asked", asked, asked[:9])
+    checks.true("503: nobody is sent to a login page", "login page" not in str(said), said, go_on=True)
+    checks.equal("503: nothing is staged", staged_digest(world), None)
+
+    with world.registry.replaced_by_error(503, genuine=False):
+        expect_outcome(
+            world,
+            checks,
+            "negative control: 503 over a stranger's certificate is not taken for the registry's",
+            3,
+            network="intercepted",
+            says="something else answers in the registry's place",
+        )
+    expect_outcome(world, checks, "once the registry is back", 0, state="ready")
+    checks.equal("the release is staged", staged_digest(world), release.digest)
+    world.cut_power()
+
+
+def disable_check(world: World, file: str, code: str) -> None:
+    """Append CODE to the program FILE on the running machine, which replaces one of its checks."""
     changed = f"/run/veilor-lab/{Path(file).name}"
-    world.write_file(changed, world.read_file(f"{APP}/{file}") + f"\n\n{last}\n")
+    world.write_file(changed, world.read_file(f"{APP}/{file}") + f"\n\n{code}\n")
     world.machine.run(["mount", "--bind", changed, f"{APP}/{file}"])
 
 
@@ -283,19 +330,21 @@ def trust(world: World, checks: Checks) -> None:
     machine = world.boot()
     old = world.notes["releases"]["44.1"]
     world.publish(v0, announce=False)  # signed by our key, and older than what runs
-    ends(world, checks, "the tag moved to an older image", 0, state="current")
+    expect_outcome(world, checks, "the tag moved to an older image", 0, state="current")
     world.announce("44.2", v2.digest)
-    ends(world, checks, "the tag moved while another is announced", 4, says="44.2 (")
-    checks.equal("the older image is gone", staged(world), None)
+    expect_outcome(world, checks, "the tag moved while another is announced", 4, says="44.2 (")
+    checks.equal("the older image is gone", staged_digest(world), None)
     world.announce("44.1", old, sequence=1)
-    ends(world, checks, "a statement replayed", 4, says="which this machine has seen before")
+    expect_outcome(world, checks, "a statement replayed", 4, says="which this machine has seen before")
     world.announce("44.0", v0.digest, sequence=1)
-    ends(world, checks, "a downgrade", 4, says="older than 2")
+    expect_outcome(world, checks, "a downgrade", 4, says="older than 2")
     world.announce("44.0", v0.digest, sequence=2)
-    ends(world, checks, "another image under a number seen before", 4, says="announces another image")
+    expect_outcome(
+        world, checks, "another image under a number seen before", 4, says="announces another image"
+    )
     for number, age, says in ((3, 24, "whether its network blocks"), (4, 54, "look from another device")):
         world.announce("44.1", old, sequence=number, age=age)
-        ends(world, checks, f"a freeze, {age - 14} days", 0, state="current", says=says)
+        expect_outcome(world, checks, f"a freeze, {age - 14} days", 0, state="current", says=says)
         shown = world.run_program("veilor-status").text
         checks.true(
             f"a freeze, {age - 14} days: status and notice say it",
@@ -303,17 +352,21 @@ def trust(world: World, checks: Checks) -> None:
             shown,
             go_on=True,
         )
-    checks.equal("nothing is staged after all of it", staged(world), None)
+    checks.equal("nothing is staged after all of it", staged_digest(world), None)
 
     world.announce("44.0", v0.digest, sequence=1)
-    without(world, "core/statement.py", "def check_sequence(*_):\n    return None")
+    disable_check(world, "core/statement.py", "def check_sequence(*_):\n    return None")
     done = world.run_program("veilor-update", timeout=900)
-    checks.equal("with the sequence unchecked the downgrade succeeds", staged(world), v0.digest, go_on=True)
+    checks.equal(
+        "with the sequence unchecked the downgrade succeeds", staged_digest(world), v0.digest, go_on=True
+    )
     checks.true("and is called ready", "is ready" in done.text, done.text, go_on=True)
     machine.run(["umount", f"{APP}/core/statement.py"])
     machine.run(["ostree", "admin", "undeploy", "0"], timeout=300)
     world.announce("44.2", v2.digest, sequence=5)
-    without(world, "device/update.py", "def compare(host, *_):\n    return host")
+    disable_check(world, "device/update.py", "def compare(host, *_):\n    return host")
     world.run_program("veilor-update", timeout=900)
-    checks.equal("with the digest uncompared the moved tag succeeds", staged(world), v0.digest, go_on=True)
+    checks.equal(
+        "with the digest uncompared the moved tag succeeds", staged_digest(world), v0.digest, go_on=True
+    )
     world.cut_power()

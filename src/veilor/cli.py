@@ -284,8 +284,8 @@ def do_lab_slot(args) -> int:
     every = slots.load_slots(SOURCE_ROOT / "scenarios/slots.toml")
     args.names = [slot.name for slot in every] if args.names == ["all"] else args.names
     counted = ["git", "-C", str(SOURCE_ROOT), "rev-list", "--count", "HEAD"]
-    turn = int(host_run(counted, timeout=60).stdout) if not args.names else 0
-    chosen = slots.choose(every, args.names, turn)
+    commits = int(host_run(counted, timeout=60).stdout) if not args.names else 0
+    chosen = slots.choose(every, args.names, commits)
     inputs = hashlib.sha256(
         (hash_sources(SOURCE_ROOT) + hash_tree(SOURCE_ROOT / "scenarios")).encode()
     ).hexdigest()
@@ -547,7 +547,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="PROGRAM",
         help="the real bootc, compiled on Debian 13, in the place of the front",
     )
-    one = verb(lab, "slot", do_lab_slot, "rehearse what is taken by turns, one slot for each commit")
+    one = verb(lab, "slot", do_lab_slot, "rehearse a slot; slots rotate, one per commit")
     one.add_argument(
         "names",
         nargs="*",

@@ -126,7 +126,7 @@ def test_a_slot_without_a_turn_has_its_day_in_the_week():
     jobs = yaml.safe_load(WORKFLOWS["rehearse.yml"])["jobs"]
     slots = load_slots(ROOT / "scenarios/slots.toml")
     # A workflow that calls this one daily gives it its own event, and waits for every job.
-    assert jobs["without-a-turn"]["if"] == "${{ github.event_name == 'schedule' && !inputs.digest }}"
-    assert jobs["without-a-turn"]["strategy"]["matrix"]["slot"] == sorted(
+    assert jobs["by-hand"]["if"] == "${{ github.event_name == 'schedule' && !inputs.digest }}"
+    assert jobs["by-hand"]["strategy"]["matrix"]["slot"] == sorted(
         slot.name for slot in slots if slot.by_hand
     )

@@ -1,4 +1,4 @@
-"""Slots: whose turn it is, what a failure does, what is said of those left out."""
+"""Slots: which one the rotation gives, what a failure does, what is said of those left out."""
 
 from pathlib import Path
 
@@ -7,18 +7,30 @@ import pytest
 from veilor.cli import parser
 from veilor.lab.sabotage import SABOTAGES
 from veilor.lab.scenario import load_scenario
-from veilor.lab.slots import Slot, choose, describe_left_out, load_slots, read_passes, run_slots
+from veilor.lab.slots import (
+    Slot,
+    SlotPass,
+    SlotRun,
+    choose,
+    describe_left_out,
+    load_slots,
+    read_passes,
+    run_slots,
+)
 from veilor.lab.verdict import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOTS = [Slot("a", "A", [(["one"], ""), (["two"], "")]), Slot("b", "B", [(["three"], "no SELinux")])]
+SLOTS = [
+    Slot("a", "A", [SlotRun(["one"]), SlotRun(["two"])]),
+    Slot("b", "B", [SlotRun(["three"], "no SELinux")]),
+]
 
 
 def test_every_committed_slot_names_what_there_is_and_every_sabotage_has_its_turn():
     slots = load_slots(ROOT / "scenarios/slots.toml")
     proved = {"disk-truncated"}  # after every life, by make rehearse-sabotage
-    for argv, _ in (run for slot in slots for run in slot.runs):
-        args = parser().parse_args(["rehearse", *argv])
+    for run in (run for slot in slots for run in slot.runs):
+        args = parser().parse_args(["rehearse", *run.argv])
         scenario = load_scenario(args.scenario, ROOT / "scenarios")
         for name in filter(None, (args.start, args.until)):
             scenario.position_of(name)
@@ -29,9 +41,13 @@ def test_every_committed_slot_names_what_there_is_and_every_sabotage_has_its_tur
 
 
 def test_each_has_its_turn_and_a_name_overrules():
-    assert [choose(SLOTS, [], turn)[0].name for turn in range(3)] == ["a", "b", "a"]
-    long = Slot("long", "takes an hour", [(["four"], "")], by_hand=True)
-    assert [choose([SLOTS[0], long, SLOTS[1]], [], turn)[0].name for turn in range(3)] == ["a", "b", "a"]
+    assert [choose(SLOTS, [], commits)[0].name for commits in range(3)] == ["a", "b", "a"]
+    long = Slot("long", "takes an hour", [SlotRun(["four"])], by_hand=True)
+    assert [choose([SLOTS[0], long, SLOTS[1]], [], commits)[0].name for commits in range(3)] == [
+        "a",
+        "b",
+        "a",
+    ]
     assert choose([*SLOTS, long], ["long"], 0) == [long]
     assert [slot.name for slot in choose(SLOTS, ["b", "a"], 0)] == ["b", "a"]
     with pytest.raises(UsageError, match="no slot is called c; there are: a, b"):
@@ -56,14 +72,14 @@ def test_not_run_counts_only_where_a_reason_is_given(tmp_path):
     record = tmp_path / "new/slots.json"
     assert run_slots(SLOTS, SLOTS[:1], lambda argv: 4, record, "x") == 4
     assert run_slots(SLOTS, SLOTS[1:], lambda argv: 4, record, "x") == 0
-    assert list(read_passes(record)) == ["b"] and read_passes(record)["b"]["inputs"] == "x"
+    assert list(read_passes(record)) == ["b"] and read_passes(record)["b"].inputs == "x"
 
 
 def test_what_was_left_out_is_said_with_when_it_last_passed():
     assert describe_left_out(SLOTS, SLOTS[:1], {}, "x") == [
         "slot b: NOT RUN this time; it never passed on this machine"
     ]
-    at = {"b": {"at": 0, "inputs": "x"}}
+    at = {"b": SlotPass(0, "x")}
     assert "1970-01-01 00:00 UTC on the same inputs" in describe_left_out(SLOTS, SLOTS[:1], at, "x")[0]
     assert "on other inputs" in describe_left_out(SLOTS, SLOTS[:1], at, "y")[0]
 

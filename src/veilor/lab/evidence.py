@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from veilor.lab import disk
 from veilor.lab.registry import Request
@@ -18,6 +19,21 @@ PROMPT = rb"[Pp]lease enter passphrase for disk [^\r\n]{0,200}:"
 COUNTED = rb"veilor-lab: boot_counter"  # the boot loader of stand-ins/bootupctl, once a start
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 SMALL = 64 << 10  # bytes: configurations and signatures are smaller, layers of a rehearsal are larger
+
+
+def image_digest(entry: dict[str, Any] | None) -> str | None:
+    """The image digest of an ENTRY (booted, staged, rollback) of bootc's status; None without one."""
+    if not entry or not entry["image"]:
+        return None
+    digest: str | None = entry["image"]["imageDigest"]
+    return digest
+
+
+def signature_policy(entry: dict[str, Any] | None) -> object:
+    """How bootc verifies the image of an ENTRY of its status, as bootc says it; None when it does not."""
+    if not entry or not entry["image"]:
+        return None
+    return entry["image"]["image"].get("signature")
 
 
 class Evidence:

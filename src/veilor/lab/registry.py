@@ -6,13 +6,18 @@ tells how many bytes each pull took.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import http.server
 import ipaddress
 import json
 import socket
 import ssl
+import subprocess
+import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,13 +82,49 @@ class Request:
     agent: str
 
 
+class ErrorServer(http.server.ThreadingHTTPServer):
+    """An HTTPS server on loopback PORT that answers every request with the error STATUS.
+
+    It sends no header that says what it is. TLS_FOLDER has its server.crt and server.key; `asked` are the
+    paths of the requests so far. Raises OSError while the port is taken.
+    """
+
+    def __init__(self, port: int, tls_folder: Path, status: int) -> None:
+        asked: list[str] = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                asked.append(self.path)
+                body = b"try again later\n"
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            do_GET = do_HEAD = do_POST = do_PUT = answer
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Nothing: `asked` is the log."""
+
+        super().__init__(("127.0.0.1", port), Handler)
+        self.asked = asked
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls_folder / "server.crt", tls_folder / "server.key")
+        # Each handshake is then made in the thread that answers it, so that none holds up the others.
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a client that broke off, as one does that refuses the certificate."""
+
+
 class Registry:
     """A registry over the store in FOLDER. `start`, then `port`; always `stop`."""
 
     def __init__(self, tools: Tools, folder: Path, name: str) -> None:
         self.tools, self.folder, self.name = tools, folder, name
         self.port = 0
-        self.process = None
+        self.process: subprocess.Popen[bytes] | None = None
         if not (folder / "tls/server.key").exists():
             make_authority(folder / "tls", name)
         (folder / "store").mkdir(parents=True, exist_ok=True)
@@ -97,41 +138,81 @@ class Registry:
         return self.folder / "access.log"
 
     def start(self) -> Registry:
-        """Start serving on a free loopback port; tried again on another when somebody took it in between."""
+        """Start serving on a free loopback port; tried again on another when somebody took it in between.
+
+        Raises LabFault when it does not come up.
+        """
         for _ in range(5):
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 self.port = probe.getsockname()[1]
-            config = self.folder / "config.yml"
-            tls = {"certificate": f"{self.folder}/tls/server.crt", "key": f"{self.folder}/tls/server.key"}
-            config.write_text(
-                json.dumps(
-                    {
-                        "version": 0.1,
-                        "log": {"formatter": "json", "accesslog": {"disabled": True}, "level": "info"},
-                        "storage": {
-                            "filesystem": {"rootdirectory": f"{self.folder}/store"},
-                            "delete": {"enabled": True},
-                        },
-                        "http": {"addr": f"127.0.0.1:{self.port}", "secret": "lab", "tls": tls},
-                    }
-                )
-            )
-            self.process = self.tools.start(
-                ["docker-registry", "serve", str(config)],
-                binds=[self.folder],
-                env={"OTEL_TRACES_EXPORTER": "none"},
-                log=self.log,
-            )
-            if self._wait_until_it_answers():
+            if self._serve():
                 return self
-            self.stop()
         raise LabFault(f"the lab's registry did not start: {self.log.read_text(errors='replace')[-300:]}")
 
-    def _wait_until_it_answers(self) -> bool:
+    def _serve(self) -> bool:
+        """Start the server on `port`; whether it answers. One that does not is stopped again."""
+        config = self.folder / "config.yml"
+        tls = {"certificate": f"{self.folder}/tls/server.crt", "key": f"{self.folder}/tls/server.key"}
+        storage = {
+            "filesystem": {"rootdirectory": f"{self.folder}/store"},
+            "delete": {"enabled": True},
+        }
+        settings = {
+            "version": 0.1,
+            "log": {"formatter": "json", "accesslog": {"disabled": True}, "level": "info"},
+            "storage": storage,
+            "http": {"addr": f"127.0.0.1:{self.port}", "secret": "lab", "tls": tls},
+        }
+        config.write_text(json.dumps(settings))
+        self.process = self.tools.start(
+            ["docker-registry", "serve", str(config)],
+            binds=[self.folder],
+            env={"OTEL_TRACES_EXPORTER": "none"},
+            log=self.log,
+        )
+        if self._wait_until_it_answers(self.process):
+            return True
+        self.stop()
+        return False
+
+    @contextlib.contextmanager
+    def replaced_by_error(self, status: int = 503, *, genuine: bool = True) -> Iterator[list[str]]:
+        """Meanwhile every request to the registry's port is answered with the error STATUS.
+
+        So does a proxy that stands before a registry which is down: without the registry's own header, and,
+        if GENUINE, over the registry's certificate; else over one for the same name by a stranger's
+        authority. Yields the paths that are asked for, as they come in. Raises LabFault when the registry
+        does not come back.
+        """
+        folder = self.folder / "tls" if genuine else self.folder / "stranger/tls"
+        if not folder.exists():
+            make_authority(folder, self.name)
+        self.stop()
+        server = self._take_port(folder, status)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server.asked
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join(10)
+            if not self._serve():
+                raise LabFault(f"the lab's registry did not come back: {self.log.read_text()[-300:]}")
+
+    def _take_port(self, tls_folder: Path, status: int) -> ErrorServer:
+        """An ErrorServer on the registry's port, which the ended process gives free only after a moment."""
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                return ErrorServer(self.port, tls_folder, status)
+            time.sleep(0.1)
+        raise LabFault(f"the port {self.port} of the lab's registry stays taken after its end")
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> bool:
         context = ssl.create_default_context(cafile=str(self.ca))
         for _ in range(100):
-            if self.process.poll() is not None:
+            if process.poll() is not None:
                 return False
             try:
                 with urllib.request.urlopen(f"https://127.0.0.1:{self.port}/v2/", timeout=5, context=context):
