@@ -106,10 +106,10 @@ def install(attempt: Attempt) -> ks.Kickstart:
     """
     progress = InstallProgress()
     progress.begin_step("reading the kickstart")
-    pre, _ = ks.read_pre(attempt.kickstart)
+    pre, _ = ks.read_early_scripts(attempt.kickstart)
     progress.begin_step("the kickstart's questions")
     run_scripts(pre, "%pre")
-    kickstart = ks.read(attempt.kickstart)
+    kickstart = ks.read_kickstart(attempt.kickstart)
     plan = planner.make_plan(kickstart, storage.list_disks(), uefi=os.path.isdir("/sys/firmware/efi"))
     passphrase = ask_passphrase()
     progress.begin_step(f"partitioning {plan.disk.name}")
@@ -163,7 +163,7 @@ def give_up(attempt: Attempt, why: str) -> None:
     """Run %onerror, take everything down, say WHY, wait for somebody to read it, and switch off."""
     log(f"failed: {why}")
     for step in (
-        lambda: run_scripts(ks.read_pre(attempt.kickstart)[1], "%onerror", strict=False),
+        lambda: run_scripts(ks.read_early_scripts(attempt.kickstart)[1], "%onerror", strict=False),
         lambda: storage.take_down(attempt.luks),
     ):
         try:

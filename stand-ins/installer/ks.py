@@ -1,5 +1,6 @@
-"""Reads a kickstart into what the planner and the deployer need. What is not in SUPPORTED is an error, never
-ignored.
+"""Reads a kickstart into what the planner and the deployer need.
+
+A command, section or option that is not in the tables below is an error, never ignored.
 """
 
 import importlib
@@ -9,17 +10,16 @@ import tomllib
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-if (
-    "requests" not in sys.modules
-):  # pykickstart wants it for kickstarts from the network, which this medium doesn't have
-    try:
-        import requests  # noqa: F401
-    except ImportError:
-        stub = types.ModuleType("requests")
-        stub.exceptions = types.ModuleType("requests.exceptions")
-        stub.exceptions.SSLError = stub.exceptions.RequestException = OSError
-        sys.modules |= {"requests": stub, "requests.exceptions": stub.exceptions}
+try:
+    import requests  # noqa: F401
+except ImportError:
+    # pykickstart imports it to fetch kickstarts from a network, which this medium doesn't have.
+    stub, exceptions = types.ModuleType("requests"), types.ModuleType("requests.exceptions")
+    vars(exceptions).update(SSLError=OSError, RequestException=OSError)
+    vars(stub).update(exceptions=exceptions)
+    sys.modules |= {"requests": stub, "requests.exceptions": exceptions}
 
 from pykickstart.base import BaseHandler
 from pykickstart.constants import (
@@ -35,7 +35,7 @@ from pykickstart.parser import KickstartParser
 from system import Failed
 
 # Every command and option that this program carries out (or that, as `text`, describes what it does anyway).
-SUPPORTED = {
+SUPPORTED: dict[str, tuple[str, ...]] = {
     "text": (),
     "lang": (),
     "keyboard": ("--vckeymap",),
@@ -60,12 +60,14 @@ SUPPORTED = {
     "reboot": ("--eject",),
     "ostreecontainer": ("--stateroot", "--transport", "--url", "--no-signature-verification"),
 }
-SECTIONS = {
+SECTIONS: dict[str, tuple[str, ...]] = {
     "%pre": ("--interpreter", "--erroronfail", "--log"),
     "%post": ("--interpreter", "--erroronfail", "--log", "--nochroot"),
     "%onerror": ("--interpreter", "--log"),
 }
 FILE_SYSTEMS = ("ext4",)
+# How clearpart may say what is erased: not at all, nothing, or by name.
+CLEARPART_TYPES = (None, CLEARPART_TYPE_NONE, CLEARPART_TYPE_LIST)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Script:
-    """A script and how it is run."""
+    """A script, how it is run, and the line of the kickstart that it begins on."""
 
     text: str
     interpreter: str
@@ -97,7 +99,7 @@ class Script:
 
 @dataclass(frozen=True)
 class Kickstart:
-    """Everything that was asked for."""
+    """Everything that was asked for, in the kickstart's own words."""
 
     only_use: tuple[str, ...]
     clear: tuple[str, ...]
@@ -118,27 +120,29 @@ class Kickstart:
     onerror: tuple[Script, ...] = field(repr=False)
 
 
-def unsupported(text: str) -> list[str]:
-    """What in TEXT, included files not looked at, is not in the tables above: one line each."""
-    wrong, inside = [], False
+def find_unsupported(text: str) -> list[str]:
+    """What in TEXT is not in the tables above, one line each. Files that it includes are not read."""
+    found: list[str] = []
+    in_section = False
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if line.startswith("%end"):
-            inside = False
-        elif inside or not words or words[0].startswith("#") or words[0] == "%include":
+            in_section = False
             continue
-        else:
-            table = SECTIONS if words[0].startswith("%") else SUPPORTED
-            inside = words[0].startswith("%")
-            if words[0] not in table:
-                wrong.append(f"line {number}: {words[0]}")
-            options = re.findall(r"(?<!\S)--[a-z0-9-]+", re.sub(r"\"[^\"]*\"|'[^']*'", "", line))
-            wrong += [
-                f"line {number}: {words[0]} {option}"
-                for option in options
-                if option not in table.get(words[0], options)
-            ]
-    return wrong
+        if in_section or not words:
+            continue
+        if words[0].startswith("#") or words[0] == "%include":
+            continue
+        in_section = words[0].startswith("%")
+        table = SECTIONS if in_section else SUPPORTED
+        if words[0] not in table:
+            found.append(f"line {number}: {words[0]}")
+            continue
+        unquoted = re.sub(r"\"[^\"]*\"|'[^']*'", "", line)
+        for option in re.findall(r"(?<!\S)--[a-z0-9-]+", unquoted):
+            if option not in table[words[0]]:
+                found.append(f"line {number}: {words[0]} {option}")
+    return found
 
 
 def make_handler() -> BaseHandler:
@@ -156,24 +160,26 @@ def make_handler() -> BaseHandler:
     return getattr(module, f"F{fedora}Handler")()
 
 
-def scripts(handler: BaseHandler, *kinds: int) -> tuple[Script, ...]:
+def scripts_of(handler: BaseHandler, kind: int) -> tuple[Script, ...]:
+    """The scripts of one KIND (a KS_SCRIPT_ constant) that HANDLER has read, in their order."""
     return tuple(
-        Script(s.script, s.interp, s.inChroot, s.errorOnFail, s.logfile, s.lineno)
-        for s in handler.scripts
-        if s.type in kinds
+        Script(one.script, one.interp, one.inChroot, one.errorOnFail, one.logfile, one.lineno)
+        for one in handler.scripts
+        if one.type == kind
     )
 
 
 def parse(text: str, *, includes: bool) -> BaseHandler:
     """TEXT as the parser of product.toml's Fedora understands it.
 
-    With INCLUDES each included file is read as well, and one that is missing is an error.
+    With INCLUDES each included file is read as well, and one that is missing is an error. Raises Failed.
     """
-    wrong = unsupported(text)
-    for name in re.findall(r"^%include\s+(\S+)", text, re.M) if includes else ():
+    wrong = find_unsupported(text)
+    included = re.findall(r"^%include\s+(\S+)", text, re.M) if includes else []
+    for name in included:
         try:
-            with open(name) as included:
-                wrong += [f"{name}, {one}" for one in unsupported(included.read())]
+            with open(name) as file:
+                wrong += [f"{name}, {one}" for one in find_unsupported(file.read())]
         except OSError:
             raise Failed(
                 f"the kickstart includes {name}, which no script has made; nothing was changed"
@@ -192,57 +198,60 @@ def parse(text: str, *, includes: bool) -> BaseHandler:
     return handler
 
 
-def read_pre(text: str) -> tuple[tuple[Script, ...], tuple[Script, ...]]:
-    """The %pre and %onerror scripts of TEXT, before what they make is there."""
+def read_early_scripts(text: str) -> tuple[tuple[Script, ...], tuple[Script, ...]]:
+    """The %pre and the %onerror scripts of TEXT, whose includes need not be there yet. Raises Failed."""
     handler = parse(text, includes=False)
-    return scripts(handler, KS_SCRIPT_PRE), scripts(handler, KS_SCRIPT_ONERROR)
+    return scripts_of(handler, KS_SCRIPT_PRE), scripts_of(handler, KS_SCRIPT_ONERROR)
 
 
-def read(text: str) -> Kickstart:
+def read_kickstart(text: str) -> Kickstart:
     """All of TEXT with its includes. Raises Failed when something isn't supported or missing."""
-    h = parse(text, includes=True)
-    parts = tuple(
-        Part(
-            p.mountpoint,
-            p.fstype,
-            p.size or 0,
-            bool(p.grow),
-            bool(p.encrypted),
-            p.luks_version,
-            p.pbkdf,
-            p.pbkdf_memory,
-            p.label or "",
-        )
-        for p in h.partition.partitions
-    )
-    wrong = [p.mount for p in parts if p.fstype not in FILE_SYSTEMS]
+    handler = parse(text, includes=True)
+    image = handler.ostreecontainer
+    parts = tuple(part_from(one) for one in handler.partition.partitions)
+    wrong = [part.mount for part in parts if part.fstype not in FILE_SYSTEMS]
     if wrong:
         raise Failed(
             f"this installer makes {', '.join(FILE_SYSTEMS)} only, not what is asked for "
             f"{', '.join(wrong)}; nothing was changed"
         )
-    if h.clearpart.seen and h.clearpart.type not in (None, CLEARPART_TYPE_LIST, CLEARPART_TYPE_NONE):
+    if handler.clearpart.seen and handler.clearpart.type not in CLEARPART_TYPES:
         raise Failed("the kickstart erases partitions by kind, not by name; nothing was changed")
-    if not h.ostreecontainer.seen:
+    if not image.seen:
         raise Failed(
             "the kickstart has no ostreecontainer line, so there is nothing to install; nothing was changed"
         )
     return Kickstart(
-        tuple(h.ignoredisk.onlyuse),
-        tuple(h.clearpart.devices),
-        tuple(h.clearpart.drives),
-        h.clearpart.disklabel or "gpt",
-        bool(h.reqpart.seen),
-        parts,
-        h.ostreecontainer.stateroot or "default",
-        h.ostreecontainer.transport or "registry",
-        h.ostreecontainer.url,
-        tuple((h.bootloader.appendLine or "").split()),
-        h.bootloader.timeout,
-        h.keyboard.vc_keymap or "",
-        h.lang.lang or "",
-        h.timezone.timezone or "",
-        "reboot" if h.reboot.action == KS_REBOOT else "poweroff",
-        scripts(h, KS_SCRIPT_POST),
-        scripts(h, KS_SCRIPT_ONERROR),
+        only_use=tuple(handler.ignoredisk.onlyuse),
+        clear=tuple(handler.clearpart.devices),
+        clear_drives=tuple(handler.clearpart.drives),
+        label=handler.clearpart.disklabel or "gpt",
+        reqpart=bool(handler.reqpart.seen),
+        parts=parts,
+        stateroot=image.stateroot or "default",
+        transport=image.transport or "registry",
+        url=image.url,
+        append=tuple((handler.bootloader.appendLine or "").split()),
+        timeout=handler.bootloader.timeout,
+        keymap=handler.keyboard.vc_keymap or "",
+        lang=handler.lang.lang or "",
+        timezone=handler.timezone.timezone or "",
+        end="reboot" if handler.reboot.action == KS_REBOOT else "poweroff",
+        post=scripts_of(handler, KS_SCRIPT_POST),
+        onerror=scripts_of(handler, KS_SCRIPT_ONERROR),
+    )
+
+
+def part_from(data: Any) -> Part:
+    """A `part` line as pykickstart has read it."""
+    return Part(
+        mount=data.mountpoint,
+        fstype=data.fstype,
+        size=data.size or 0,
+        grow=bool(data.grow),
+        encrypted=bool(data.encrypted),
+        luks_version=data.luks_version,
+        pbkdf=data.pbkdf,
+        pbkdf_memory=data.pbkdf_memory,
+        label=data.label or "",
     )

@@ -56,13 +56,13 @@ def text(target):
 
 def lay_out(text):
     """TEXT, its first %pre script run."""
-    subprocess.run(["sh", "-c", ks.read_pre(text)[0][0].text], check=True)
+    subprocess.run(["sh", "-c", ks.read_early_scripts(text)[0][0].text], check=True)
     return text
 
 
 @pytest.fixture
 def asked(text):
-    return ks.read(text)
+    return ks.read_kickstart(text)
 
 
 def test_the_shipped_kickstart_is_understood(asked):
@@ -75,7 +75,7 @@ def test_the_shipped_kickstart_is_understood(asked):
 
 
 def test_the_first_pass_needs_no_include():
-    pre, onerror = ks.read_pre(SHIPPED)
+    pre, onerror = ks.read_early_scripts(SHIPPED)
     assert [(one.must_succeed, one.log) for one in pre] == [
         (True, None),
         (True, "/tmp/veilor-choose-disk.log"),
@@ -97,26 +97,26 @@ REFUSED = [
 def test_what_it_cannot_do_is_an_error(old, new, named, text):
     assert old in text
     with pytest.raises(system.Failed, match=f"can't do.*{named}.*nothing was changed"):
-        ks.read(lay_out(text.replace(old, new, 1)))
+        ks.read_kickstart(lay_out(text.replace(old, new, 1)))
 
 
 def test_partitions_by_hand_are_for_the_installers_windows_alone(target, text):
     target.with_name("guided.ks").write_text("graphical\n")
     with pytest.raises(system.Failed, match="can't do.*graphical.*nothing was changed"):
-        ks.read(text)
+        ks.read_kickstart(text)
 
 
 @pytest.mark.parametrize("line", ["autopart", "clearpart --all --drives=vdb", "part /x --onpart=vdb1"])
 def test_the_included_file_is_looked_at_too(line, target, text):
     target.write_text(target.read_text() + line + "\n")
     with pytest.raises(system.Failed, match="nothing was changed"):
-        ks.read(text)
+        ks.read_kickstart(text)
 
 
 def test_a_missing_include_is_an_error(target, text):
     target.unlink()
     with pytest.raises(system.Failed, match="which no script has made"):
-        ks.read(text)
+        ks.read_kickstart(text)
 
 
 def test_the_plan_for_uefi(asked):
