@@ -97,6 +97,8 @@ def code(text: str) -> str:
 def label(action: argparse.Action) -> str:
     """What is typed for ACTION: `--key KEY`, `DIR`, `[SCENARIO]`."""
     value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper())
+    if action.option_strings and action.nargs == "?":
+        return ", ".join(action.option_strings) + f" [{value}]"
     if action.option_strings:
         return ", ".join(action.option_strings) + (f" {value}" if action.nargs != 0 else "")
     return {"?": f"[{value}]", "*": f"[{value} …]", "+": f"{value} …"}.get(action.nargs, str(value))

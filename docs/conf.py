@@ -18,7 +18,7 @@ HOME = PRODUCT["urls"]["home"]
 TOP = ["CONTRIBUTING", "SECURITY", "CHANGELOG"]
 
 NAV = {
-    "Use it": ["INSTALL", "USE", "TRUST", "RECOVERY", "THREAT-MODEL", "COMMANDS"],
+    "Use it": ["INSTALL", "USE", "TRUST", "RECOVERY", "THREAT-MODEL", "THREAT-RESULTS", "COMMANDS"],
     "Work on it": [
         "CONTRIBUTING",
         "DEVELOP",

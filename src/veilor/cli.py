@@ -488,11 +488,21 @@ def parser() -> argparse.ArgumentParser:
     what = one.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="name the claims")
     what.add_argument(
-        "--mutate", action="store_true", help="take each control away in a copy: the check has to fail"
+        "--mutate", action="store_true", help="remove each control in a copy: the check has to fail"
     )
-    what.add_argument("--matrix", action="store_true", help="claim by layer, from the recorded results")
     what.add_argument(
-        "--record", type=Path, metavar="REPORT", help="take in what a rehearsal's report.json shows"
+        "--matrix",
+        action="store_true",
+        help="claim by layer, from the recorded results: what is shown or stale now",
+    )
+    what.add_argument(
+        "--record",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        metavar="REPORT",
+        help="take in what a rehearsal's report.json shows, and write docs/THREAT-RESULTS.md; without REPORT "
+        "the page alone",
     )
     one.add_argument(
         "--tree",

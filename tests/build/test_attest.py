@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from veilor.build import attest
 from veilor.build.errors import BuildError
 from veilor.build.gate import pass_gate
 from veilor.build.stage import stage, tree_digest
-from veilor.build.threats import results
 from veilor.build.threats.model import load_model
+from veilor.build.threats.results import NegativeControl, Result, snapshot
 from veilor.core import claims
 from veilor.device import shown
 from veilor.lab import images
@@ -117,25 +118,27 @@ def released(bench, tmp_path):  # noqa: F811  # noqa: F811
 @pytest.fixture
 def recorded(monkeypatch):
     """Results as a rehearsal of this very tree would have left them; one is of another tree, one stale."""
-    said = results.snapshot(ROOT)
-    row = {
-        "layer": "attack",
-        "run": "attacks:programs",
-        "verdict": "PASS",
-        "when": "2099-01-01",
-        "base": "x",
-        "stand_ins": ["base-system"],
-        "passed": [1, 1],
-        "not_run": [],
-        "tree": said["tree"],
-    }
+    said = snapshot(ROOT)
+    shown = Result(
+        "",
+        "attack",
+        "attacks:programs",
+        verdict="PASS",
+        when="2099-01-01",
+        base="x",
+        stand_ins=("base-system",),
+        passed=(1, 1),
+        tree=said["tree"],
+    )
     rows = [
-        {**row, "claim": name, "proof": said["proofs"][f"{name} attack attacks:programs"]}
+        replace(shown, claim=name, proof=said["proofs"][f"{name} attack attacks:programs"])
         for name in ("local.ptrace", "local.links", "local.modules", "local.less-kernel")
     ]
-    rows[0]["fails"] = {"verdict": "PASS", "proof": rows[0]["proof"]}
-    rows[1]["verdict"], rows[2]["tree"], rows[3]["proof"] = "OS_FAULT", "sha256:" + "0" * 64, "stale"
-    monkeypatch.setattr(results, "load_results", lambda root: rows)
+    rows[0] = replace(rows[0], fails=NegativeControl("phase", "PASS", "2099-01-01", rows[0].proof))
+    rows[1] = replace(rows[1], verdict="OS_FAULT")
+    rows[2] = replace(rows[2], tree="sha256:" + "0" * 64)
+    rows[3] = replace(rows[3], proof="stale")
+    monkeypatch.setattr(attest, "load_results", lambda root: rows)
     return said["tree"]
 
 

@@ -9,13 +9,14 @@ import pytest
 
 from veilor.build import docs
 from veilor.build.errors import BuildError
+from veilor.build.threats import results_page
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def copy_of_the_data(root: Path) -> None:
     """What the pages are made of, and the pages that hold more than that, in ROOT."""
-    for name in ("product.toml", docs.STAND_INS, docs.VERIFIED, docs.DECISIONS):
+    for name in ("product.toml", docs.STAND_INS, docs.VERIFIED, docs.DECISIONS, results_page.PAGE):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, root / name)
     for name in ("threats", "docs/decisions"):

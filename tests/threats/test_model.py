@@ -12,7 +12,7 @@ import pytest
 
 from veilor.build.check.threats import check_threats
 from veilor.build.errors import BuildError
-from veilor.build.threats import page, proof, results, rules
+from veilor.build.threats import code, command, image, page, results, results_page, rules
 from veilor.build.threats.kinds.registry import Kind
 from veilor.build.threats.model import ImageCheck, Model, Trial, load_model, render_claims
 from veilor.core import claims
@@ -33,12 +33,12 @@ def test_nine_adversaries_are_in_scope_and_nine_out_each_with_a_better_tool():
 
 @pytest.fixture(scope="module")
 def subject():
-    with proof.staged(ROOT) as made:
+    with image.staged(ROOT) as made:
         yield made
 
 
 def test_the_staged_tree_keeps_every_image_check_and_each_check_fails_without_its_control(subject):
-    tried, blind = proof.mutate(MODEL, subject)
+    tried, blind = image.mutate(MODEL, subject)
     assert blind == []
     assert {check.id for claim in MODEL.claims for check in claim.image if not check.built} <= {
         one.rsplit(": ", 1)[0] for one in tried
@@ -67,16 +67,16 @@ def test_a_blind_check_and_a_control_that_no_check_sees_are_found(subject, monke
         changed("local.ptrace", image=(), controls=("overlay/usr/lib/sysctl.d/60-veilor.conf",)), costs=()
     )
     blind = replace(blind, adversaries=tuple(one for one in blind.adversaries if one.id == only[0].id))
-    assert proof.mutate(blind, subject)[1] == [
+    assert image.mutate(blind, subject)[1] == [
         "local.ptrace: without overlay/usr/lib/sysctl.d/60-veilor.conf"
     ]
     lying = changed(
         "local.ptrace", image=(ImageCheck("x", "sysctl", {"key": "kernel.yama.ptrace_scope", "want": "1"}),)
     )
     with pytest.raises(BuildError, match="does not keep its claims"):
-        proof.mutate(lying, subject)
-    monkeypatch.setitem(proof.KINDS, "sysctl", Kind(lambda *_, **__: None, proof.KINDS["sysctl"].mutations))
-    assert len(proof.mutate(blind, subject)[1]) > 10, (
+        image.mutate(lying, subject)
+    monkeypatch.setitem(image.KINDS, "sysctl", Kind(lambda *_, **__: None, image.KINDS["sysctl"].mutations))
+    assert len(image.mutate(blind, subject)[1]) > 10, (
         "a check that never reports a problem is found by each of its mutations"
     )
 
@@ -98,7 +98,7 @@ def test_a_sabotage_of_the_rehearsal_is_seen_in_the_image_too_unless_it_is_in_ou
         path.is_file() and path.read_bytes() != (subject.tree / path.relative_to(spoilt.tree)).read_bytes()
         for path in (spoilt.tree / APP).rglob("*.py")
     )
-    assert any(proof.image_problems(MODEL, spoilt).values()) != in_code
+    assert any(image.image_problems(MODEL, spoilt).values()) != in_code
 
 
 def test_veilor_check_names_what_breaks_the_model(clone):
@@ -293,9 +293,11 @@ def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_che
         "a phase that has no check of a claim shows nothing of it"
     )
     assert cell("laptop.encrypted", "attack") == "NOT_RUN" and cell("laptop.asleep", "attack") == ""
-    assert "no module" in "".join(page.not_run(clean, MODEL, results.load_results(clean)))
+    assert "no module" in results_page.results_page(clean)
     results.record(clean, MODEL, report(clean))
-    assert len({json.dumps(one) for one in results.load_results(clean)}) == len(results.load_results(clean))
+    assert len({json.dumps(one.to_dict()) for one in results.load_results(clean)}) == len(
+        results.load_results(clean)
+    )
     left_out = [
         {"name": name, "verdict": "NOT_RUN", "carried": "", "checks": []} for name in ("programs", "doctor")
     ]
@@ -303,22 +305,18 @@ def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_che
     assert cell("local.ptrace", "attack") == "PASS, fails without (stand-in, 2099-01-01)", (
         "a phase left out takes nothing away"
     )
-    for path, layer in (
-        ("overlay/usr/lib/sysctl.d/60-veilor.conf", "attack"),
-        ("scenarios/guest/tries.py", "attack"),
-        ("src/veilor/device/doctor/kernel.py", "boot"),
+    for path, layer, old, new in (
+        ("overlay/usr/lib/sysctl.d/60-veilor.conf", "attack", "ptrace_scope = 2", "ptrace_scope = 3"),
+        ("scenarios/guest/tries.py", "attack", "start_new_session=True", "start_new_session=False"),
+        ("src/veilor/device/doctor/kernel.py", "boot", '"/proc/sys/"', '"/proc/sys//"'),
     ):
         before = (clean / path).read_text()
-        (clean / path).write_text(
-            before.replace('"/proc/sys/"', '"/proc/sys//"')
-            if layer == "boot"
-            else before + "# another word\n"
-        )
+        assert old in before
+        (clean / path).write_text(before.replace(old, new))
         assert cell("local.ptrace", layer) == "NOT_RUN (stale: PASS on 2099-01-01)", path
         (clean / path).write_text(before)
-    assert "no module" not in "".join(
-        page.not_run(clean, changed("local.modules", controls=()), results.load_results(clean))
-    )
+    stale = results.stale(clean, changed("local.modules", controls=()), results.load_results(clean))
+    assert {one.claim for one in stale} == {"local.modules"}
 
 
 def test_a_phase_stands_on_the_helpers_that_it_uses_and_on_no_others():
@@ -327,14 +325,20 @@ def test_a_phase_stands_on_the_helpers_that_it_uses_and_on_no_others():
         '@phase("one", "t")\ndef one(world, checks):\n    near()\n\n@phase("two", "t")\ndef two(world, '
         "checks):\n    B\n"
     )
-    before = results.phases_in(text)
+
+    def phases_in(text):
+        module = code.read_module(text)
+        return {phase: module.code([name]) for phase, name in module.phases.items()}
+
+    before = phases_in(text)
     assert set(before) == {"one", "two"}
     for old, new, moved in (
         ("A = 1", "A = 3", {"one"}),
         ("B = 2", "B = 3", {"two"}),
-        ("return far()", "return  far()", {"one"}),
+        ("return far()", "return far() + 1", {"one"}),
+        ("return far()", "return  far()  # a comment", set()),
     ):
-        after = results.phases_in(text.replace(old, new))
+        after = phases_in(text.replace(old, new))
         assert {name for name in before if before[name] != after[name]} == moved
 
 
@@ -438,6 +442,7 @@ def test_a_source_that_names_nothing_is_found(system, source):
 
 def test_the_page_is_what_its_source_says_and_no_cell_of_the_comparison_is_without_source():
     assert (ROOT / page.PAGE).read_text() == page.page(ROOT)
+    assert (ROOT / results_page.PAGE).read_text() == results_page.results_page(ROOT)
     for axis in MODEL.compared["axis"]:
         assert axis["best"] and axis["cells"]["veilor-os"]
         for system, (text, source, when) in axis["cells"].items():
@@ -462,8 +467,8 @@ def test_what_is_stale_is_neither_shown_nor_wrong():
         "NOT_RUN (stale: OS_FAULT on 2099-01-01)",
         "LAB_FAULT (2099-01-01)",
     )
-    assert page.count([shown, stale, wrong, f"{stale}, {wrong}", f"{stale}, {shown}"]) == (1, 2, 2)
-    assert page.count([stale, "NOT_RUN (stale: LAB_FAULT on 2099-01-01)"]) == (0, 0, 0)
+    assert command.count([shown, stale, wrong, f"{stale}, {wrong}", f"{stale}, {shown}"]) == (1, 2, 2)
+    assert command.count([stale, "NOT_RUN (stale: LAB_FAULT on 2099-01-01)"]) == (0, 0, 0)
 
 
 def test_what_comes_before_the_tables_is_read_in_ten_minutes():

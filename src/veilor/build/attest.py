@@ -24,10 +24,10 @@ from pathlib import Path
 from veilor.build.errors import BuildError
 from veilor.build.sign import TIMEOUT, old_format, registry_setting, sign_image
 from veilor.build.stage import stage, tree_digest
-from veilor.build.threats import results as recorded
+from veilor.build.threats.image import image_problem
 from veilor.build.threats.kinds.subject import Subject
 from veilor.build.threats.model import Claim, ImageCheck, load_model
-from veilor.build.threats.proof import image_problem
+from veilor.build.threats.results import Result, fresh, load_results
 from veilor.core.claims import PREDICATE
 from veilor.core.product import load
 
@@ -142,16 +142,25 @@ def on_tree(source_root: Path) -> tuple[str, list[dict]]:
     with tempfile.TemporaryDirectory(prefix="veilor-attest-") as scratch:
         tree = tree_digest(stage(source_root, Path(scratch, "tree")))
     model = load_model(source_root)
-    rows = [
-        one
-        for one in recorded.load_results(source_root)
-        if one.get("tree") == tree and recorded.fresh(source_root, model, one)
-    ]
-    return tree, [
-        {name: one[name] for name in ("claim", "layer", "run", "verdict", "when", "base", "stand_ins")}
-        | {"seen_to_fail": recorded.proved(one)}
-        for one in rows
-    ]
+    rows = []
+    for one in load_results(source_root):
+        if one.verdict and one.tree == tree and fresh(source_root, model, one):
+            rows.append(attested(one))
+    return tree, rows
+
+
+def attested(one: Result) -> dict:
+    """What an attestation says of ONE result."""
+    return {
+        "claim": one.claim,
+        "layer": one.layer,
+        "run": one.run,
+        "verdict": one.verdict,
+        "when": one.when,
+        "base": one.base,
+        "stand_ins": list(one.stand_ins),
+        "seen_to_fail": one.proved,
+    }
 
 
 def attach(

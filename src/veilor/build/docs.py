@@ -9,6 +9,7 @@ from pathlib import Path
 
 from veilor.build.errors import BuildError
 from veilor.build.threats import page as threat_page
+from veilor.build.threats import results_page
 from veilor.core.product import load
 
 STAND_INS = "src/veilor/lab/stand_ins.toml"
@@ -72,11 +73,15 @@ def decisions_page(source_root: Path) -> str:
     return text[: first + len(RECORDS[0])] + "\n" + listed + "\n" + text[last:]
 
 
-# Every generated page, and the function that makes its text of the repository's root.
+# The pages that `make docs` writes, and the function that makes the text of each of the repository's root.
 PAGES: dict[str, Callable[[Path], str]] = {
     VERIFIED: verified_page,
     DECISIONS: decisions_page,
     threat_page.PAGE: threat_page.page,
+}
+# Pages that another command writes, which is the way to bring them up to date: the page and that command.
+WRITTEN_OTHERWISE: dict[str, tuple[Callable[[Path], str], str]] = {
+    results_page.PAGE: (results_page.results_page, results_page.REFRESH),
 }
 
 
@@ -101,7 +106,8 @@ def write_pages(source_root: Path) -> None:
 def stale_pages(source_root: Path) -> list[StalePage]:
     """Every generated page that is not what its data make of it, with the first line that differs."""
     found = []
-    for path, make in PAGES.items():
+    every = {path: (make, "make docs") for path, make in PAGES.items()} | WRITTEN_OTHERWISE
+    for path, (make, command) in every.items():
         page = source_root / path
         try:
             wanted = make(source_root)
@@ -109,11 +115,11 @@ def stale_pages(source_root: Path) -> list[StalePage]:
             found.append(StalePage(path, 0, str(error)))
             continue
         if not page.is_file():
-            found.append(StalePage(path, 0, f"{path} is missing: run `make docs` and commit it"))
+            found.append(StalePage(path, 0, f"{path} is missing: run `{command}` and commit it"))
             continue
         line = first_difference(page.read_text(), wanted)
         if line:
-            found.append(StalePage(path, line, f"{path} is out of date: run `make docs` and commit it"))
+            found.append(StalePage(path, line, f"{path} is out of date: run `{command}` and commit it"))
     return found
 
 

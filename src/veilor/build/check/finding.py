@@ -31,6 +31,10 @@ class Notice(Finding):
     """Something that is known to be unfinished: named by every check, refused by a release alone."""
 
 
+class Remark(Finding):
+    """Something to know that is not wrong: it fails neither a check nor a release."""
+
+
 class CannotRun(Exception):
     """The check could not look at all; the text says what it needs. Never to be taken for a pass."""
 

@@ -24,7 +24,7 @@ from veilor.build.check import (
     units,
     workflows,
 )
-from veilor.build.check.finding import CannotRun, Finding, Nothing, Notice
+from veilor.build.check.finding import CannotRun, Finding, Nothing, Notice, Remark
 
 Check = Callable[[Path, Callable | None], list[Finding]]
 
@@ -34,6 +34,7 @@ CHECKS: list[tuple[str, Check]] = [
     ("generated pages", pages.check_pages),
     ("staged tree", tree.check_staged_tree),
     ("threat model", threats.check_threats),
+    ("results of rehearsals", threats.check_results),
     ("kickstarts by pykickstart", kickstarts.check_kickstarts),
     ("recipe by BlueBuild's schemas", recipe.check_schema),
     ("recipe by bluebuild", recipe.check_bluebuild),
@@ -82,7 +83,8 @@ class Result:
 
     def wrong(self, release: bool) -> list[Finding]:
         """The findings that count: for a RELEASE also those that are known to be unfinished."""
-        return [one for one in self.findings if release or not isinstance(one, Notice)]
+        counted = [one for one in self.findings if not isinstance(one, Remark)]
+        return [one for one in counted if release or not isinstance(one, Notice)]
 
     def lines(self, release: bool = False) -> Iterator[str]:
         """One line for each finding, and one for the check unless something is wrong."""

@@ -47,9 +47,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim. `controls`: paths in the repository (path#word: a word in it), or `base:NAME` of
-    threats/base.toml.
-    """
+    """One claim. `controls`: what it rests on, in the forms that build/threats/controls.py explains."""
 
     id: str
     adversary: str
@@ -67,8 +65,12 @@ class Claim:
     usability: tuple[Trial, ...] = ()
 
     def layer(self, name: str) -> tuple:
-        """The checks at the layer NAME."""
+        """The checks at the layer NAME, one of LAYERS."""
         return getattr(self, name)
+
+    def trials(self, layer: str) -> tuple[Trial, ...]:
+        """The trials at LAYER, attack or usability."""
+        return {"attack": self.attack, "usability": self.usability}[layer]
 
 
 @dataclass(frozen=True)

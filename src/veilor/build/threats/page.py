@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from veilor.build.threats import results as recorded
-from veilor.build.threats.model import Adversary, Claim, Model, load_model
-from veilor.core.product import load as load_product
+from veilor.build.threats.controls import parse_control
+from veilor.build.threats.model import LAYERS, Adversary, Claim, Model, load_model
 
 PAGE = "docs/THREAT-MODEL.md"
 HEAD = """# What veilor-os protects, from whom, and how you can tell
@@ -16,8 +14,9 @@ HEAD = """# What veilor-os protects, from whom, and how you can tell
 
 veilor-os is for one person's laptop: the only one, with a life on it. This page says against whom it stands, what it
 promises, and where it ends. Read it with doubt. Each promise has a name, such as `laptop.encrypted`; `veilor-doctor --claim NAME`
-looks on your machine whether it holds. The tables after the costs say what is known to get past each promise, what was tried
-and on what, and what nobody has seen yet; the last one compares.
+looks on your machine whether it holds. The tables after the costs say what is known to get past each promise and what checks
+it; the last one compares. What rehearsals have shown of it, on what, and what nobody has seen yet, stands on a page of its own:
+[what was shown, and on what](THREAT-RESULTS.md).
 
 Three words carry weight below. **Promised** is on in every installation, and has a check of the image, one on the running
 machine, and somebody who tries to break it. **Your choice** is there, and off until you turn it on. **Not kept** is what you
@@ -60,8 +59,6 @@ def page(source_root: Path) -> str:
             *not_against(outside),
             *costs(model),
             *claims_table(model),
-            *matrix(source_root, model),
-            "\n",
             *compared(model),
         ]
     )
@@ -132,10 +129,27 @@ def compared(model: Model) -> list[str]:
     ]
 
 
+def controls_cell(claim: Claim) -> str:
+    """The controls of CLAIM, the keys of one file together."""
+    files: dict[str, list[str]] = {}
+    for control in map(parse_control, claim.controls):
+        files.setdefault(control.path, []).extend([control.key] if control.key else [])
+    return ", ".join(f"`{path}`" + "".join(f" `#{key}`" for key in keys) for path, keys in files.items())
+
+
+def checks_cell(claim: Claim) -> str:
+    """Where CLAIM is checked: image, boot, and the phases of rehearsals."""
+    layers = [layer for layer in LAYERS[:2] if claim.layer(layer)]
+    trials = [*claim.attack, *claim.usability]
+    return ", ".join([*layers, *dict.fromkeys(f"`{trial.run}`" for trial in trials)])
+
+
 def claims_table(model: Model) -> list[str]:
     head = (
-        "## Every claim\n\nControls are files of this repository, or `base:` for a setting of the base that "
-        "threats/base.toml names.\n"
+        "## Every claim\n\nControls are files of this repository, `#` and what a file says of one thing, or "
+        "`base:` for a setting of the base that threats/base.toml names. Checks are made of the image and of "
+        "the running machine, and by the phases of rehearsals that try to break the claim, or use what it "
+        "promised.\n"
     )
     rows = [
         row(
@@ -143,7 +157,8 @@ def claims_table(model: Model) -> list[str]:
             one.state,
             one.says,
             one.asset,
-            ", ".join(f"`{control}`" for control in one.controls),
+            controls_cell(one),
+            checks_cell(one),
             one.bypass,
             one.cost,
             one.date.isoformat(),
@@ -153,87 +168,16 @@ def claims_table(model: Model) -> list[str]:
     return [
         head,
         table(
-            "claim", "state", "what is said", "of what", "controls", "known bypass", "cost", "thought through"
+            "claim",
+            "state",
+            "what is said",
+            "of what",
+            "controls",
+            "checks",
+            "known bypass",
+            "cost",
+            "thought through",
         ),
         *rows,
         "\n",
-    ]
-
-
-def matrix(source_root: Path, model: Model) -> list[str]:
-    """Claim × layer from the recorded results; what was not shown is there to be seen, with the command that
-    shows it.
-    """
-    results = recorded.load_results(source_root)
-    machine_shows = [one for one in model.claims if any(map(one.layer, ("image", "boot", "attack")))]
-    cells = [(one, matrix_row(source_root, model, results, one)) for one in machine_shows]
-    names = sorted({run.split(":")[0] for one in model.claims for _, run, _ in recorded.runs(one)})
-    base = load_product(source_root / "product.toml").base_ref
-    commands = ", ".join(f"`veilor rehearse {name} --base docker://{base}`" for name in names)
-    needs = [cell for _, line in cells for cell in line[1:] if cell]
-    shown, wrong, proved = count(needs)
-    head = (
-        "## What was shown, and on what\n\nAn image check is made by every `make test`, on the tree that is "
-        "stamped on the base, and "
-        "is shown there to fail when its control is taken away. The other layers need a machine. Of their "
-        f"{len(needs)} cells {shown} are shown, {wrong} are wrong, and the rest was not run, or not wholly; "
-        f"in {proved} the check was "
-        "also seen to fail once its control was taken away (“fails without”), which is what makes a PASS "
-        "worth something.\n\n"
-        "`stand-in` is a rehearsal in which the base, its kernel and SELinux are stand-ins "
-        "(docs/VERIFIED.md): it shows that our "
-        "files do what is said, not that the released image does. NOT_RUN means that nobody has seen it "
-        "yet, on these very controls "
-        "and checks; `stale`, that one of them has changed since. An empty cell has no check there.\n\n"
-        f"What shows the rest, on a machine with KVM and a network: {commands}, "
-        "then `veilor threats --record REPORT`.\n"
-    )
-    return [
-        head,
-        table("claim", "image", "boot", "attack", "usability"),
-        *(row(f"`{one.id}`", *line) for one, line in cells),
-        *not_run(source_root, model, results),
-    ]
-
-
-def count(cells: list[str]) -> tuple[int, int, int]:
-    """Of the matrix's CELLS that need a machine: how many are shown, wrong, and seen to fail. What is stale
-    is none of these.
-    """
-    shown = sum("PASS" in cell and "NOT_RUN" not in cell and "FAULT" not in cell for cell in cells)
-    wrong = sum(bool(re.search(r"(?<!stale: )(OS|LAB)_FAULT", cell)) for cell in cells)
-    return shown, wrong, sum("fails without" in cell and "not yet" not in cell for cell in cells)
-
-
-def not_run(source_root: Path, model: Model, results: list[dict]) -> list[str]:
-    """Each check that a recorded run could not make, with its reason."""
-    rows = [
-        row(f"`{one['claim']}`", one["layer"], title, reason)
-        for one in results
-        if "verdict" in one and recorded.fresh(source_root, model, one)
-        for title, reason in one["not_run"]
-    ]
-    head = (
-        "\n### What those runs could not look at\n\nEach stands as NOT_RUN above, whatever else of its "
-        "claim was shown.\n"
-    )
-    return [head, table("claim", "layer", "what", "why not"), *dict.fromkeys(rows)] if rows else []
-
-
-def matrix_row(source_root: Path, model: Model, results: list[dict], claim: Claim) -> list[str]:
-    """The four cells of CLAIM: image, boot, attack, usability."""
-    built = [check for check in claim.image if check.built]
-    image = (
-        ""
-        if not claim.image
-        else "NOT_RUN (needs a built image)"
-        if len(built) == len(claim.image)
-        else "every `make test`"
-    )
-    return [
-        image,
-        *(
-            recorded.cell(source_root, model, results, claim, layer)
-            for layer in ("boot", "attack", "usability")
-        ),
     ]

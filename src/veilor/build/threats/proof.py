@@ -1,139 +1,113 @@
-"""Runs the image checks, and proves that they can fail: each control is taken away in a copy of the tree."""
+"""The proof of a result: a hash of what it rests on, so that it goes stale when that changes, and only then.
+
+A result of a phase for a claim rests on the claim's controls (controls.py), on the checks that it is about,
+and on the code that makes them: the phase with the helpers that it uses, the guest programs that it sends
+into the machine, and, for what veilor-doctor says, the doctor's own checks.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import hashlib
+import json
+import re
 from pathlib import Path
 
 from veilor.build.errors import BuildError
-from veilor.build.stage import stage
-from veilor.build.threats.kinds.registry import KINDS
-from veilor.build.threats.kinds.subject import Subject
-from veilor.build.threats.model import ImageCheck, Model
+from veilor.build.threats import code
+from veilor.build.threats.controls import content, parse_control
+from veilor.build.threats.model import Claim, Model
+from veilor.core import claims
 
-KEPT = ("kickstart",)  # what a subject holds beside the staged tree
-
-
-@contextmanager
-def staged(source_root: Path) -> Iterator[Subject]:
-    """The subject made of the repository at SOURCE_ROOT, in a folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="veilor-threats-") as scratch:
-        tree = stage(source_root, Path(scratch, "tree"))
-        for name in KEPT:
-            shutil.copytree(source_root / name, Path(scratch, "sources", name))
-        yield Subject(tree, Path(scratch, "sources"))
+DOCTOR = "attacks:doctor"  # the phase that runs veilor-doctor on a machine: what it shows is the boot layer's
+DOCTOR_CODE = "src/veilor/device/doctor"
+GUEST = re.compile(r"(?:^|/)guest/([\w.-]+)$")  # a text of a scenario that names a program for the machine
+RUN_TRY = "run_try"  # the method of a World that runs a try
+TRIES = "tries.py"  # the program for the guest that has them
+DOCTOR_FUNCTIONS = {"unit": "Units"}  # kinds whose check is not the function of their name
 
 
-def subject(source_root: Path, tree: Path | None = None):
-    """What the image checks look at: the files in TREE, of a built image, or else the tree staged from
-    SOURCE_ROOT.
-    """
-    if tree and not (tree / "usr/lib/veilor/product.toml").is_file():
-        raise BuildError(
-            f"{tree} holds no veilor-os; name the root of a built image's files, or leave --tree out"
-        )
-    return nullcontext(Subject(tree.absolute(), source_root)) if tree else staged(source_root)
+def read_scenarios(source_root: Path) -> dict[str, code.Module]:
+    """Every scenario's module by the scenario's name. Raises BuildError for one that cannot be read."""
+    found = {}
+    for path in sorted((source_root / "scenarios").glob("[!_]*.py")):
+        try:
+            found[path.stem] = code.read_module(path.read_text())
+        except (SyntaxError, ValueError) as error:
+            raise BuildError(
+                f"{path} is no scenario that can be read ({error}); mend it, or take it from git"
+            ) from None
+    return found
 
 
-class Copy:
-    """A copy of a subject, without our programs' code, that is spoilt and made whole again."""
-
-    def __init__(self, honest: Subject, scratch: Path) -> None:
-        for part, name in ((honest.tree, "tree"), (honest.sources, "sources")):
-            shutil.copytree(
-                part, scratch / name, symlinks=True, ignore=shutil.ignore_patterns("device", "core")
-            )
-        self.subject, self.root = Subject(scratch / "tree", scratch / "sources"), scratch
-        self.honest = self.contents()
-
-    def contents(self) -> dict[Path, tuple[str | bytes, int]]:
-        """Each file's bytes or link's target, and its mode."""
-        files = [path for path in self.root.rglob("*") if path.is_symlink() or path.is_file()]
-        return {
-            path: (os.readlink(path) if path.is_symlink() else path.read_bytes(), path.lstat().st_mode)
-            for path in files
-        }
-
-    def mend(self) -> None:
-        """Undo what a mutation did."""
-        now = self.contents()
-        for path in now.keys() | self.honest.keys():
-            if now.get(path) == self.honest.get(path):
-                continue
-            path.unlink(missing_ok=True)
-            if path in self.honest:
-                data, mode = self.honest[path]
-                if isinstance(data, str):
-                    path.symlink_to(data)
-                else:
-                    path.write_bytes(data)
-                    path.chmod(mode & 0o7777)
-
-
-def image_problem(subject: Subject, check: ImageCheck) -> str | None:
-    """What CHECK has to say against SUBJECT; None when it holds."""
-    return KINDS[check.kind].check(subject, **check.arguments)
-
-
-def image_problems(model: Model, subject: Subject, built: bool = False) -> dict[str, str | None]:
-    """The problem that each image check reports, or None.
-
-    Checks that need a built image are left out unless BUILT.
-    """
+def phases(source_root: Path) -> set[str]:
+    """SCENARIO:PHASE of every phase of every scenario. Raises BuildError."""
     return {
-        check.id: image_problem(subject, check)
-        for claim in model.claims
-        for check in claim.image
-        if built or not check.built
+        f"{name}:{phase}" for name, module in read_scenarios(source_root).items() for phase in module.phases
     }
 
 
-def mutate(model: Model, subject: Subject) -> tuple[list[str], list[str]]:
-    """(what was tried, what no check noticed): every mutation of every check on the staged tree, and every
-    control removed.
+def phase_code(source_root: Path, run: str) -> list[str]:
+    """The code of the phase RUN (SCENARIO:PHASE), and of what it starts in a guest; nothing without one."""
+    scenario, _, phase = run.partition(":")
+    module = read_scenarios(source_root).get(scenario)
+    if module is None or phase not in module.phases:
+        return []
+    parts = module.reached([module.phases[phase]])
+    words = {word for part in parts for word in part.words}
+    guests = {found[1] for part in parts for text in part.texts if (found := GUEST.search(text))}
+    if RUN_TRY in words:
+        guests.add(TRIES)
+    programs = [guest_code(source_root / "scenarios/guest" / name, words) for name in sorted(guests)]
+    return [*(part.code for part in parts), *programs]
 
-    Raises BuildError when a check reports a problem of the honest tree: then nothing could be proved.
+
+def guest_code(path: Path, words: set[str]) -> str:
+    """What a phase that says WORDS uses of the guest program at PATH: the functions it names, else all."""
+    if not path.is_file():
+        return f"no {path.name}"
+    text = path.read_text()
+    if path.suffix != ".py":
+        return text
+    module = code.read_module(text)
+    named = [name for name in module.parts if name in words or name.replace("_", "-") in words]
+    return module.code(named or list(module.parts))
+
+
+def doctor_code(source_root: Path, kinds: set[str]) -> list[str]:
+    """The doctor's code for checks of KINDS: the function of that name, and what it reaches in its module.
+
+    Raises BuildError for a kind that no module there has.
     """
-    wrong = [f"{name}: {what}" for name, what in image_problems(model, subject).items() if what]
-    if wrong:
-        raise BuildError(
-            f"the staged tree does not keep its claims ({wrong[0]}); mend that before proving the checks"
-        )
-    tried, blind = [], []
-
-    with tempfile.TemporaryDirectory(prefix="veilor-mutation-") as scratch:
-        copy = Copy(subject, Path(scratch))
-        for title, change, checks in attempts(model):
-            tried.append(title)
-            change(copy.subject)
-            if not any(image_problem(copy.subject, check) for check in checks):
-                blind.append(title)
-            copy.mend()
-    return tried, blind
+    modules = [
+        code.read_module(path.read_text()) for path in sorted((source_root / DOCTOR_CODE).glob("*.py"))
+    ]
+    found = []
+    for kind in sorted(kinds):
+        name = DOCTOR_FUNCTIONS.get(kind, kind.replace("-", "_"))
+        homes = [module for module in modules if name in module.parts]
+        if not homes:
+            raise BuildError(f"{DOCTOR_CODE} has no {name}, which should make the checks of the kind {kind}")
+        found += [f"{kind}\n{module.code([name])}" for module in homes]
+    return found
 
 
-def attempts(model: Model) -> Iterator[tuple[str, Callable[[Subject], None], list[ImageCheck]]]:
-    """What is tried: a title, the change, and the checks of which one has to report a problem."""
-    for claim in model.claims:
-        checks = [check for check in claim.image if not check.built]
-        for check in checks:
-            yield from (
-                (f"{check.id}: {what}", change, [check])
-                for what, change in KINDS[check.kind].mutations(**check.arguments)
-            )
-        for control in claim.controls:
-            path = staged_path(control)
-            if path and claim.state in ("enforced", "opt-in"):
-                yield f"{claim.id}: without {control}", lambda other, path=path: other.remove(path), checks
+def boot_facts(check: claims.Check) -> list:
+    """What a boot check asks; what it tells a person to do is no part of that."""
+    return [check.id, check.kind, check.arguments, check.capability, check.when]
 
 
-def staged_path(control: str) -> str | None:
-    """Where CONTROL lies in a subject; None for one that is no file of the overlay or kickstart."""
-    path = control.split("#")[0]
-    if path.startswith("overlay/"):
-        return path.removeprefix("overlay/")
-    return path if path.startswith("kickstart/") and path.endswith(".ks") else None
+def proof_of(source_root: Path, model: Model, claim: Claim, layer: str, run: str) -> str:
+    """The hash of what a result of RUN (SCENARIO:PHASE) for CLAIM at LAYER rests on in the sources."""
+    rests_on: list = [claim.id, layer, run]
+    for control in claim.controls:
+        if control.startswith("base:"):
+            rests_on.append([control, model.base.get(control.removeprefix("base:"), {})])
+        else:
+            rests_on.append([control, content(source_root, parse_control(control))])
+    if layer == "boot":
+        rests_on += [boot_facts(check) for check in claim.boot]
+        rests_on += doctor_code(source_root, {check.kind for check in claim.boot})
+    else:
+        rests_on += [trial.negative_control for trial in claim.trials(layer) if trial.run == run]
+    rests_on += phase_code(source_root, run)
+    return hashlib.sha256(json.dumps(rests_on, sort_keys=True, default=str).encode()).hexdigest()

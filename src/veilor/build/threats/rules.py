@@ -8,11 +8,12 @@ from datetime import date
 from fnmatch import fnmatch
 from pathlib import Path
 
-from veilor.build.threats import results
+from veilor.build.threats.controls import LINES, Control, content, holds_many, parse_control
 from veilor.build.threats.kinds.files import audit_rules
 from veilor.build.threats.kinds.registry import KINDS
 from veilor.build.threats.kinds.subject import Mutation, lines_of
-from veilor.build.threats.model import Model
+from veilor.build.threats.model import Claim, Model
+from veilor.build.threats.proof import DOCTOR, phases
 
 
 def problems(
@@ -67,24 +68,39 @@ def names(model: Model) -> Iterator[str]:
             yield f"the adversaries {scope} of scope are not numbered from 1 on: {sorted(orders)}"
 
 
+def own_controls(claim: Claim) -> list[Control]:
+    """The controls of CLAIM that lie in this repository."""
+    return [parse_control(one) for one in claim.controls if not one.startswith("base:")]
+
+
 def controls(source_root: Path, model: Model) -> Iterator[str]:
-    """Every control is there: a path (with the word behind #), or a named setting of the base, each of which
-    is used.
+    """Every control is there: a file and what it says of a key, or a setting of the base, all of them used.
+
+    Where claims share a file that holds many settings or functions, each names its own key there.
     """
     used = set()
+    users: dict[str, set[str]] = {}  # of each path: the claims that name it, or a key of it
     for claim in model.claims:
-        for control in claim.controls:
-            if control.startswith("base:"):
-                used.add(control.removeprefix("base:"))
-                if control.removeprefix("base:") not in model.base:
-                    yield f"{claim.id}: threats/base.toml names no {control}"
-                continue
-            path, _, word = control.partition("#")
-            file = source_root / path
+        for control in own_controls(claim):
+            users.setdefault(control.path, set()).add(claim.id)
+    for claim in model.claims:
+        for name in (one.removeprefix("base:") for one in claim.controls if one.startswith("base:")):
+            used.add(name)
+            if name not in model.base:
+                yield f"{claim.id}: threats/base.toml names no base:{name}"
+        for control in own_controls(claim):
+            file = source_root / control.path
+            others = users[control.path] - {claim.id}
             if not file.exists() and not file.is_symlink():
-                yield f"{claim.id}: its control {path} does not exist"
-            elif word and word not in file.read_text():
-                yield f"{claim.id}: its control {path} does not say {word}"
+                yield f"{claim.id}: its control {control.path} does not exist"
+            elif content(source_root, control) is None:
+                yield f"{claim.id}: its control {control.path} does not say {control.key}"
+            elif others and not control.key and holds_many(control.path):
+                yield (
+                    f"{claim.id}: its control {control.path} holds what {', '.join(sorted(others))} rests on "
+                    "too, and a change in it would make the results of all of them stale; name the key: "
+                    f"{control.path}#key"
+                )
         if claim.state in ("enforced", "opt-in") and not claim.controls:
             yield f"{claim.id}: it is {claim.state}, and names no control"
     yield from (f"threats/base.toml: no claim names {name}" for name in sorted(set(model.base) - used))
@@ -102,7 +118,7 @@ def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None)
     """Phases that are named exist, and so do the sabotages; every phase of attacks, outside and strangers
     belongs to a claim.
     """
-    known, used = results.phases(source_root), {results.DOCTOR}
+    known, used = phases(source_root), {DOCTOR}
     for claim in model.claims:
         for trial in (*claim.attack, *claim.usability):
             used.add(trial.run)
@@ -111,7 +127,7 @@ def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None)
             kind, _, name = trial.negative_control.partition(" ")
             if kind == "sabotage" and sabotages is not None and name not in sabotages:
                 yield f"{claim.id}: the rehearsal has no sabotage {name}"
-    for run in sorted(set(known) - used):
+    for run in sorted(known - used):
         if run.startswith(("attacks:", "outside:", "strangers:")):
             yield f"{run}: this phase checks something that no claim says"
 
@@ -139,21 +155,6 @@ def claimed_settings(model: Model) -> set[str]:
     return found
 
 
-# Files of which every line is a setting: a new one says something that nobody promised, or weakens what
-# somebody did.
-LINES = (
-    "*/modprobe.d/*",
-    "*/etc/chrony.conf",
-    "*/firewalld/firewalld.conf",
-    "*/sshd_config.d/*",
-    "*/veilor/usbguard/*",
-    "*/audit/rules.d/*",
-    "*/greenboot/greenboot.conf",
-    "*/system-preset/*",
-    "*/systemd/system/*.d/*",
-)
-
-
 def settings_of(file: Path) -> list[str]:
     """The single settings in a file of the kinds that hold many: each needs a
     claim, or a reason, of its own.
@@ -170,7 +171,7 @@ def unclaimed(source_root: Path, model: Model) -> Iterator[str]:
     """Files and settings of overlay/ that no claim names and no reason excuses, and excuses for what is not
     there.
     """
-    named = {control.split("#")[0] for claim in model.claims for control in claim.controls}
+    named = {control.path for claim in model.claims for control in own_controls(claim)}
     claimed, needed = claimed_settings(model), set()
     for file in sorted((source_root / "overlay").rglob("*")):
         if (file.is_dir() and not file.is_symlink()) or "__pycache__" in file.parts:

@@ -53,9 +53,11 @@ class Subject:
 Mutation = tuple[str, Callable[[Subject], None]]
 
 
+def is_comment(line: str) -> bool:
+    """Whether LINE of a settings file says nothing: it is empty, or a comment."""
+    return not line.strip() or line.lstrip().startswith(("#", "//", ";"))
+
+
 def lines_of(text: str) -> list[str]:
-    return [
-        " ".join(line.split())
-        for line in text.splitlines()
-        if line.strip() and not line.lstrip().startswith(("#", "//", ";"))
-    ]
+    """The lines of TEXT that say something, with single spaces."""
+    return [" ".join(line.split()) for line in text.splitlines() if not is_comment(line)]
