@@ -1,5 +1,4 @@
-"""Writes the command reference, docs/COMMANDS.md and docs/VEILOR.md, from the parsers that the programs
-themselves use.
+"""Writes the command reference, docs/COMMANDS.md and docs/VEILOR.md, from the programs' own parsers.
 
 `python docs/commands.py` writes them, with --check it only says whether they are stale (exit code 1). A tool
 for the documents: it is the one place that sees both the machine's programs and the developer's command.
@@ -11,6 +10,7 @@ import argparse
 import importlib
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -47,8 +47,9 @@ class _Taken(Exception):
 
 
 def machine_parsers() -> list[argparse.ArgumentParser]:
-    """The parser of each program that people start on an installed machine, in the order in which it names
-    them.
+    """The parser of each program that people start on an installed machine, in the order of main.PROGRAMS.
+
+    Raises SystemExit for a program whose parser cannot be taken.
     """
     from veilor.device import main, tell
 
@@ -67,20 +68,19 @@ def machine_parsers() -> list[argparse.ArgumentParser]:
         raise SystemExit(
             f"docs/commands.py: {module} does not end by tell.conclude; teach machine_parsers its way"
         )
-    return [
-        parser for parser in found if parser.prog.startswith("veilor-")
-    ]  # the rest is started by units alone
+    # The rest is started by units alone.
+    return [parser for parser in found if parser.prog.startswith("veilor-")]
 
 
 def developer_parsers() -> list[argparse.ArgumentParser]:
-    """The parser of each verb of `veilor`, those of its groups in their places."""
+    """The parser of each verb of `veilor`; a group of verbs is replaced by its verbs."""
     from veilor.cli import parser
 
     return list(verbs(parser()))
 
 
-def verbs(parser: argparse.ArgumentParser):
-    """PARSER's verbs, or PARSER itself where it has none."""
+def verbs(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of PARSER's verbs, or PARSER itself where it has none."""
     groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not groups:
         yield parser
@@ -106,21 +106,22 @@ def label(action: argparse.Action) -> str:
 
 def usage(parser: argparse.ArgumentParser) -> str:
     """How PARSER's program is called, in one line. argparse's own differs between versions of Python."""
-    rivals = {id(one): group for group in parser._mutually_exclusive_groups for one in group._group_actions}
-    words, told = [parser.prog], set()
+    group_of = {id(one): group for group in parser._mutually_exclusive_groups for one in group._group_actions}
+    words, groups_done = [parser.prog], set()
     for action in sorted(parser._actions, key=lambda action: not action.option_strings):
-        group = rivals.get(id(action))
-        if isinstance(action, argparse._HelpAction) or id(group) in told:
+        group = group_of.get(id(action))
+        if isinstance(action, argparse._HelpAction) or id(group) in groups_done:
             continue
         text = " | ".join(map(label, group._group_actions)) if group else label(action)
         if group:
-            told.add(id(group))
-        words.append(f"[{text}]" if action.option_strings and not (group or action).required else text)
+            groups_done.add(id(group))
+        optional = action.option_strings and not (group or action).required
+        words.append(f"[{text}]" if optional else text)
     return " ".join(words)
 
 
 def section(parser: argparse.ArgumentParser) -> str:
-    """A chapter on one program or verb: purpose, usage, arguments."""
+    """The chapter on one program or verb: purpose, usage, arguments."""
     about = parser.description.rstrip(".")
     parts = [f"\n## {parser.prog}\n", f"{about[:1].upper()}{about[1:]}.\n", f"```\n{usage(parser)}\n```\n"]
     rows = [
@@ -142,12 +143,8 @@ def section(parser: argparse.ArgumentParser) -> str:
 
 def exit_codes(parser: argparse.ArgumentParser) -> dict[int, str]:
     """The exit codes that PARSER's help ends with, and what they mean."""
-    return {
-        int(number): text
-        for number, text in re.findall(
-            r"^  (\d+) +(.+)$", (parser.epilog or "").rpartition("exit codes:")[2], re.M
-        )
-    }
+    listed = (parser.epilog or "").rpartition("exit codes:")[2]
+    return {int(number): text for number, text in re.findall(r"^  (\d+) +(.+)$", listed, re.M)}
 
 
 def table(codes: dict[int, str]) -> str:
@@ -176,12 +173,13 @@ PAGES = {"COMMANDS.md": machine_page, "VEILOR.md": developer_page}
 
 
 def stale(folder: Path = DOCS) -> list[str]:
-    """The pages in FOLDER that do not say what the parsers say."""
-    return [
-        name
-        for name, make in PAGES.items()
-        if not (folder / name).is_file() or (folder / name).read_text() != make()
-    ]
+    """The names of the pages that are missing in FOLDER or out of date."""
+    found = []
+    for name, make in PAGES.items():
+        page = folder / name
+        if not page.is_file() or page.read_text() != make():
+            found.append(name)
+    return found
 
 
 def main(argv: list[str]) -> int:
@@ -197,8 +195,8 @@ def main(argv: list[str]) -> int:
     found = stale()
     for name in found:
         print(
-            f"docs/{name} does not say what the programs' parsers say; write it anew with `make docs` and "
-            "commit it",
+            f"docs/{name} is out of date: the programs' parsers say something else; write it anew with "
+            "`make docs` and commit it",
             file=sys.stderr,
         )
     return 1 if found else 0

@@ -1,8 +1,9 @@
-"""How the site is made of docs/: `make site`. The pages also read well where they lie, so nothing in them is
-Sphinx's own.
+"""Sphinx's settings: `make site` makes the site of docs/ by them.
 
-Navigation is said here, once. A page that is named and not written yet is left out; one that is written and
-not named is listed last. A link to a file outside docs/ leads to the repository, and has to exist there.
+The pages are also read where they lie in the repository, so they hold nothing that only Sphinx understands.
+Navigation is listed here and nowhere else. A page that is named and not written yet is left out; one that is
+written and not named is listed last. A link to a file outside docs/ leads to the repository, and has to exist
+there.
 """
 
 import os
@@ -47,8 +48,7 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
-# A summary would be fetched from the page found, which a browser forbids where the site is read from a
-# folder.
+# A summary is fetched from the page that was found; a browser forbids that for a site read from a folder.
 html_show_search_summary = False
 ARTWORK = ROOT / "artwork"
 PALETTE = tomllib.loads((ARTWORK / "palette.toml").read_text()) if (ARTWORK / "palette.toml").exists() else {}
@@ -68,10 +68,8 @@ if PALETTE and (ARTWORK / "wordmark.svg").exists():
     }
 
 
-def paint(app, error) -> None:
-    """Sphinx's event: the site is written. The wordmark names its colours; here it gets them, for light and
-    for dark.
-    """
+def paint_wordmark(app, error) -> None:
+    """Sphinx's event: the site is written. Fills the palette's colours into the wordmark, light and dark."""
     if "light_logo" in html_theme_options and not error:
         for mode, colours in COLOURS.items():
             text = re.sub(
@@ -97,13 +95,13 @@ def navigation() -> str:
 
 
 def lead_outside(text: str, folder: str) -> str:
-    """TEXT, written in FOLDER of the repository ("" for its top), with links to what is not part of the site
-    leading there.
+    """TEXT with its links to what is not part of the site leading to the repository.
 
-    A link to nothing is left as it is, so that the strict build names it.
+    FOLDER is where TEXT lies in the repository, "" for its top. A link to nothing leads to missing/, so that
+    the strict build names it.
     """
 
-    def turn(found: re.Match) -> str:
+    def change_link(found: re.Match) -> str:
         target, anchor = found[1], found[2] or ""
         path = os.path.normpath(Path(folder, target))
         if path.startswith("docs/") or path.removesuffix(".md") in TOP:
@@ -111,7 +109,7 @@ def lead_outside(text: str, folder: str) -> str:
         kind = "tree" if (ROOT / path).is_dir() else "blob"
         return f"]({HOME}/{kind}/main/{path}{anchor})" if (ROOT / path).exists() else f"](missing/{path})"
 
-    return re.sub(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)", turn, text)
+    return re.sub(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)", change_link, text)
 
 
 def add_pages_of_the_top(app, env, docnames: list[str]) -> None:
@@ -128,8 +126,8 @@ def add_pages_of_the_top(app, env, docnames: list[str]) -> None:
             env.project._path_to_docname[path] = page
 
 
-def read(app, docname: str, source: list[str]) -> None:
-    """Sphinx's event: the text of DOCNAME was read."""
+def change_source(app, docname: str, source: list[str]) -> None:
+    """Sphinx's event: the text of DOCNAME was read. Changes its links, and adds the navigation."""
     folder = "" if docname in TOP else str(Path("docs", docname).parent)
     source[0] = lead_outside(source[0], folder)
     if docname == "index":
@@ -139,7 +137,8 @@ def read(app, docname: str, source: list[str]) -> None:
 
 
 def setup(app) -> dict:
+    """Sphinx's entry: which of its events are handled here."""
     app.connect("env-before-read-docs", add_pages_of_the_top)
-    app.connect("source-read", read)
-    app.connect("build-finished", paint)
+    app.connect("source-read", change_source)
+    app.connect("build-finished", paint_wordmark)
     return {"parallel_read_safe": True}

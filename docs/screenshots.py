@@ -1,8 +1,8 @@
 """Takes the pictures of report and site that the documents show, in a real Chromium.
 
-`make screenshots`, or `python docs/screenshots.py [REPORT [SITE]]` with other places than
-build/report/index.html and build/site/TRUST.html, writes docs/report.png and docs/site.png. It needs a
-Chromium on this machine: `apt-get install chromium`, or $VEILOR_CHROMIUM.
+`make screenshots` writes docs/report.png and docs/site.png, of build/report/index.html and
+build/site/TRUST.html; `python docs/screenshots.py [REPORT [SITE]]` takes other pages. It needs a Chromium on
+this machine: `apt-get install chromium`, or $VEILOR_CHROMIUM.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def find_chromium() -> str | None:
 
 @contextlib.contextmanager
 def browser(program: str) -> Iterator:
-    """PROGRAM without a window, driven by Playwright, with an empty profile that goes with it."""
+    """PROGRAM without a window, driven by Playwright, with an empty profile that is removed at the end."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -47,7 +47,7 @@ def browser(program: str) -> Iterator:
 
 
 def take(page: Path, shots: dict[Path, str], program: str) -> None:
-    """Write a picture of PAGE to each path of SHOTS, in the colour scheme that it is given there."""
+    """Write pictures of PAGE: SHOTS names for each file the colour scheme, `light` or `dark`."""
     with browser(program) as started:
         for path, scheme in shots.items():
             shown = started.new_page(viewport={"width": 1200, "height": 1180}, color_scheme=scheme)
@@ -57,13 +57,12 @@ def take(page: Path, shots: dict[Path, str], program: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """The command."""
+    """Take both pictures of the pages in ARGV, or of those that make writes; the exit code."""
     build = DOCS.parent / "build"
-    places = [Path(given) for given in argv] + [build / "report/index.html", build / "site/TRUST.html"][
-        len(argv) :
-    ]
+    usual = [build / "report/index.html", build / "site/TRUST.html"]
+    pages = [Path(name) for name in argv] + usual[len(argv) :]
     program = find_chromium()
-    for path, target in zip(places, ("rehearse", "site"), strict=True):
+    for path, target in zip(pages, ("rehearse", "site"), strict=True):
         if not path.is_file():
             print(f"docs/screenshots.py: there is no {path}; `make {target}` writes it", file=sys.stderr)
             return 1
@@ -74,7 +73,7 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    for name, page in zip(("report.png", "site.png"), places, strict=True):
+    for name, page in zip(("report.png", "site.png"), pages, strict=True):
         take(page, {DOCS / name: "light"}, program)
         print(DOCS / name)
     return 0

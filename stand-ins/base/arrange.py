@@ -55,8 +55,8 @@ def make_initramfs(tree: Path, modules: Path) -> None:
 def compile_python(tree: Path) -> None:
     """Compile Python's modules, so that they count as current by a hash of their text.
 
-    A deployment's files have no times of their own, by which Python would know its bytecode as current. Compiled
-    anew at each start, without a place to keep it, it takes seconds on an emulated processor.
+    A deployment's files have no times of their own, by which Python would know its bytecode as current.
+    Without this it would compile all anew at each start, which takes seconds on an emulated processor.
     """
     folders = [f"/{path.relative_to(tree)}" for path in (tree / "usr/lib").glob("python3.*")]
     run_in(tree, *COMPILE, "/usr/lib/python3", *folders)
@@ -65,7 +65,9 @@ def compile_python(tree: Path) -> None:
 def fit_to_fedora(tree: Path) -> None:
     """Give files the names and contents that Fedora's base has."""
     (tree / "usr/sbin/grub2-editenv").symlink_to("/usr/bin/grub-editenv")  # Fedora's name; greenboot calls it
-    (tree / "etc/machine-id").write_text("")  # empty: a new id on each machine, yet no "first boot" preset run
+    (tree / "etc/machine-id").write_text(
+        ""
+    )  # empty: a new id on each machine, yet no "first boot" preset run
     for name in ("etc/hostname", "etc/resolv.conf"):
         (tree / name).unlink(missing_ok=True)
     (tree / "etc/hostname").write_text("veilor\n")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `ujust audit-secureblue` takes an image's name up to its first hyphen, finds no desktop called veilor, and then asks that
-# nothing whether it is one: its check of DNS ends in an error, and with -j the whole audit. Ours is a desktop.
+# `ujust audit-secureblue` takes an image's name up to its first hyphen, knows no image called veilor, and still asks whether
+# that unknown image is a desktop: its check of DNS ends in an error, and with -j so does the whole audit. Ours is a desktop.
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 program=$root/usr/libexec/secureblue/audit_secureblue.py

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brave into /usr, where an update can reach it, and started by our launcher. /opt leads to /var, which the build empties;
-# BlueBuild moves it as well, so both places are looked at.
+# Move Brave into /usr, where an update can reach it, and have our launcher start it. /opt leads to /var, which the build
+# empties; BlueBuild may have moved it already, so both folders are checked.
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 files=${CONFIG_DIRECTORY:-/tmp/files}
@@ -16,7 +16,7 @@ if [[ ! -x $home/brave/brave ]]; then
   echo "brave: /usr/lib/opt/brave.com/brave/brave is not there; its package puts it elsewhere now" >&2
   exit 1
 fi
-# What a new profile begins with, beside the program, where Chromium looks: no policy turns the advertisements of a new tab off.
+# What a new profile begins with: Chromium reads it beside the program. No policy turns the advertisements of a new tab off.
 install -m 0644 "$files/brave/initial_preferences.json" "$home/brave/initial_preferences"
 # chrome-sandbox is for kernels without user namespaces, which Brave has here; so no program but sudo has the set-user-ID bit.
 find "$home" -type f -perm /6000 -exec chmod ug-s {} +

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On first boot the base writes its own firewall zone, chrony.conf and authselect over what the image says, deletes
-# flatpak remotes and has moved unsigned machines to an image under its own name. Masked: presets could enable it again.
+# On first boot the base overwrites the image's firewall zone, chrony.conf and authselect with its own, deletes flatpak
+# remotes, and has moved unsigned machines to an image under its own name. Masked, since presets could enable it again.
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 unit=securebluecleanup.service

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Without bootupd's fragment GRUB never counts a boot, and no failed update would ever be taken back.
+# Without bootupd's fragment GRUB never counts a boot, and no machine would ever go back from a failed update.
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 fragment=$root/usr/lib/bootupd/grub2-static/configs.d/08_greenboot.cfg

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The initramfs anew, since branding and drivers go into it. The base's setting that preloads its allocator must not:
-# it is put aside for the run, as the base does itself, and comes back whatever happens.
+# Make the initramfs anew, since branding and drivers go into it. The base's setting that preloads its allocator must not go
+# into it: it is moved away while dracut runs, as the base does itself, and moved back whatever happens.
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 mapfile -t kernels < <(find "$root/usr/lib/modules" -mindepth 1 -maxdepth 1 -type d -printf '%f\n')

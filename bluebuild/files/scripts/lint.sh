@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The last word before the image is closed. A person runs the same on the finished one: see docs/RELEASING.md.
+# The last check before the image is finished. A person can run it on the finished image: see docs/RELEASING.md.
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 if [[ -d $root/usr/etc ]]; then

@@ -1,9 +1,9 @@
 #!/usr/bin/env -S python3 -I
-"""Our container policy merged with the base's: the staged tree brought ours, keep-base-facts.sh kept the
-base's.
+"""Merges our container policy with the base's.
 
-The base's entries stay (its own images, toolbox), ours win, and the default must be to reject. Written to
-/etc, and to /usr/etc where that exists.
+The staged tree brought ours, and keep-base-facts.sh kept the base's. The base's entries stay (its own images,
+toolbox), ours win, and the default is to reject. Written to /etc, and to /usr/etc where that exists. Exit
+codes: 0 merged, 1 not, and nothing was written.
 """
 
 import json
@@ -15,26 +15,28 @@ REJECT = [{"type": "reject"}]
 
 
 def merge(base: dict, ours: dict) -> dict:
-    """BASE with every scope of OURS in it. Scopes of BASE that lie within one of ours are left out: they
-    would win.
+    """BASE with every scope of OURS in it, and with a default that rejects.
+
+    Scopes of BASE that lie within one of ours (a tag or digest of our repository) are left out: the longest
+    scope decides, so they would win.
     """
     transports = {name: dict(scopes) for name, scopes in base.get("transports", {}).items()}
     docker = transports.setdefault("docker", {})
     for scope, rule in ours["transports"]["docker"].items():
-        for other in [name for name in docker if name.startswith((f"{scope}:", f"{scope}@"))]:
-            del docker[other]
+        within = [name for name in docker if name.startswith((f"{scope}:", f"{scope}@"))]
+        for name in within:
+            del docker[name]
         docker[scope] = rule
     return {"default": REJECT, "transports": transports}
 
 
 def main() -> int:
+    """Merge the two files of the tree at $VEILOR_ROOT; the exit code."""
     root = Path(os.environ.get("VEILOR_ROOT") or "/")
     kept = root / "usr/lib/veilor/base/policy.json"
     try:
-        base, ours = (
-            json.loads(kept.read_text()),
-            json.loads((root / "etc/containers/policy.json").read_text()),
-        )
+        base = json.loads(kept.read_text())
+        ours = json.loads((root / "etc/containers/policy.json").read_text())
         merged = merge(base, ours)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         print(

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# sudo back. The base deletes the program, strips its mode, and in newer builds removes the package. run0 stays.
+# Bring sudo back. The base deletes the program, strips its mode, and in newer builds removes the package. run0 stays.
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 if rpm -q sudo >/dev/null; then
-  # Only the same version can be reinstalled, and Fedora may have a newer one by now: the base is pinned by its digest.
+  # dnf5 can reinstall the same version only, and Fedora may have a newer one by now: the base is pinned by its digest.
   if dnf5 -y reinstall sudo; then
     echo "sudo: the package was there without its program; reinstalled"
   else

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The base's updaters know nothing of our channel statement: none may stage an image behind veilor-update's back. Their
-# check of provenance refuses every image but secureblue's; in its place stands one line that says who updates.
+# The base's updaters know nothing of our channel statement, so none of them may stage an image besides veilor-update. Their
+# check of provenance refuses every image except secureblue's; a line that says who updates takes its place.
 # The system's timers are masked in overlay/; here are the person's, and what `ujust update-system` would run.
 set -euo pipefail
 root=${VEILOR_ROOT:-}
@@ -24,6 +24,6 @@ mask() {  # FOLDER UNIT: mask it where the base has it
 }
 mkdir -p "$root/etc/systemd/system" "$root/etc/systemd/user"
 for unit in upgrade-on-boot.service rpm-ostreed-automatic.timer; do mask system "$unit"; done
-# The last one tells of the base's own images, sends to `ujust rebase-secureblue`, away from ours, and opens Trivalent.
+# The last one announces the base's own images, recommends `ujust rebase-secureblue`, away from ours, and opens Trivalent.
 units=(secureblue-update-verification.timer security-update-notification.path image-deprecation-notice.service)
 for unit in "${units[@]}"; do mask user "$unit"; done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Xwayland back, which the base takes away by one flag; with it the two units that follow that override, and the splash.
+# Bring Xwayland back, which the base removes by one flag, the two units that follow that override, and the splash.
 # /etc/xdg/kwinrc stays. `ujust set-xwayland` takes an image's name up to its first hyphen and refuses ours: not needed.
 set -euo pipefail
 root=${VEILOR_ROOT:-}

@@ -1,7 +1,7 @@
-"""Names and addresses: os-release, GRUB's distributor and the About page, from the staged product.toml.
+"""Writes names and addresses, from the staged product.toml: os-release, GRUB's distributor, the About page.
 
-The staged tree brought our os-release. What the base's had besides (VARIANT_ID, OSTREE_VERSION, support
-dates: its own tools read them) is put behind it, with ID_LIKE kept to what both say.
+The staged tree brought our os-release. What only the base's had (VARIANT_ID, OSTREE_VERSION, support dates:
+its own tools read them) is added behind it. Exit codes: 0 written, 1 not.
 """
 
 import os
@@ -28,14 +28,15 @@ THEIRS = {
 
 
 def fields(text: str) -> dict[str, str]:
-    """os-release(5) in TEXT: shell assignments, quotes taken off."""
+    """The fields of os-release(5) in TEXT: shell assignments, without their quotes."""
     pairs = (line.split("=", 1) for line in text.splitlines() if re.match(r"[A-Z][A-Z0-9_]*=", line))
     return {key: "".join(shlex.split(value)) for key, value in pairs}
 
 
 def merge(ours: dict[str, str], base: dict[str, str]) -> str:
-    """OURS first and unchanged, then what only BASE has. Raises ValueError where
-    both are for another Fedora.
+    """The text of os-release: OURS first and unchanged, then what only BASE has and is not in THEIRS.
+
+    Raises ValueError when the two are for different versions of Fedora.
     """
     if base.get("VERSION_ID", ours["VERSION_ID"]).split(".")[0] != ours["VERSION_ID"]:
         raise ValueError(
@@ -47,7 +48,7 @@ def merge(ours: dict[str, str], base: dict[str, str]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """TEXT to PATH, whole or not at all."""
+    """Write TEXT to PATH, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
     new.write_text(text)
@@ -57,6 +58,7 @@ def write(path: Path, text: str) -> None:
 
 
 def main() -> int:
+    """Write all three files of the tree at $VEILOR_ROOT; the exit code."""
     root = Path(os.environ.get("VEILOR_ROOT") or "/")
     try:
         product = tomllib.loads((root / "usr/lib/veilor/product.toml").read_text())
@@ -71,11 +73,8 @@ def main() -> int:
     write(os_release, merged)
     # Read by grub2-mkconfig alone; the menu of an atomic Fedora is static and shows PRETTY_NAME.
     grub = root / "etc/default/grub"
-    kept = [
-        line
-        for line in (grub.read_text().splitlines() if grub.exists() else [])
-        if not line.startswith("GRUB_DISTRIBUTOR=")
-    ]
+    lines = grub.read_text().splitlines() if grub.exists() else []
+    kept = [line for line in lines if not line.startswith("GRUB_DISTRIBUTOR=")]
     write(grub, "\n".join([f'GRUB_DISTRIBUTOR="{name}"', *kept]) + "\n")
     write(root / "etc/xdg/kcm-about-distrorc", f"[General]\nName={name}\nWebsite={urls['home']}\n")
     return 0
