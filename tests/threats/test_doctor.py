@@ -174,7 +174,7 @@ def test_a_file_that_must_not_be_read_is_unknown(box, monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    finding = program.look(
+    finding = program.observe(
         claims.Check("x/y", "sysctl", {"key": "kernel.kptr_restrict", "want": "2"}, ""), None
     )
     assert finding.status is claims.Status.UNKNOWN and "only root" in finding.reason
@@ -200,7 +200,7 @@ def test_people_get_a_line_for_each_claim_the_worst_first(box, capsys):
     assert (
         out.out.startswith("FAIL")
         and "local.userns" in out.out.splitlines()[0]
-        and "to mend:" in out.out.splitlines()[1]
+        and "to fix:" in out.out.splitlines()[1]
     )
     assert out.err.count("\n") == 1
     assert programs.main(["doctor", "--list"]) == 0 and "laptop.asleep" in capsys.readouterr().out

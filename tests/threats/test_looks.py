@@ -147,7 +147,7 @@ def test_an_image_that_nothing_here_announced_is_not_called_verified(box, capsys
         box.put(f"/var/lib/veilor/{record}", "{}")
     box.put("/var/lib/veilor/health.json", "[damaged")
     with pytest.raises(Unseen):
-        trust.known()
+        trust.announced_digests()
 
 
 def test_the_hashes_that_the_image_carries_are_those_of_its_keys(box, tmp_path):

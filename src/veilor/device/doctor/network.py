@@ -1,102 +1,115 @@
-"""Looks at the network: what listens, from the kernel's own tables."""
+"""Checks of the network: what listens, who sets the clock, and which firewall zones are in use."""
 
-from veilor.device.doctor.observation import Observation, Unseen, judge, read_text
+from veilor.device.doctor.observation import Observation, Unseen, judge, judge_list, read_text
 from veilor.device.doctor.services import call
 
 LISTEN = "0A"  # TCP_LISTEN in the kernel's tables
 UNCONNECTED = "07"  # a UDP socket that takes datagrams from anybody
+# Table below /proc/net, the state of its sockets that wait for strangers, and whether every kernel has it.
+TABLES = (
+    ("tcp", LISTEN, True),
+    ("tcp6", LISTEN, False),
+    ("udp", UNCONNECTED, True),
+    ("udp6", UNCONNECTED, False),
+)
+IPV6_LOOPBACK = "0" * 24 + "01000000"
+IPV4_IN_IPV6 = "0" * 16 + "FFFF0000"
 FIREWALL = "org.fedoraproject.FirewallD1"
 
 
-def sockets() -> list[tuple[str, str, int]]:
-    """(protocol, local address in hex, port) of every socket that waits for strangers (proc_pid_net(5))."""
-    found = []
-    for table, state in (("tcp", LISTEN), ("tcp6", LISTEN), ("udp", UNCONNECTED), ("udp6", UNCONNECTED)):
+def open_ports() -> set[str]:
+    """The ports ("tcp/22") of all sockets that wait for strangers, from the kernel's tables.
+
+    proc_pid_net(5) says what stands in them. Raises Unseen when they are not there.
+    """
+    found = set()
+    for table, waiting, always in TABLES:
         text = read_text(f"/proc/net/{table}")
-        if text is None and table in ("tcp", "udp"):
+        if text is None and always:
             raise Unseen(f"/proc/net/{table} is not there")
         for line in (text or "").splitlines()[1:]:
             fields = line.split()
-            if len(fields) > 3 and fields[3] == state:
-                address, port = fields[1].split(":")
-                found.append((table[:3], address, int(port, 16)))
+            if len(fields) < 4 or fields[3] != waiting:
+                continue
+            address, port = fields[1].split(":")
+            if not is_loopback(address):
+                found.add(f"{table[:3]}/{int(port, 16)}")
     return found
 
 
-def loopback(address: str) -> bool:
-    """Whether the kernel's hex ADDRESS (words in the machine's byte order) can be reached from this machine
-    alone.
-    """
-    if len(address) == 8:
-        return address.endswith("7F")
-    return address == "0" * 24 + "01000000" or (
-        address[:24] == "0" * 16 + "FFFF0000" and address.endswith("7F")
-    )
+def is_loopback(address: str) -> bool:
+    """Whether the hex ADDRESS (words in the machine's byte order) can be reached from this machine alone."""
+    if address == IPV6_LOOPBACK:
+        return True
+    is_ipv4 = len(address) == 8 or address.startswith(IPV4_IN_IPV6)
+    return is_ipv4 and address.endswith("7F")
 
 
 def listening(allowed: list[str]) -> Observation:
-    """Nothing waits for strangers but ALLOWED, as protocol/port."""
-    found = sorted({f"{kind}/{port}" for kind, address, port in sockets() if not loopback(address)})
-    extra = [one for one in found if one not in allowed]
-    return judge(
-        not extra,
-        f"waits for strangers beyond what is named: {', '.join(extra)}"
-        if extra
-        else f"waits for strangers: {', '.join(found) or 'nothing'}",
+    """Nothing waits for strangers except ALLOWED, as protocol/port."""
+    found = open_ports()
+    extra = sorted(found - set(allowed))
+    return judge_list(
+        extra,
+        "waits for strangers beyond what is named",
+        f"waits for strangers: {', '.join(sorted(found)) or 'nothing'}",
     )
 
 
 def every_source(path: str, word: str) -> Observation:
-    """In chrony's configuration at PATH each time source (server or pool) carries WORD, and there is one."""
+    """In chrony's configuration at PATH each time source carries WORD, and there is one."""
     text = read_text(path)
     if text is None:
         return judge(False, f"{path} is missing")
-    sources = [
-        line.split() for line in text.splitlines() if line.split()[:1] in (["server"], ["pool"], ["peer"])
-    ]
+    directives = [line.split() for line in text.splitlines() if line.split()]
+    sources = [fields for fields in directives if fields[0] in ("server", "pool", "peer")]
+    if not sources:
+        return judge(False, f"0 sources with {word}")
     bare = [fields[1] for fields in sources if word not in fields[2:]]
-    return judge(
-        bool(sources) and not bare,
-        f"without {word}: {', '.join(bare)}" if bare else f"{len(sources)} sources with {word}",
-    )
+    return judge_list(bare, f"without {word}", f"{len(sources)} sources with {word}")
 
 
 def says(path: str, lines: list[str]) -> Observation:
-    """chrony's configuration at PATH gives each of LINES (a word and its value), and nowhere another value
-    for that word.
-    """
+    """chrony's configuration at PATH has each of LINES (a word, its value), and no other value for a word."""
     given = [line.lower().split() for line in (read_text(path) or "").splitlines() if line.split()]
-    beside = [" ".join(words) for words in given if words[0] in ("include", "confdir")]
     wrong = []
-    for word, value in (line.split() for line in lines):
-        found = [words[1:] for words in given if words[0] == word]
-        if not found or any(one != [value] for one in found):
-            wrong.append(
-                f"{word} is {' and '.join(' '.join(one) or 'empty' for one in found) or 'not set'}, not "
-                f"{value}"
-            )
-    if beside and not wrong:
-        raise Unseen(f"{path} takes in what is not looked at here ({beside[0]})")
-    return judge(not wrong, "; ".join(wrong) or f"{path} says {' and '.join(lines)}")
+    for line in lines:
+        word, value = line.split()
+        values = [fields[1:] for fields in given if fields[0] == word]
+        if not values or any(one != [value] for one in values):
+            found = " and ".join(" ".join(one) or "empty" for one in values) or "not set"
+            wrong.append(f"{word} is {found}, not {value}")
+    if wrong:
+        return judge(False, "; ".join(wrong))
+    for fields in given:
+        if fields[0] in ("include", "confdir"):
+            raise Unseen(f"{path} takes in what is not looked at here ({' '.join(fields)})")
+    return judge(True, f"{path} says {' and '.join(lines)}")
 
 
 def zones(allowed: dict[str, list[str]]) -> Observation:
-    """Every interface and sender for which firewalld knows a zone is in one of ALLOWED: zone to what may be
-    in it, if not all.
+    """Every interface and sender that firewalld knows is in a zone of ALLOWED.
+
+    ALLOWED: by zone, what may be in it; an empty list allows all.
     """
-    found = call(FIREWALL, f"/{FIREWALL.replace('.', '/')}", f"{FIREWALL}.zone", "getActiveZones")
+    answer = call(FIREWALL, f"/{FIREWALL.replace('.', '/')}", f"{FIREWALL}.zone", "getActiveZones")
     try:
-        placed = [(zone, one) for zone, kinds in found[0].items() for ones in kinds.values() for one in ones]
+        members = [
+            (zone, member)
+            for zone, kinds in answer[0].items()
+            for members_of_kind in kinds.values()
+            for member in members_of_kind
+        ]
     except (LookupError, TypeError, AttributeError):
         raise Unseen("firewalld answered what cannot be understood") from None
-    lax = [
-        f"{one} in {zone}"
-        for zone, one in placed
-        if zone not in allowed or allowed[zone] and one not in allowed[zone]
-    ]
-    return judge(
-        not lax,
-        f"in a zone that may let more in: {', '.join(lax)}"
-        if lax
-        else f"nothing is in another zone than {' or '.join(allowed)}",
+    lax = [f"{member} in {zone}" for zone, member in members if not _may_be_in(zone, member, allowed)]
+    return judge_list(
+        lax, "in a zone that may let more in", f"nothing is in another zone than {' or '.join(allowed)}"
     )
+
+
+def _may_be_in(zone: str, member: str, allowed: dict[str, list[str]]) -> bool:
+    """Whether MEMBER (an interface or a sender) may be in ZONE."""
+    if zone not in allowed:
+        return False
+    return not allowed[zone] or member in allowed[zone]

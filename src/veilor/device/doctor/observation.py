@@ -23,6 +23,11 @@ def judge(good: bool, seen: str) -> Observation:
     return Observation(Status.PASS if good else Status.FAIL, seen)
 
 
+def judge_list(bad: list[str], problem: str, otherwise: str) -> Observation:
+    """FAIL with PROBLEM and what is BAD; PASS with OTHERWISE when nothing is."""
+    return judge(not bad, f"{problem}: {', '.join(bad)}" if bad else otherwise)
+
+
 def not_applicable(reason: str) -> Observation:
     """NOT_APPLICABLE: this machine has nothing that the check is about."""
     return Observation(Status.NOT_APPLICABLE, reason)

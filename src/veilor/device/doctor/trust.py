@@ -1,41 +1,54 @@
-"""Looks at what is trusted: the booted image, the container policy, the keys, the memory of statements."""
+"""Checks of what is trusted: the booted image, the container policy, the keys, the memory of statements."""
 
 import hashlib
 import json
 import os
+from typing import Any
 
 from veilor.core import policy
 from veilor.core.product import Product
 from veilor.device import bootc, firstboot, state
-from veilor.device.doctor.observation import Observation, Unseen, judge, read_bytes, read_text
+from veilor.device.doctor.observation import Observation, Unseen, judge, judge_list, read_bytes, read_text
 from veilor.device.run import DeviceError, at
 
-RULES = [
-    f"{place}/polkit-1/rules.d" for place in ("/etc", "/run", "/usr/local/share", "/usr/share")
-]  # polkit's order at one name
+# polkit reads the rules of all four folders by name; at one name they are asked in this order.
+OUR_RULES = "/usr/share/polkit-1/rules.d"
+RULES = ["/etc/polkit-1/rules.d", "/run/polkit-1/rules.d", "/usr/local/share/polkit-1/rules.d", OUR_RULES]
+ASKS_ADMIN = "return polkit.Result.AUTH_ADMIN;"
 FLOOR = "/usr/lib/veilor/channel-floor.json"
 
 
-def known() -> set[str]:
+def announced_digests() -> set[str]:
     """Digests that a verified statement announced to this machine, as far as its own records still tell.
-    Raises Unseen.
+
+    From the newest statement seen, the first boot's stamp, and the versions that the health check is armed
+    for or found healthy. Raises Unseen when a record cannot be read.
     """
     try:
-        seen, health, first = (
-            json.loads(read_text(path) or "{}") for path in (state.STATE, state.HEALTH, firstboot.STAMP)
-        )
-        targets = [
+        health = _read_record(state.HEALTH)
+        entries = [
+            state.get_dict(_read_record(state.STATE), "channel"),
+            _read_record(firstboot.STAMP),
             state.get_dict(state.get_dict(health, "armed"), "target"),
             *state.get_list(health, "healthy"),
         ]
-        return {one.get("digest") for one in (state.get_dict(seen, "channel"), first, *targets)} - {None}
+        return {entry["digest"] for entry in entries if entry.get("digest")}
     except (ValueError, RecursionError, TypeError, AttributeError):
         raise Unseen("what this machine remembers of its releases cannot be understood") from None
 
 
+def _read_record(path: str) -> dict[str, Any]:
+    """The JSON object in the file at PATH; an empty one when there is none. Raises ValueError and Unseen."""
+    found = json.loads(read_text(path) or "{}")
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is not an object")
+    return found
+
+
 def image_verified(product: Product) -> Observation:
-    """What runs is the product's image from its registry, fetched under the container policy (asked of
-    bootc), and announced.
+    """What runs is the product's image from its registry, verified by the container policy, and announced.
+
+    bootc says how it was fetched; this machine's own records say whether it was announced.
     """
     try:
         booted = bootc.status().booted
@@ -43,73 +56,75 @@ def image_verified(product: Product) -> Observation:
         raise Unseen(error.outcome.what[:1].lower() + error.outcome.what[1:]) from None
     if booted is None:
         return judge(False, "this system is not one that is replaced as a whole")
-    good = booted.follows(product.image_ref)
     seen = f"runs {booted.reference} from {booted.transport}, verified by {booted.signature or 'nothing'}"
-    if good and booted.digest not in known():
+    if not booted.follows(product.image_ref):
+        return judge(False, seen)
+    if booted.digest not in announced_digests():
         raise Unseen(
             f"{seen}; but nothing here remembers that {booted.digest} was announced: it may have been "
             "fetched by hand"
         )
-    return judge(good, seen)
+    return judge(True, seen)
 
 
 def policy_intact(product: Product) -> Observation:
     """The machine's container policy refuses by default and asks for our signatures."""
     text = read_text("/etc/containers/policy.json")
-    found = ["there is no container policy"] if text is None else policy.problems(text, product)
-    return judge(not found, "; ".join(found) or "nothing is taken but what our keys signed")
+    if text is None:
+        return judge(False, "there is no container policy")
+    problems = policy.problems(text, product)
+    return judge(not problems, "; ".join(problems) or "nothing is taken but what our keys signed")
 
 
 def keys_as_shipped(product: Product) -> Observation:
-    """The policy's keys are those that the image was made with: each has the
-    hash that was written down then.
-    """
-    paths = [path for some in policy.scopes(product).values() for path in some]
-    shipped = dict(
-        reversed(line.split(maxsplit=1))
-        for line in (read_text(policy.SUMS) or "").splitlines()
-        if " " in line
-    )
-    other = [
-        path for path in paths if shipped.get(path) != hashlib.sha256(read_bytes(path) or b"").hexdigest()
-    ]
-    return judge(
-        not other,
-        f"missing, or not as it was shipped: {', '.join(other)}"
-        if other
-        else f"{len(paths)} keys, each as it was shipped",
+    """Each of the policy's keys has the hash that was written down when the image was made."""
+    shipped = {}
+    for line in (read_text(policy.SUMS) or "").splitlines():  # as sha256sum writes: the hash, then the path
+        total, _, path = line.partition(" ")
+        shipped[path.strip()] = total
+    paths = [path for scope in policy.scopes(product).values() for path in scope]
+    other = []
+    for path in paths:
+        content = read_bytes(path)
+        if content is None or shipped.get(path) != hashlib.sha256(content).hexdigest():
+            other.append(path)
+    return judge_list(
+        other, "missing, or not as it was shipped", f"{len(paths)} keys, each as it was shipped"
     )
 
 
 def asked_first(ours: list[str]) -> Observation:
-    """polkit asks our rules, the files OURS, before any other: it goes by name, and the first that answers
-    decides.
+    """polkit asks our rules, the files OURS, before any other, and they still ask for a password.
+
+    It goes by the files' names, and the first rule that answers decides.
     """
-    earlier, hidden = [], []
+    wrong: list[str] = []
+    hidden: list[str] = []
     for folder in RULES:
         try:
-            names = [
-                name
-                for name in sorted(os.listdir(at(folder)))
-                if name.endswith(".rules") and name <= max(ours)
-            ]
-            earlier += [f"{folder}/{name}" for name in names if folder != RULES[-1] or name not in ours]
+            names = sorted(os.listdir(at(folder)))
         except FileNotFoundError:
             continue
         except OSError as error:
             hidden.append(f"{folder} ({error.strerror})")
-    gone = [
-        name
-        for name in ours
-        if "return polkit.Result.AUTH_ADMIN;" not in (read_text(f"{RULES[-1]}/{name}") or "")
-    ]
-    if hidden and not earlier and not gone:
+            continue
+        earlier = [name for name in names if _is_earlier(folder, name, ours)]
+        wrong += [f"{folder}/{name} is asked before them" for name in earlier]
+    for name in ours:
+        if ASKS_ADMIN not in (read_text(f"{OUR_RULES}/{name}") or ""):
+            wrong.append(f"{name} asks for no password")
+    if hidden and not wrong:
         raise Unseen(f"cannot be looked into: {', '.join(hidden)}")
-    wrong = [
-        *(f"{path} is asked before them" for path in earlier),
-        *(f"{name} asks for no password" for name in gone),
-    ]
     return judge(not wrong, "; ".join(wrong) or f"{' and '.join(ours)} are asked first")
+
+
+def _is_earlier(folder: str, name: str, ours: list[str]) -> bool:
+    """Whether polkit reads the file NAME of FOLDER before the last of OURS, and it is none of them."""
+    if not name.endswith(".rules"):
+        return False
+    if name > max(ours):
+        return False
+    return folder != OUR_RULES or name not in ours
 
 
 def statement_remembered() -> Observation:
@@ -119,7 +134,9 @@ def statement_remembered() -> Observation:
         seen = json.loads(read_text(state.STATE) or "{}").get("channel", {}).get("sequence", floor)
     except (ValueError, TypeError, LookupError, AttributeError):
         return judge(False, f"{FLOOR} or {state.STATE} cannot be understood")
-    good = isinstance(seen, int) and isinstance(floor, int) and seen >= floor >= 0
-    return judge(
-        good, f"statements below {max(seen, floor) if good else f'{seen!r} (floor {floor!r})'} are refused"
-    )
+    refused = judge(False, f"statements below {seen!r} (floor {floor!r}) are refused")
+    if not isinstance(seen, int) or not isinstance(floor, int):
+        return refused
+    if floor < 0 or seen < floor:
+        return refused
+    return judge(True, f"statements below {seen} are refused")
