@@ -1,5 +1,5 @@
-"""Somebody tries: what the threat model claims of a running machine is attacked, and the control taken away
-to see it fail.
+"""Somebody tries: what the threat model claims of a running machine is attacked, and the control removed to
+see the claim fail.
 
 Titles of checks begin with a claim's id, so that `veilor threats --record` knows whose they are: "ID: …" for
 what has to hold, "ID negative control: …" for what has to be seen once the control is removed. What the base
@@ -36,7 +36,7 @@ awk '/^Seccomp:/ {print $2}' /proc/$pid/status
 [ "$(readlink /proc/$pid/ns/net)" = "$(readlink /proc/1/ns/net)" ] && echo shared || echo apart"""
 MOVES = {
     "rebase": "supply.admin-asked: to move to another image",
-    "cleanup": "supply.admin-asked: to take away the way back",
+    "cleanup": "supply.admin-asked: to remove the way back",
     "upgrade": "supply.one-updater: to have rpm-ostree update past the announcement",
 }
 GUARD = "/usr/share/polkit-1/rules.d/10-veilor-guard.rules"
@@ -50,15 +50,15 @@ print(json.dumps({"out": done.stdout, "seconds": time.monotonic() - began, "cpu"
 """  # noqa: E501
 
 
-def refused(
+def expect_refused(
     world: World, checks: Checks, claim: str, what: str, name: str, *arguments: str, nobody: bool = False
 ) -> None:
-    """The try NAME is stopped."""
+    """Expect that the try NAME is stopped."""
     seen = world.run_try(name, *arguments, nobody=nobody)
     checks.true(f"{claim}: {what}", seen not in ("ok", ""), seen, go_on=True)
 
 
-def weaken(
+def expect_held_by(
     world: World,
     checks: Checks,
     claim: str,
@@ -67,10 +67,10 @@ def weaken(
     settings: dict[str, str],
     nobody: bool = True,
 ) -> None:
-    """The try NAME is refused; with SETTINGS (sysctl, weak values) it is not, so that the refusal is the
-    control's doing.
+    """Expect that the try NAME is refused, and is not with SETTINGS (sysctl, weak values): so the refusal is
+    the control's doing.
     """
-    refused(world, checks, claim, what, name, nobody=nobody)
+    expect_refused(world, checks, claim, what, name, nobody=nobody)
     before = {key: world.machine.run(["sysctl", "-n", key]).out.strip() for key in settings}
     try:
         for key, weak in settings.items():
@@ -86,10 +86,16 @@ def weaken(
             world.machine.run(["sysctl", "-w", f"{key}={value}"])
 
 
+@phase(
+    "processes",
+    "A program without rights looks for a way into the kernel and into other programs",
+    starts_from="second-boot",
+    independent=True,
+)
 def processes(world: World, checks: Checks) -> None:
-    """A program without rights looks for a way into the kernel and into other programs."""
+    world.boot()
     addresses, less = "local.kernel-addresses", "local.less-kernel"
-    weaken(
+    expect_held_by(
         world,
         checks,
         addresses,
@@ -98,7 +104,7 @@ def processes(world: World, checks: Checks) -> None:
         {"kernel.kptr_restrict": "1"},
         nobody=False,
     )
-    weaken(
+    expect_held_by(
         world,
         checks,
         addresses,
@@ -106,11 +112,11 @@ def processes(world: World, checks: Checks) -> None:
         "dmesg",
         {"kernel.dmesg_restrict": "0"},
     )
-    weaken(
+    expect_held_by(
         world, checks, addresses, "the kernel can't be profiled", "perf", {"kernel.perf_event_paranoid": "1"}
     )
-    weaken(world, checks, less, "there is no io_uring", "io_uring", {"kernel.io_uring_disabled": "0"})
-    weaken(
+    expect_held_by(world, checks, less, "there is no io_uring", "io_uring", {"kernel.io_uring_disabled": "0"})
+    expect_held_by(
         world,
         checks,
         less,
@@ -118,7 +124,7 @@ def processes(world: World, checks: Checks) -> None:
         "userfaultfd",
         {"vm.unprivileged_userfaultfd": "1"},
     )
-    weaken(
+    expect_held_by(
         world,
         checks,
         less,
@@ -127,14 +133,14 @@ def processes(world: World, checks: Checks) -> None:
         {"dev.tty.ldisc_autoload": "1"},
     )
     world.machine.run(["modprobe", "--remove", "ppp_async"], check=False)
-    refused(world, checks, less, "there is no BPF", "bpf", nobody=True)
+    expect_refused(world, checks, less, "there is no BPF", "bpf", nobody=True)
     checks.equal(
         f"{less} negative control: root may use BPF, so it is refused for want of rights",
         world.run_try("bpf"),
         "ok",
         go_on=True,
     )
-    weaken(
+    expect_held_by(
         world,
         checks,
         "local.ptrace",
@@ -142,7 +148,7 @@ def processes(world: World, checks: Checks) -> None:
         "ptrace",
         {"kernel.yama.ptrace_scope": "0"},
     )
-    weaken(
+    expect_held_by(
         world,
         checks,
         "forensics.no-crash-dumps",
@@ -150,10 +156,38 @@ def processes(world: World, checks: Checks) -> None:
         "core",
         {"kernel.core_pattern": "/tmp/core.%p"},
     )
+    check_memory_misuse(world, checks)
+    world.shut_down()
 
 
-def modules(world: World, checks: Checks) -> None:
-    """Root tries to load a module that nobody signed, one that is blocked, and another kernel."""
+def check_memory_misuse(world: World, checks: Checks) -> None:
+    """A program writes to memory that it gave back."""
+    plain = world.run_try("write-after-free", nobody=True)
+    title = "browser.memory: a program that writes to memory it gave back is ended"
+    if not world.has_path("/usr/lib64/libhardened_malloc.so"):
+        checks.not_run(title, f"this base has no hardened_malloc (here: {plain or 'ended'})")
+        checks.equal("browser.memory negative control: it goes on unnoticed", plain, "ok", go_on=True)
+    else:
+        checks.true(title, plain != "ok", plain or "ended", go_on=True)
+
+
+@phase(
+    "kernel-modules",
+    "Root tries to load a module that nobody signed, one that is blocked, and another kernel",
+    starts_from="second-boot",
+    independent=True,
+)
+def kernel_modules(world: World, checks: Checks) -> None:
+    world.boot()
+    check_signed_modules(world, checks)
+    expect_refused(world, checks, "local.modules", "no other kernel is started from this one", "kexec")
+    expect_refused(world, checks, "local.modules", "root can't write the kernel's memory", "mem")
+    check_blocked_modules(world, checks)
+    world.shut_down()
+
+
+def check_signed_modules(world: World, checks: Checks) -> None:
+    """A module of this kernel is loaded as it is, without its signature, and with one byte changed."""
     said = world.run_try("module")
     try:
         seen = json.loads(said)
@@ -180,8 +214,10 @@ def modules(world: World, checks: Checks) -> None:
             "ok",
             go_on=True,
         )
-    refused(world, checks, "local.modules", "no other kernel is started from this one", "kexec")
-    refused(world, checks, "local.modules", "root can't write the kernel's memory", "mem")
+
+
+def check_blocked_modules(world: World, checks: Checks) -> None:
+    """Modules that modprobe.d blocks are asked for by their names, and past the block."""
     for claim, names in (
         ("usb.dma", ("thunderbolt", "firewire-core")),
         ("network.old-protocols", ("sctp", "tipc")),
@@ -204,12 +240,26 @@ def modules(world: World, checks: Checks) -> None:
         world.machine.run(["modprobe", "--remove", "--ignore-remove", names[0]], check=False)
 
 
+@phase(
+    "rights",
+    "A program wants more rights than it was given",
+    starts_from="second-boot",
+    independent=True,
+)
 def rights(world: World, checks: Checks) -> None:
-    """More rights than given: the system's files, set-user-ID programs, sudo, namespaces, links in shared
-    folders.
-    """
+    world.boot()
+    check_system_files(world, checks)
+    check_links(world, checks)
+    check_set_user_id(world, checks)
+    check_sudo(world, checks)
+    check_namespaces(world, checks)
+    world.shut_down()
+
+
+def check_system_files(world: World, checks: Checks) -> None:
+    """Root writes to the system's files."""
     machine = world.machine
-    refused(
+    expect_refused(
         world, checks, "local.system-fixed", "root can't change a program", "write", "/usr/bin/veilor-lab"
     )
     write = "mount -o remount,bind,rw /usr && touch /usr/bin/veilor-lab && rm /usr/bin/veilor-lab"
@@ -217,7 +267,11 @@ def rights(world: World, checks: Checks) -> None:
     checks.equal(
         "local.system-fixed negative control: mounted to be written, it can be", opened.code, 0, go_on=True
     )
-    weaken(
+
+
+def check_links(world: World, checks: Checks) -> None:
+    """Links and pipes that another user put into a shared folder."""
+    expect_held_by(
         world,
         checks,
         "local.links",
@@ -226,7 +280,7 @@ def rights(world: World, checks: Checks) -> None:
         {"fs.protected_symlinks": "0"},
         nobody=False,
     )
-    weaken(
+    expect_held_by(
         world,
         checks,
         "local.links",
@@ -235,8 +289,8 @@ def rights(world: World, checks: Checks) -> None:
         {"fs.protected_fifos": "0"},
         nobody=False,
     )
-    machine.run(["touch", "/tmp/veilor-lab-roots"])
-    weaken(
+    world.machine.run(["touch", "/tmp/veilor-lab-roots"])
+    expect_held_by(
         world,
         checks,
         "local.links",
@@ -244,38 +298,44 @@ def rights(world: World, checks: Checks) -> None:
         "hardlink",
         {"fs.protected_hardlinks": "0"},
     )
+
+
+def check_set_user_id(world: World, checks: Checks) -> None:
+    """Programs that start with root's rights."""
+    title = "local.setuid: no program with root's rights except sudo"
     if not world.has_path("/usr/libexec/secureblue"):
-        checks.not_run(
-            "local.setuid: no program with root's rights but sudo",
-            "this base does not take them away as secureblue does",
-        )
-    else:
-        extra = machine.run(
-            ["find", "/usr", "-xdev", "-type", "f", "-perm", "/6000", *KEPT], timeout=300
-        ).out.split()
-        checks.equal("local.setuid: no program with root's rights but sudo", extra, [], go_on=True)
+        checks.not_run(title, "this base does not strip them as secureblue does")
+        return
+    found = world.machine.run(["find", "/usr", "-xdev", "-type", "f", "-perm", "/6000", *KEPT], timeout=300)
+    checks.equal(title, found.out.split(), [], go_on=True)
+
+
+def check_sudo(world: World, checks: Checks) -> None:
+    """Whom sudo makes root."""
     if not world.has_path("/usr/bin/sudo"):
         checks.not_run("local.sudo: whom sudo makes root", "this base has no sudo")
-    else:
-        seen = json.loads(said) if (said := world.run_try("sudo")).startswith("{") else {"trouble": said}
-        title = (
-            f"local.sudo: by the base's rules who is in {seen.get('group')} becomes root with the "
-            "right password, and nobody else"
-        )
-        checks.true(
-            title,
-            [seen.get(one) for one in ("right", "wrong", "other")] == [True, False, False],
-            seen,
-            go_on=True,
-        )
-        checks.equal(
-            "local.sudo negative control: by a rule that asks nobody both are root",
-            seen.get("unasked"),
-            [True, True],
-            go_on=True,
-        )
-        if seen.get("group") != "wheel":
-            checks.not_run("local.sudo: that group is wheel", "sudo's rules are Debian's on this base")
+        return
+    said = world.run_try("sudo")
+    seen = json.loads(said) if said.startswith("{") else {"trouble": said}
+    checks.true(
+        f"local.sudo: by the base's rules who is in {seen.get('group')} becomes root with the right "
+        "password, and nobody else",
+        [seen.get(one) for one in ("right", "wrong", "other")] == [True, False, False],
+        seen,
+        go_on=True,
+    )
+    checks.equal(
+        "local.sudo negative control: by a rule that asks nobody both are root",
+        seen.get("unasked"),
+        [True, True],
+        go_on=True,
+    )
+    if seen.get("group") != "wheel":
+        checks.not_run("local.sudo: that group is wheel", "sudo's rules are Debian's on this base")
+
+
+def check_namespaces(world: World, checks: Checks) -> None:
+    """A program without rights makes a user namespace of its own."""
     made = world.run_try("userns", nobody=True)
     if not world.has_path("/sys/fs/selinux/enforce"):
         checks.not_run(
@@ -284,17 +344,23 @@ def rights(world: World, checks: Checks) -> None:
         )
     else:
         checks.true("local.userns: no namespace of one's own", made not in ("ok", ""), made, go_on=True)
-    plain = world.run_try("write-after-free", nobody=True)
-    title = "browser.memory: a program that writes to memory it gave back is ended"
-    if not world.has_path("/usr/lib64/libhardened_malloc.so"):
-        checks.not_run(title, f"this base has no hardened_malloc (here: {plain or 'ended'})")
-        checks.equal("browser.memory negative control: it goes on unnoticed", plain, "ok", go_on=True)
-    else:
-        checks.true(title, plain != "ok", plain or "ended", go_on=True)
 
 
+@phase(
+    "updaters",
+    "Another updater is started, and another image asked for",
+    starts_from="second-boot",
+    independent=True,
+)
 def updaters(world: World, checks: Checks) -> None:
-    """Another updater is started, another image asked for, an account changed."""
+    world.boot()
+    check_update_units(world, checks)
+    check_update_moves(world, checks)
+    world.shut_down()
+
+
+def check_update_units(world: World, checks: Checks) -> None:
+    """The base's updaters can't be started; our own timer waits, and can be."""
     machine, one = world.machine, "supply.one-updater"
     for unit in (
         "bootc-fetch-apply-updates.timer",
@@ -325,6 +391,9 @@ def updaters(world: World, checks: Checks) -> None:
     )
     checks.true("supply.mended-soon negative control: turned off it would not start", masked, go_on=True)
 
+
+def check_update_moves(world: World, checks: Checks) -> None:
+    """What polkit decides of rpm-ostree's ways past us, for a program without rights."""
     said = world.run_try("polkit", *MOVES) if world.has_path("/usr/bin/pkcheck") else ""
     asked, unasked = json.loads(said) if said.startswith("[") else ({}, {})
     for move, title in MOVES.items():
@@ -341,48 +410,44 @@ def updaters(world: World, checks: Checks) -> None:
             go_on=True,
         )
 
-    title = "forensics.changes-are-logged: a change to the accounts is written down"
-    if not world.has_path("/usr/sbin/auditd"):
-        checks.not_run(title, "this base has no audit service")
-    else:
-        look = ["ausearch", "--input-logs", "--start", "boot", "-k", "veilor-accounts", "-f", "/etc/shadow"]
-        machine.run(["touch", "/etc/shadow"])
-        checks.equal(
-            title, machine.run(["sh", "-c", f"sleep 1; {shlex.join(look)}"], check=False).code, 0, go_on=True
-        )
-        before = machine.run(["sh", "-c", f"{shlex.join(look)} | grep -c ^time"], check=False).out.strip()
-        machine.run(["auditctl", "-D"])
-        machine.run(["touch", "/etc/shadow"])
-        after = machine.run(
-            ["sh", "-c", f"sleep 1; {shlex.join(look)} | grep -c ^time"], check=False
-        ).out.strip()
-        checks.equal(
-            "forensics.changes-are-logged negative control: nothing is written down",
-            after,
-            before,
-            go_on=True,
-        )
-        machine.run(["augenrules", "--load"], check=False)
-
 
 @phase(
-    "programs",
-    "A program runs on the machine and wants more than it was given",
+    "audit-log",
+    "An account is changed, and the audit log says so",
     starts_from="second-boot",
     independent=True,
 )
-def programs(world: World, checks: Checks) -> None:
-    world.boot()
-    processes(world, checks)
-    modules(world, checks)
-    rights(world, checks)
-    updaters(world, checks)
+def audit_log(world: World, checks: Checks) -> None:
+    machine = world.boot()
+    title = "forensics.changes-are-logged: a change to the accounts is written down"
+    if not world.has_path("/usr/sbin/auditd"):
+        checks.not_run(title, "this base has no audit service")
+        world.shut_down()
+        return
+    search = ["ausearch", "--input-logs", "--start", "boot", "-k", "veilor-accounts", "-f", "/etc/shadow"]
+    machine.run(["touch", "/etc/shadow"])
+    checks.equal(
+        title, machine.run(["sh", "-c", f"sleep 1; {shlex.join(search)}"], check=False).code, 0, go_on=True
+    )
+    before = machine.run(["sh", "-c", f"{shlex.join(search)} | grep -c ^time"], check=False).out.strip()
+    machine.run(["auditctl", "-D"])
+    machine.run(["touch", "/etc/shadow"])
+    after = machine.run(
+        ["sh", "-c", f"sleep 1; {shlex.join(search)} | grep -c ^time"], check=False
+    ).out.strip()
+    checks.equal(
+        "forensics.changes-are-logged negative control: nothing is written down",
+        after,
+        before,
+        go_on=True,
+    )
+    machine.run(["augenrules", "--load"], check=False)
     world.shut_down()
 
 
 @phase(
     "browser",
-    "A page's process is looked at from outside of the browser",
+    "A page's process is inspected from outside of the browser",
     starts_from="second-boot",
     independent=True,
 )
@@ -430,15 +495,15 @@ def browser(world: World, checks: Checks) -> None:
     world.shut_down()
 
 
-def laid_over(path: str, text: str) -> str:
-    """Shell that has PATH say TEXT for what comes after it in the same mount namespace."""
+def show_instead(path: str, text: str) -> str:
+    """Shell that makes PATH say TEXT to what comes after it in the same mount namespace."""
     other = f"{DESK}/{secrets.token_hex(4)}"
     return f"printf '%s\\n' {shlex.quote(text)} > {other}; mount --bind {other} {path}"
 
 
-def taken_away(kind: str, given: dict) -> tuple[str, str]:
-    """How the control behind a check of this KIND is taken away, and how it is put back: shell, run before
-    and after.
+def removal_of(kind: str, given: dict) -> tuple[str, str]:
+    """How the control behind a check of this KIND is removed, and how it is put back: shell, run before and
+    after.
 
     What can't be changed before the next start (arguments, lockdown) is laid over for the doctor's eyes
     alone, who runs in a mount namespace of its own; the rest is changed on the machine.
@@ -449,7 +514,7 @@ def taken_away(kind: str, given: dict) -> tuple[str, str]:
         weak = "core" if not want.lstrip("-").isdigit() else str(int(want) - 1) if want != "0" else "1"
         path = "/proc/sys/" + key.replace(".", "/")
         return (
-            f"sysctl -qw {key}={weak} 2>/dev/null || {{ {laid_over(path, weak)}; }}",
+            f"sysctl -qw {key}={weak} 2>/dev/null || {{ {show_instead(path, weak)}; }}",
             f"sysctl -qw {shlex.quote(f'{key}={want}')}",
         )
     if kind == "unit" and given.get("load") == ["masked"]:
@@ -506,25 +571,25 @@ def taken_away(kind: str, given: dict) -> tuple[str, str]:
         "/proc/cmdline",
         "no-karg": f'echo "$(cat /proc/cmdline) {(given.get("names") or [""])[0]}=x" > {other}; mount '
         f"--bind {other} /proc/cmdline",
-        "lockdown": laid_over("/sys/kernel/security/lockdown", "[none] integrity confidentiality"),
-        "modules-signed": laid_over("/sys/module/module/parameters/sig_enforce", "N"),
-        "modules-out": laid_over("/proc/modules", f"{(given.get('names') or [''])[0]} 1 0 - Live 0x0"),
+        "lockdown": show_instead("/sys/kernel/security/lockdown", "[none] integrity confidentiality"),
+        "modules-signed": show_instead("/sys/module/module/parameters/sig_enforce", "N"),
+        "modules-out": show_instead("/proc/modules", f"{(given.get('names') or [''])[0]} 1 0 - Live 0x0"),
         "encrypted": "mount --bind /boot /var",
         "read-only": "mount -o remount,bind,rw /usr",
         "swap-safe": f"{{ head -1 /proc/swaps; echo $(findmnt -no SOURCE /boot) partition 1 0 -2; }} > "
         f"{other}; "
         f"mount --bind {other} /proc/swaps",
-        "policy-intact": laid_over(
+        "policy-intact": show_instead(
             "/etc/containers/policy.json", '{"default": [{"type": "insecureAcceptAnything"}]}'
         ),
-        "keys-as-shipped": laid_over("/usr/share/pki/containers/veilor-image-b.pub", "another key"),
-        "statement-remembered": laid_over("/var/lib/veilor/state.json", '{"channel": {"sequence": -1}}'),
+        "keys-as-shipped": show_instead("/usr/share/pki/containers/veilor-image-b.pub", "another key"),
+        "statement-remembered": show_instead("/var/lib/veilor/state.json", '{"channel": {"sequence": -1}}'),
         "every-source": f"{{ cat /etc/chrony.conf; echo 'server 192.0.2.9'; }} > {other}; mount --bind "
         f"{other} /etc/chrony.conf",
         "says": f"sed 's/^authselectmode .*/authselectmode prefer/' /etc/chrony.conf > {other}; mount "
         f"--bind {other} /etc/chrony.conf",
         "asked-first": f"mount --bind /dev/null {GUARD}",
-        "first-said": laid_over(given.get("folder", "") + "/10-veilor.conf", "# nothing"),
+        "first-said": show_instead(given.get("folder", "") + "/10-veilor.conf", "# nothing"),
         "image-verified": "bootc status --format=json --format-version=1 | sed "
         f"'s/containerPolicy/insecure/g' > {DESK}/said; "
         f"printf '#!/bin/sh\\ncat {DESK}/said\\n' > {other}; chmod +x {other}; mount --bind {other} "
@@ -534,7 +599,7 @@ def taken_away(kind: str, given: dict) -> tuple[str, str]:
 
 @phase(
     "doctor",
-    "The machine's own doctor agrees, and notices what is taken away",
+    "The machine's own doctor agrees, and notices each control that is removed",
     starts_from="second-boot",
     independent=True,
 )
@@ -582,16 +647,16 @@ def doctor(world: World, checks: Checks) -> None:
                 )  # each look takes seconds
                 held.setdefault(together, []).append((seen["id"], one["id"], seen["state"], check))
     for group in held.values():
-        missed(world, checks, group)
-    slower(world, checks, said["seconds"])
+        expect_missed(world, checks, group)
+    compare_with_lynis(world, checks, said["seconds"])
     world.shut_down()
 
 
-def missed(world: World, checks: Checks, group: list[tuple[str, str, str, dict]]) -> None:
-    """The doctor says FAIL of checks that passed, once their controls are taken away (of what is a person's
-    choice: not chosen).
+def expect_missed(world: World, checks: Checks, group: list[tuple[str, str, str, dict]]) -> None:
+    """Expect that the doctor says FAIL of checks that passed, once their controls are removed (of what is a
+    person's choice: not chosen).
     """
-    ways = [taken_away(check["kind"], check["arguments"]) for _, _, _, check in group]
+    ways = [removal_of(check["kind"], check["arguments"]) for _, _, _, check in group]
     look = "; ".join(
         ["{ " + "; ".join(away or "true" for away, _ in ways) + "; } >&2", "veilor-doctor --json"]
     )
@@ -608,17 +673,17 @@ def missed(world: World, checks: Checks, group: list[tuple[str, str, str, dict]]
             "NOT_APPLICABLE" if state == "opt-in" else "FAIL",
         )
         if not away:
-            checks.not_run(title, f"nothing takes away on a running machine what {check['kind']} looks at")
+            checks.not_run(title, f"nothing removes on a running machine what {check['kind']} checks")
             continue
         one = found.get(name, {"status": "nothing", "reason": done.err[-300:]})
         checks.true(title, one["status"] == wanted, f"{one['status']}: {one['reason']}", go_on=True)
     if undone.code:
-        checks.not_run("doctor: what was taken away is put back", undone.err[-300:])
+        checks.not_run("doctor: what was removed is put back", undone.err[-300:])
 
 
-def slower(world: World, checks: Checks, seconds: float) -> None:
-    """lynis, put beside the system, is still at work after ten times as long as the doctor took; it is ended
-    then.
+def compare_with_lynis(world: World, checks: Checks, seconds: float) -> None:
+    """Expect that lynis, put beside the system, still runs after ten times as long as the doctor took; it is
+    ended then.
     """
     packed = world.dir / "lynis.tar"
     with tarfile.open(packed, "w") as tar:

@@ -119,10 +119,11 @@ def released(bench, tmp_path):  # noqa: F811  # noqa: F811
 def recorded(monkeypatch):
     """Results as a rehearsal of this very tree would have left them; one is of another tree, one stale."""
     said = snapshot(ROOT)
+    run = {claim.id: claim.attack[0].run for claim in load_model(ROOT).claims if claim.attack}
     shown = Result(
         "",
         "attack",
-        "attacks:programs",
+        run["local.ptrace"],
         verdict="PASS",
         when="2099-01-01",
         base="x",
@@ -131,7 +132,7 @@ def recorded(monkeypatch):
         tree=said["tree"],
     )
     rows = [
-        replace(shown, claim=name, proof=said["proofs"][f"{name} attack attacks:programs"])
+        replace(shown, claim=name, run=run[name], proof=said["proofs"][f"{name} attack {run[name]}"])
         for name in ("local.ptrace", "local.links", "local.modules", "local.less-kernel")
     ]
     rows[0] = replace(rows[0], fails=NegativeControl("phase", "PASS", "2099-01-01", rows[0].proof))

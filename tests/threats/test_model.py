@@ -223,7 +223,7 @@ def test_a_file_that_breaks_the_schema_is_named_with_the_place(clone, old, new, 
 
 
 def report(clone: Path, **changes) -> Path:
-    """A rehearsal's report in which the phases programs and doctor have their checks."""
+    """A rehearsal's report in which some phases have checks of their claims."""
 
     def check(title, verdict="PASS", detail=""):
         return {"title": title, "verdict": verdict, "detail": detail}
@@ -240,16 +240,27 @@ def report(clone: Path, **changes) -> Path:
     data |= {
         "phases": [
             {
-                "name": "programs",
-                "verdict": "NOT_RUN",
+                "name": "processes",
+                "verdict": "PASS",
+                "carried": "",
+                "checks": [check("local.ptrace: one"), check("local.ptrace negative control: one")],
+            },
+            {
+                "name": "rights",
+                "verdict": "OS_FAULT",
                 "carried": "",
                 "checks": [
-                    check("local.ptrace: one"),
-                    check("local.ptrace negative control: one"),
                     check("local.links: one"),
                     check("local.links: two", "OS_FAULT"),
                     check("local.links negative control: one"),
                     check("local.userns: one", "NOT_RUN", "no SELinux"),
+                ],
+            },
+            {
+                "name": "kernel-modules",
+                "verdict": "NOT_RUN",
+                "carried": "",
+                "checks": [
                     check("local.modules: one"),
                     check("local.modules: two", "NOT_RUN", "no module"),
                 ],
@@ -299,7 +310,7 @@ def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_che
         results.load_results(clean)
     )
     left_out = [
-        {"name": name, "verdict": "NOT_RUN", "carried": "", "checks": []} for name in ("programs", "doctor")
+        {"name": name, "verdict": "NOT_RUN", "carried": "", "checks": []} for name in ("processes", "doctor")
     ]
     results.record(clean, MODEL, report(clean, phases=left_out))
     assert cell("local.ptrace", "attack") == "PASS, fails without (stand-in, 2099-01-01)", (
@@ -356,12 +367,12 @@ def test_a_sabotaged_run_shows_only_that_a_check_can_fail(clean, cell):
 
 def test_a_damaged_or_unfinished_report_or_one_of_changed_sources_is_not_taken(clean):
     odd = {
-        "name": "programs",
+        "name": "processes",
         "verdict": "PASS",
         "carried": "",
         "checks": [{"title": "local.ptrace: one", "verdict": "FINE"}],
     }
-    bare = {"name": "programs", "checks": []}
+    bare = {"name": "processes", "checks": []}
     for changes in (
         {"phases": [{}]},
         {"phases": [bare]},

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import ast
 import functools
-import re
 from dataclasses import dataclass
 
-WORD = re.compile(r"[\w-]+")
 NO_MEANING = {
     "ctx",
     "kind",
@@ -22,12 +20,12 @@ NO_MEANING = {
 
 @dataclass(frozen=True)
 class Part:
-    """One statement of a module: its code, the names that it uses, the words of its texts and attributes."""
+    """One statement of a module: its code, the names and attributes that it uses, and its texts."""
 
     code: str
     uses: frozenset[str]
-    words: frozenset[str]
-    texts: tuple[str, ...]
+    attributes: frozenset[str]
+    texts: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -84,16 +82,15 @@ def drop_docstrings(tree: ast.Module) -> None:
 
 def part_of(node: ast.AST) -> Part:
     """NODE as a part of its module."""
-    uses, words, texts = set(), set(), []
+    uses, attributes, texts = set(), set(), set()
     for one in ast.walk(node):
         if isinstance(one, ast.Name):
             uses.add(one.id)
         elif isinstance(one, ast.Attribute):
-            words.add(one.attr)
+            attributes.add(one.attr)
         elif isinstance(one, ast.Constant) and isinstance(one.value, str):
-            texts.append(one.value)
-            words.update(WORD.findall(one.value))
-    return Part(canonical(node), frozenset(uses), frozenset(words), tuple(texts))
+            texts.add(one.value)
+    return Part(canonical(node), frozenset(uses), frozenset(attributes), frozenset(texts))
 
 
 def names_of(node: ast.stmt) -> list[str]:
@@ -128,7 +125,7 @@ def read_module(text: str) -> Module:
                 bound = alias.asname or alias.name.split(".")[0]
                 source = getattr(node, "module", None)
                 code = f"import {'.' * getattr(node, 'level', 0)}{source or ''} {alias.name}"
-                parts.setdefault(bound, []).append(Part(code, frozenset(), frozenset(), ()))
+                parts.setdefault(bound, []).append(Part(code, frozenset(), frozenset(), frozenset()))
             continue
         names = names_of(node)
         if not names:

@@ -53,23 +53,23 @@ def phase_code(source_root: Path, run: str) -> list[str]:
     if module is None or phase not in module.phases:
         return []
     parts = module.reached([module.phases[phase]])
-    words = {word for part in parts for word in part.words}
-    guests = {found[1] for part in parts for text in part.texts if (found := GUEST.search(text))}
-    if RUN_TRY in words:
+    texts = {text for part in parts for text in part.texts}
+    guests = {found[1] for text in texts if (found := GUEST.search(text))}
+    if any(RUN_TRY in part.attributes for part in parts):
         guests.add(TRIES)
-    programs = [guest_code(source_root / "scenarios/guest" / name, words) for name in sorted(guests)]
+    programs = [guest_code(source_root / "scenarios/guest" / name, texts) for name in sorted(guests)]
     return [*(part.code for part in parts), *programs]
 
 
-def guest_code(path: Path, words: set[str]) -> str:
-    """What a phase that says WORDS uses of the guest program at PATH: the functions it names, else all."""
+def guest_code(path: Path, texts: set[str]) -> str:
+    """What a phase with these TEXTS uses of the guest program at PATH: the functions it names, else all."""
     if not path.is_file():
         return f"no {path.name}"
     text = path.read_text()
     if path.suffix != ".py":
         return text
     module = code.read_module(text)
-    named = [name for name in module.parts if name in words or name.replace("_", "-") in words]
+    named = [name for name in module.parts if {name, name.replace("_", "-")} & texts]
     return module.code(named or list(module.parts))
 
 
