@@ -12,9 +12,11 @@ import pytest
 from veilor.build.base_pin import pin_base, pinned_base, verify_base
 from veilor.build.errors import BuildError
 from veilor.build.readiness import PIN, read_pin
+from veilor.core.product import load
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGEST = "sha256:" + "ab" * 32
+FEDORA = load(ROOT / "product.toml").version
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ class Programs:
     """Answers as skopeo, cosign and slsa-verifier; REFUSING is the one that says no."""
 
     def __init__(
-        self, version: str = "44.20260630.0", refusing: str = "", answer: dict | None = None
+        self, version: str = f"{FEDORA}.20260630.0", refusing: str = "", answer: dict | None = None
     ) -> None:
         self.answer = answer or {"Digest": DIGEST, "Labels": {"org.opencontainers.image.version": version}}
         self.refusing, self.asked = refusing, []
@@ -60,7 +62,7 @@ def test_a_base_that_everything_vouches_for_is_pinned_once(clone):
     [
         (Programs(refusing="cosign"), "cosign ended with 1"),
         (Programs(refusing="slsa-verifier"), "slsa-verifier ended with 1"),
-        (Programs(version="45.1"), "is version '45.1', and product.toml says 44"),
+        (Programs(version="39.1"), f"is version '39.1', and product.toml says {FEDORA}"),
         (Programs(answer={"Digest": DIGEST}), "no digest or labels"),
         (Programs(answer={"Digest": "latest", "Labels": {}}), "is no digest"),
     ],

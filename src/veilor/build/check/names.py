@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from veilor.build.check import fedora
 from veilor.build.check.files import texts
 from veilor.build.check.finding import Finding, Notice, line_of, lines_matching
 from veilor.build.errors import BuildError
@@ -21,26 +22,25 @@ MUTABLE = ("kickstart/veilor-os.ks", ".github/workflows/livecd.yml", "scripts/bu
 
 
 def check_references(root: Path, run) -> list[Finding]:
-    """Image references and addresses of the project are product.toml's."""
+    """Image references and addresses of the project are product.toml's; a tag is its Fedora number."""
     product, found = load(root / "product.toml"), []
     owner = product.repository.split("/")[0]
-    tags = {
-        product.image_repo: product.tag,
-        product.channel_repo: product.tag,
-        product.base_image: product.base_tag,
-    }
+    repositories = (product.image_repo, product.channel_repo, product.base_image)
     owners = "|".join(re.escape(name.split("/")[1]) for name in (product.image_repo, product.base_image))
     images = rf"{re.escape(product.registry)}/(?:{owners})/[\w./-]*\w(?::[\w.-]*\w)?"
     home = re.sub(r"^https://", "", product.urls["home"])
     for name, text in texts(root, LEFT_OUT):
         for number, hit in lines_matching(text, images):
             repository, _, tag = hit[0].partition(":")
-            if repository not in tags:
-                near = [known for known in tags if known.split("/")[1] == repository.split("/")[1]]
+            if repository not in repositories:
+                near = [known for known in repositories if known.split("/")[1] == repository.split("/")[1]]
                 said = f"{repository} is not product.toml's; write {' or '.join(near)}"
                 found.append(Finding(name, number, said))
-            elif tag and tag != tags[repository] and not OTHER_TAGS.fullmatch(tag):
-                said = f"{hit[0]} has another tag than product.toml's; write {repository}:{tags[repository]}"
+                continue
+            if not tag or OTHER_TAGS.fullmatch(tag) or name.startswith(fedora.LEFT_OUT):
+                continue
+            if tag != product.version:
+                said = f"{hit[0]} has another tag than product.toml's; write {repository}:{product.version}"
                 found.append(Finding(name, number, said))
         for number, hit in lines_matching(text, rf"github\.com/{re.escape(owner)}/[\w.-]+"):
             if hit[0].rstrip(".") != home:
@@ -56,7 +56,7 @@ def check_recipe_names(root: Path, run) -> list[Finding]:
     wanted = {
         "name": product.repository.split("/")[-1],
         "base-image": product.base_image,
-        "image-version": product.base_tag,
+        "image-version": product.version,
     }
     found = []
     for key, value in wanted.items():
