@@ -23,7 +23,7 @@ from veilor.lab.cache import cache_root
 from veilor.lab.debian_base import base_layout, epoch
 from veilor.lab.evidence import PROMPT
 from veilor.lab.live import live_medium
-from veilor.lab.machine import OVMF_VARS, Hardware, Machine
+from veilor.lab.machine import OVMF_VARS, DiskFile, Hardware, Machine
 from veilor.lab.tools import tools_tree
 from veilor.lab.world import PASSPHRASE
 
@@ -35,7 +35,7 @@ dd if=/dev/zero of=/dev/mapper/bound bs=1M count="$1" conv=fsync 2>/dev/null
 cryptsetup close bound"""  # noqa: E501
 
 
-def machine(tools, folder: Path, disks: list, log: str) -> Machine:
+def machine(tools, folder: Path, disks: list[DiskFile], log: str) -> Machine:
     """A started machine over DISKS."""
     made = Machine(tools, Hardware(disks, uefi_vars=folder / "uefi.fd"), folder / log).start()
     made.resume_cpus()
@@ -44,7 +44,7 @@ def machine(tools, folder: Path, disks: list, log: str) -> Machine:
 
 def install(tools, folder: Path, iso: Path, disk: Path) -> None:
     """Install the bare base onto DISK as a person does."""
-    guest = machine(tools, folder, [(iso, "raw", True), (disk, "qcow2", False)], "install.log")
+    guest = machine(tools, folder, [DiskFile(iso, read_only=True), DiskFile(disk, "qcow2")], "install.log")
     try:
         at = guest.wait_console(rb"Install to which disk\? ", 240, "the installer's question")
         guest.console.send(b"1\n")
@@ -60,7 +60,7 @@ def install(tools, folder: Path, iso: Path, disk: Path) -> None:
 def cycle(tools, folder: Path, disk: Path) -> float:
     """Seconds of one boot with unlock, up to the end of start-up, and one shutdown."""
     started = time.monotonic()
-    guest = machine(tools, folder, [(disk, "qcow2", False)], "boots.log")
+    guest = machine(tools, folder, [DiskFile(disk, "qcow2")], "boots.log")
     try:
         guest.wait_console(PROMPT, 240, "the passphrase prompt")
         time.sleep(1)
@@ -82,7 +82,7 @@ def write(tools, folder: Path, iso: Path, size: int) -> float:
         timeout=60,
     )
     started = time.monotonic()
-    guest = machine(tools, folder, [(iso, "raw", True), (target, "qcow2", False)], "dd.log")
+    guest = machine(tools, folder, [DiskFile(iso, read_only=True), DiskFile(target, "qcow2")], "dd.log")
     try:
         guest.wait_agent(240)
         guest.run(["sh", "-c", WRITE, "sh", str(size >> 20), "bound passphrase"], timeout=600)

@@ -617,7 +617,7 @@ def doctor(world: World, checks: Checks) -> None:
         ).out
     )
     report = json.loads(said.pop("out"))
-    world.notes["doctor"] = said
+    world.notes.measured["doctor"] = said
     checks.true("doctor: less than 40 MiB of memory", said["peak_mib"] < 40, said, go_on=True)
     held: dict[str, list] = {}
     shipped = {
@@ -706,11 +706,13 @@ def compare_with_lynis(world: World, checks: Checks, seconds: float) -> None:
     done = world.machine.run(
         ["grep", "-c", "Performing test ID", f"{DESK}/lynis.log"], check=False
     ).out.strip()
-    world.notes["lynis"] = {key: value for key, value in theirs.items() if key != "out"} | {"tests": done}
+    world.notes.measured["lynis"] = {key: value for key, value in theirs.items() if key != "out"} | {
+        "tests": done
+    }
     title = "doctor: at most a tenth of the time that lynis takes on the same machine"
     checks.true(
         title,
         int(done or 0) >= 1 and theirs["seconds"] >= 10 * seconds - 1,
-        f"{seconds:.1f} s; {world.notes['lynis']}",
+        f"{seconds:.1f} s; {world.notes.measured['lynis']}",
         go_on=True,
     )

@@ -98,7 +98,7 @@ def comes_back(
     machine.wait_agent(UNLOCK_TIMEOUT)
     world.wait_startup_end()
     checks.equal("three starts of it, then one more", machine.console.count(COUNTED), 4)
-    old = world.notes["releases"]["44.1"]
+    old = world.notes.releases["44.1"]
     checks.equal(
         "the fourth is of the version before", world.bootc_status()["booted"]["image"]["imageDigest"], old
     )

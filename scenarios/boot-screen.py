@@ -6,7 +6,7 @@ import time
 import tomllib
 
 from veilor.lab.evidence import COUNTED, PROMPT
-from veilor.lab.machine import Hardware, Machine
+from veilor.lab.machine import DiskFile, Hardware, Machine
 from veilor.lab.scenario import phase
 from veilor.lab.screen import Screen, dark_colours, press_keys, type_keys
 from veilor.lab.verdict import Checks
@@ -33,7 +33,7 @@ OPENED = rb"Finished [^\r\n]*Cryptography Setup|Reached target [^\r\n]*Local Enc
 def start(world: World, arguments: str) -> Machine:
     """Power on a machine of the flavour with kernel ARGUMENTS, and stop at its boot menu."""
     hardware = Hardware(
-        [(path, "raw", False) for path in world.make_locked_disks(arguments)],
+        [DiskFile(path) for path in world.make_locked_disks(arguments)],
         "uefi",
         world.uefi_vars,
         world.settings.accel,

@@ -9,6 +9,7 @@ import secrets
 
 from veilor.lab import disk
 from veilor.lab.evidence import COUNTED, PROMPT, image_digest, signature_policy
+from veilor.lab.machine import DiskFile
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
 from veilor.lab.world import PASSPHRASE, UNLOCK_TIMEOUT, World
@@ -35,9 +36,7 @@ def install(world: World, checks: Checks) -> None:
     share = world.dir / "install-logs"
     share.mkdir(exist_ok=True)
 
-    machine = world.power_on(
-        world.hardware(network=False, medium=iso, extra=[(other, "raw", False)], share=share)
-    )
+    machine = world.power_on(world.hardware(network=False, medium=iso, extra=[DiskFile(other)], share=share))
     at = machine.wait_console(rb"Install to which disk\? ", 240, "the installer's question for a disk")
     offered = world.offered_disks()
     world.take_screenshot("installer", "The installer asks which disk to take")
@@ -184,7 +183,7 @@ def second_boot(world: World, checks: Checks) -> None:
     checks.equal(
         "the booted image is the announced one",
         image_digest(status["booted"]),
-        world.notes["releases"]["44.1"],
+        world.notes.releases["44.1"],
     )
     checks.equal(
         "its signature was verified by policy", signature_policy(status["booted"]), "containerPolicy"
@@ -237,7 +236,7 @@ def update(world: World, checks: Checks) -> None:
     checks.equal(
         "after the power cut v1 boots",
         image_digest(world.bootc_status()["booted"]),
-        world.notes["releases"]["44.1"],
+        world.notes.releases["44.1"],
     )
     done = world.run_program("veilor-update")
     checks.equal("the update is staged", done.code, 0)
@@ -251,7 +250,7 @@ def update(world: World, checks: Checks) -> None:
         v2.layer_bytes <= pulled <= 1.05 * v2.layer_bytes,
         f"{pulled} bytes of layers for a layer of {v2.layer_bytes}",
     )
-    world.notes["pulled"] = [pulled, v2.layer_bytes]
+    world.notes.measured["pulled"] = [pulled, v2.layer_bytes]
     world.shut_down()
 
     world.boot()
@@ -265,7 +264,7 @@ def update(world: World, checks: Checks) -> None:
 
 @phase("rollback", "Roll back to v1 and forward again")
 def rollback(world: World, checks: Checks) -> None:
-    releases = world.notes["releases"]
+    releases = world.notes.releases
     world.boot()
     world.apply_sabotage("rollback")
     world.write_file("/etc/veilor-lab-v2", "made on v2\n")
@@ -315,7 +314,7 @@ def bad_update(world: World, checks: Checks) -> None:
     checks.equal("three boots of v3, then one more", machine.console.count(COUNTED), 4)
     world.wait_startup_end()
     status = world.bootc_status()
-    checks.equal("the fourth is v2", image_digest(status["booted"]), world.notes["releases"]["44.2"])
+    checks.equal("the fourth is v2", image_digest(status["booted"]), world.notes.releases["44.2"])
     machine.wait_unit("veilor-health-return.service", "inactive", 120)
     shown = world.run_program("veilor-status")
     checks.true("status says why", "health" in shown.text.lower() and "44.3" in shown.text, shown.text)
@@ -336,7 +335,7 @@ def not_unlocked(world: World, checks: Checks) -> None:
     checks.equal(
         "after the return v2 is the default",
         image_digest(world.bootc_status()["booted"]),
-        world.notes["releases"]["44.2"],
+        world.notes.releases["44.2"],
     )
     world.publish(v4)
     checks.equal("a newer good release is staged", world.run_program("veilor-update").code, 0)
@@ -349,9 +348,7 @@ def not_unlocked(world: World, checks: Checks) -> None:
         world.cut_power()
 
     machine = world.boot()
-    checks.equal(
-        "then v2 boots", image_digest(world.bootc_status()["booted"]), world.notes["releases"]["44.2"]
-    )
+    checks.equal("then v2 boots", image_digest(world.bootc_status()["booted"]), world.notes.releases["44.2"])
     machine.wait_unit("veilor-health-return.service", "inactive", 120)
     shown = world.run_program("veilor-status").text
     checks.true("status says that nobody unlocked it", "unlock" in shown.lower(), shown)

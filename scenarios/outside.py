@@ -257,7 +257,7 @@ def memory(world: World, checks: Checks) -> None:
             "a program to write to its memory and end",
         )
         marked, leaking = read_pages(machine, marker, secret)
-        world.notes[f"memory-{wiped}"] = [marked, leaking]
+        world.notes.measured[f"memory-{wiped}"] = [marked, leaking]
         if wiped:
             checks.true(
                 f"{claim}: pages that are given out hold nothing of what was in them",

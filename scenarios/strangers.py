@@ -322,7 +322,7 @@ def lying_resolver(world: World, honest: str) -> Iterator[str]:
 def forged_names(world: World, checks: Checks, release) -> None:
     """The registry's name leads elsewhere, and the clock is wrong, while a newer release is there."""
     claim = "time.update-path"
-    old = world.notes["releases"]["44.1"]
+    old = world.notes.releases["44.1"]
     world.publish(release)
     honest = world.read_file("/etc/hosts")
 

@@ -233,7 +233,7 @@ def release_lifecycle(world: World, checks: Checks, good: str, old: str) -> None
 def outcomes(world: World, checks: Checks) -> None:
     v2, v3 = world.make_image("44.2"), world.make_image("44.3")
     machine = world.boot()
-    old = world.notes["releases"]["44.1"]
+    old = world.notes.releases["44.1"]
     world.publish(v2)
     held_up(world, checks)
     release_lifecycle(world, checks, v2.digest, old)
@@ -328,7 +328,7 @@ def disable_check(world: World, file: str, code: str) -> None:
 def trust(world: World, checks: Checks) -> None:
     v0, v2 = world.make_image("44.0"), world.make_image("44.2")
     machine = world.boot()
-    old = world.notes["releases"]["44.1"]
+    old = world.notes.releases["44.1"]
     world.publish(v0, announce=False)  # signed by our key, and older than what runs
     expect_outcome(world, checks, "the tag moved to an older image", 0, state="current")
     world.announce("44.2", v2.digest)

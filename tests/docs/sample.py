@@ -13,8 +13,9 @@ import zlib
 from pathlib import Path
 
 from veilor.lab.report import load_stand_ins, write_report
+from veilor.lab.result import About, Host, PhaseResult, Run, Screenshot, Timing
 from veilor.lab.scenario import load_scenario
-from veilor.lab.verdict import About, Check, PhaseResult, Run, Screenshot, Verdict, phase_verdict
+from veilor.lab.verdict import Check, Verdict, phase_verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "<script>document.title = 'taken over'</script><img src=https://example.org/x.png onerror=alert(1)>"
@@ -77,10 +78,10 @@ def sample(pictures: Path) -> Run:
     phases[2].retried = "QEMU ended by itself with signal 9"
     about = About(
         "Debian 13 stand-in",
-        {"accel": "tcg", "qemu": "10.0.13", "cores": 2},
+        Host("tcg", "10.0.13", 2),
         list(load_stand_ins()),
         None,
-        [("tools tree", 67.0), ("base tree", 91.0), ("programs from crates", 284.0)],
+        [Timing("tools tree", 67.0), Timing("base tree", 91.0), Timing("programs from crates", 284.0)],
     )
     return Run(
         "life",
@@ -91,7 +92,12 @@ def sample(pictures: Path) -> Run:
         phases,
         sum(p.seconds for p in phases) + 40,
         log=HOSTILE,
-        timings=[("boots", 60.0), ("boots", 900.0), ("images", 40.0), ("checkpoints", 30.0)],
+        timings=[
+            Timing("boots", 60.0),
+            Timing("boots", 900.0),
+            Timing("images", 40.0),
+            Timing("checkpoints", 30.0),
+        ],
     )
 
 

@@ -15,12 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_real_bootc_leaves_nothing_of_the_front():
-    plain = {name: what for name, what, _ in debian_base.added_files(ROOT, Path("/programs"), Path("/grub"))}
+    made = Path("/programs"), Path("/grub")
+    plain = {entry.name: entry.content for entry in debian_base.added_files(ROOT, *made)}
     real = {
-        name: what
-        for name, what, _ in debian_base.added_files(
-            ROOT, Path("/programs"), Path("/grub"), Path("/made/bootc")
-        )
+        entry.name: entry.content for entry in debian_base.added_files(ROOT, *made, bootc=Path("/made/bootc"))
     }
     assert (
         plain["usr/bin/bootc"] == ROOT / "stand-ins/bootc/bootc" and "usr/lib/bootc-front/verbs.py" in plain

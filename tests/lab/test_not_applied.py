@@ -36,10 +36,10 @@ def test_what_the_base_reads_is_not_listed():
 
 
 def test_the_report_is_given_all_of_it():
-    assert [one["path"] for one in load_not_applied()] == [entry["path"] for entry in LIST]
+    assert [one.path for one in load_not_applied()] == [entry["path"] for entry in LIST]
 
 
 def test_what_a_desktop_reads_is_not_said_to_be_without_effect_on_one():
-    left = {one["path"] for one in load_not_applied(has=DESKTOPS["desktop"])}
+    left = {one.path for one in load_not_applied(has=DESKTOPS["desktop"])}
     assert left < {entry["path"] for entry in LIST}
     assert "etc/xdg/**/*" not in left and "etc/plymouth/plymouthd.conf" in left

@@ -11,10 +11,12 @@ import pytest
 
 from veilor.lab.checkpoint import Checkpoints, NoCheckpoint
 from veilor.lab.phases import failed_set_up, run_scenario
+from veilor.lab.result import About, Host
 from veilor.lab.scenario import checkpoint_keys, load_scenario
-from veilor.lab.verdict import About, LabFault, UsageError, Verdict
+from veilor.lab.verdict import LabFault, UsageError, Verdict
 
 PASS, NOT_RUN, LAB, OS = Verdict.PASS, Verdict.NOT_RUN, Verdict.LAB_FAULT, Verdict.OS_FAULT
+HOST = Host("tcg", "10", 2)
 HEAD = '''"""A short life."""
 import os, signal
 from veilor.lab.scenario import phase
@@ -90,7 +92,7 @@ def load(folder):
 @pytest.fixture
 def go(tmp_path):
     def go(scenario, world, **more):
-        about = About("base", {"accel": "tcg", "qemu": "10", "cores": 2}, [])
+        about = About("base", HOST, [])
         more = {"inputs": {"base": "x"}, **more}
         return run_scenario(scenario, world, about=about, progress=Silent(), **more)
 
@@ -409,7 +411,7 @@ def test_the_report_is_honest_at_every_moment(load, go):
 
 
 def test_a_set_up_that_fails_is_a_run_too(load):
-    scenario, about = load(body("one", "two")), About("base", {}, [])
+    scenario, about = load(body("one", "two")), About("base", HOST, [])
     run = failed_set_up(scenario, LabFault("no network"), about)
     assert (
         run.exit_code == 3

@@ -22,7 +22,8 @@ from veilor.lab.report import (
     remove_report,
     write_report,
 )
-from veilor.lab.verdict import About, Check, PhaseResult, Run, Screenshot, Verdict
+from veilor.lab.result import About, Host, NotApplied, PhaseResult, Run, Screenshot, Timing
+from veilor.lab.verdict import Check, Verdict
 
 PASS, NOT_RUN, LAB, OS = Verdict.PASS, Verdict.NOT_RUN, Verdict.LAB_FAULT, Verdict.OS_FAULT
 NASTY = "<script>alert(1)</script> & \x00\x1b[31mred\x1b[0m ]]> \"'"
@@ -85,11 +86,11 @@ def a_run(picture, text="fine", verdict=PASS):
     )
     about = About(
         "Debian 13",
-        {"accel": "tcg", "qemu": "10.0.2", "cores": 2},
+        Host("tcg", "10.0.2", 2),
         ["base-system", "tcg"],
         None,
-        [("tools", 3.0)],
-        not_applied=[{"path": "etc/xdg/<one>", "why": "no desktop"}],
+        [Timing("tools", 3.0)],
+        not_applied=[NotApplied("etc/xdg/<one>", "no desktop")],
     )
     return Run(
         "life",
@@ -99,7 +100,7 @@ def a_run(picture, text="fine", verdict=PASS):
         about,
         [first, second],
         151.0,
-        timings=[("boots", 40.0)],
+        timings=[Timing("boots", 40.0)],
     )
 
 

@@ -5,15 +5,13 @@ import json
 
 import pytest
 
+from veilor.lab.result import About, Host, PhaseResult, Run, Timing
 from veilor.lab.verdict import (
     EXIT,
-    About,
     Checks,
     LabFault,
     NotRun,
     OSFault,
-    PhaseResult,
-    Run,
     Verdict,
     phase_verdict,
     verdict_of,
@@ -25,7 +23,9 @@ ORDER = [Verdict.PASS, Verdict.NOT_RUN, Verdict.LAB_FAULT, Verdict.OS_FAULT]
 
 def a_run(*verdicts, **more):
     phases = [PhaseResult(f"p{number}", "title", verdict) for number, verdict in enumerate(verdicts)]
-    return Run("life", "A life", "", "2026-01-01T00:00:00Z", About("base", {}, []), phases, **more)
+    return Run(
+        "life", "A life", "", "2026-01-01T00:00:00Z", About("base", Host("tcg", "10", 2), []), phases, **more
+    )
 
 
 @pytest.mark.parametrize("one, other", list(itertools.product(range(4), repeat=2)))
@@ -122,10 +122,14 @@ def test_a_result_survives_json():
 
 
 def test_where_time_goes_adds_up():
-    run = a_run(Verdict.PASS, seconds=100.0, timings=[("boots", 30.0), ("boots", 20.0), ("shutdowns", 10.0)])
+    run = a_run(
+        Verdict.PASS,
+        seconds=100.0,
+        timings=[Timing("boots", 30.0), Timing("boots", 20.0), Timing("shutdowns", 10.0)],
+    )
     run.phases[0].seconds = 100.0
-    run.about.set_up.append(("tools tree", 7.0))
-    rows = {(row["kind"], row["what"]): (row["seconds"], row["times"]) for row in run.where_time_goes()}
+    run.about.set_up.append(Timing("tools tree", 7.0))
+    rows = {(row.kind, row.what): (row.seconds, row.times) for row in run.where_time_goes()}
     assert rows == {
         ("set-up", "tools tree"): (7.0, 1),
         ("phase", "title"): (100.0, 1),

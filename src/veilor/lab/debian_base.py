@@ -1,8 +1,6 @@
-"""The stand-in base: a Debian 13 as an encapsulated ostree commit in an OCI layout, with the bootc front in
-it.
+"""The stand-in base: a Debian 13 with the bootc front, as an encapsulated ostree commit in an OCI layout.
 
-Everything passes through tar streams, so neither root nor a mounted image is needed, and owners stay as they
-are.
+Everything passes through tar streams, so neither root nor a mounted image is needed, and owners stay.
 """
 
 from __future__ import annotations
@@ -12,8 +10,11 @@ import os
 import shlex
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from veilor.lab.cache import artefact, hash_tree
 from veilor.lab.tools import SLIM, Tools, bootstrap_debian, host_certificates
@@ -55,8 +56,9 @@ def epoch() -> int:
 
 
 def base_rootfs(cache: Path, source: Path, more: tuple[str, ...] = ()) -> Path:
-    """The plain Debian tree with MORE packages as a tar file (about 500 MB; 80 s by mmdebstrap), cached by
-    packages and arrangement.
+    """The plain Debian tree with MORE packages as a tar file (about 500 MB; 80 s by mmdebstrap).
+
+    Cached by packages and arrangement.
     """
     arrange = source / "stand-ins/base/arrange.py"
     conf = source / "stand-ins/base/rootfs/usr/lib/ostree/prepare-root.conf"
@@ -67,9 +69,7 @@ def base_rootfs(cache: Path, source: Path, more: tuple[str, ...] = ()) -> Path:
 
 
 def rust_programs(cache: Path, tools: Tools, source: Path) -> Path:
-    """A folder with `ostree-ext-cli` and `greenboot`, compiled from the published crates (three to eight
-    minutes).
-    """
+    """A folder with `ostree-ext-cli` and `greenboot`, compiled from the published crates (3 to 8 minutes)."""
     crate = source / "stand-ins/rust"
     compiler = tools.versions(
         ("rustc", "cargo", "gcc", "libc6-dev", "libostree-dev", "libssl-dev", "libzstd-dev")
@@ -87,11 +87,9 @@ def rust_programs(cache: Path, tools: Tools, source: Path) -> Path:
         try:
             shutil.copytree(crate, work / "crate")
             manifest = str(work / "crate/Cargo.toml")
-            run = {"binds": [work, home], "env": env, "timeout": 2400}
-            tools.run(
-                ["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path", manifest], **run
-            )
-            tools.run(
+            run = partial(tools.run, binds=[work, home], env=env, timeout=2400)
+            run(["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path", manifest])
+            run(
                 [
                     "cargo",
                     "install",
@@ -102,8 +100,7 @@ def rust_programs(cache: Path, tools: Tools, source: Path) -> Path:
                     "--root",
                     str(work),
                     "greenboot",
-                ],
-                **run,
+                ]
             )
             dest.mkdir()
             shutil.copy2(work / "target/release/ostree-ext-cli", dest / "ostree-ext-cli")
@@ -117,8 +114,9 @@ def rust_programs(cache: Path, tools: Tools, source: Path) -> Path:
 
 
 def grub_images(cache: Path, tools: Tools) -> Path:
-    """A folder with BOOTX64.EFI, boot.img and core.img that look for /grub2/grub.cfg on the disk's boot
-    partition.
+    """A folder with GRUB: BOOTX64.EFI, boot.img, core.img, and the module `linux` for both platforms.
+
+    They search the disk's boot partition for /grub2/grub.cfg.
     """
     modules = (  # without `linux`: see stand-ins/bootupctl/grub.cfg; relocator and mmap are what it needs
         "part_gpt part_msdos fat ext2 normal search search_fs_file search_fs_uuid search_label loadenv test "
@@ -135,49 +133,56 @@ def grub_images(cache: Path, tools: Tools) -> Path:
         dest.mkdir()
         (dest / "early.cfg").write_text(embedded)
         make = ["grub-mkimage", "-c", str(dest / "early.cfg")]
-        run = {"binds": [dest], "timeout": 120}
-        tools.run(
-            [*make, "-O", "x86_64-efi", "-p", "/grub2", "-o", str(dest / "BOOTX64.EFI"), *modules], **run
-        )
-        tools.run(
-            [*make, "-O", "i386-pc", "-p", "/grub2", "-o", str(dest / "core.img"), "biosdisk", *modules],
-            **run,
-        )
-        tools.run(["cp", "/usr/lib/grub/i386-pc/boot.img", str(dest / "boot.img")], **run)
+        run = partial(tools.run, binds=[dest], timeout=120)
+        run([*make, "-O", "x86_64-efi", "-p", "/grub2", "-o", str(dest / "BOOTX64.EFI"), *modules])
+        run([*make, "-O", "i386-pc", "-p", "/grub2", "-o", str(dest / "core.img"), "biosdisk", *modules])
+        run(["cp", "/usr/lib/grub/i386-pc/boot.img", str(dest / "boot.img")])
         for platform in ("x86_64-efi", "i386-pc"):
-            tools.run(
-                ["cp", f"/usr/lib/grub/{platform}/linux.mod", str(dest / f"{platform}.linux.mod")], **run
-            )
+            run(["cp", f"/usr/lib/grub/{platform}/linux.mod", str(dest / f"{platform}.linux.mod")])
 
     grub = tools.versions(("grub-efi-amd64-bin", "grub-pc-bin", "grub-common"))
     return artefact(cache, "grub", {"modules": " ".join(modules), "early": embedded, "grub": grub}, build)
 
 
-def added_files(
-    source: Path, programs: Path, grub: Path, bootc: Path | None = None
-) -> Iterator[tuple[str, Path | str, int]]:
-    """What the stand-in base adds to Debian: (path, file or link target, mode). BOOTC: the real one in the
-    place of the front.
+@dataclass(frozen=True)
+class TreeEntry:
+    """Something to put into a tree, owned by root, at the path NAME without a leading slash.
+
+    CONTENT is a file (Path or bytes), the target of a link (str), or None for a folder.
+    """
+
+    name: str
+    content: Path | str | bytes | None
+    mode: int
+
+
+def added_files(source: Path, programs: Path, grub: Path, bootc: Path | None = None) -> Iterator[TreeEntry]:
+    """What the stand-in base adds to Debian.
+
+    PROGRAMS and GRUB are the folders of `rust_programs` and `grub_images`. BOOTC, if given, is the real one,
+    in the place of the front.
     """
     stand_ins = source / "stand-ins"
     rootfs = stand_ins / "base/rootfs"
     for path in sorted(rootfs.rglob("*")):
         if path.is_symlink():
-            yield str(path.relative_to(rootfs)), os.readlink(path), 0o777
+            yield TreeEntry(str(path.relative_to(rootfs)), os.readlink(path), 0o777)
         elif path.is_file():
-            yield str(path.relative_to(rootfs)), path, 0o644
-    for path in () if bootc else sorted((stand_ins / "bootc").glob("*.py")):
-        yield f"usr/lib/bootc-front/{path.name}", path, 0o644
-    yield "usr/bin/bootc", bootc or stand_ins / "bootc/bootc", 0o755
-    yield "usr/bin/bootupctl", stand_ins / "bootupctl/bootupctl", 0o755
-    yield "usr/lib/bootupd/grub.cfg", stand_ins / "bootupctl/grub.cfg", 0o644
-    yield "usr/libexec/libostree/ext/ostree-container", programs / "ostree-ext-cli", 0o755
-    yield "usr/libexec/greenboot/greenboot", programs / "greenboot", 0o755
-    yield GRUB_EFI, grub / "BOOTX64.EFI", 0o644
+            yield TreeEntry(str(path.relative_to(rootfs)), path, 0o644)
+    if not bootc:
+        for path in sorted((stand_ins / "bootc").glob("*.py")):
+            yield TreeEntry(f"usr/lib/bootc-front/{path.name}", path, 0o644)
+    yield TreeEntry("usr/bin/bootc", bootc or stand_ins / "bootc/bootc", 0o755)
+    yield TreeEntry("usr/bin/bootupctl", stand_ins / "bootupctl/bootupctl", 0o755)
+    yield TreeEntry("usr/lib/bootupd/grub.cfg", stand_ins / "bootupctl/grub.cfg", 0o644)
+    yield TreeEntry("usr/libexec/libostree/ext/ostree-container", programs / "ostree-ext-cli", 0o755)
+    yield TreeEntry("usr/libexec/greenboot/greenboot", programs / "greenboot", 0o755)
+    yield TreeEntry(GRUB_EFI, grub / "BOOTX64.EFI", 0o644)
     for platform in ("x86_64-efi", "i386-pc"):
-        yield f"usr/lib/bootupd/updates/grub2/{platform}/linux.mod", grub / f"{platform}.linux.mod", 0o644
-    yield f"{GRUB_BIOS}/boot.img", grub / "boot.img", 0o644
-    yield f"{GRUB_BIOS}/core.img", grub / "core.img", 0o644
+        module = grub / f"{platform}.linux.mod"
+        yield TreeEntry(f"usr/lib/bootupd/updates/grub2/{platform}/linux.mod", module, 0o644)
+    yield TreeEntry(f"{GRUB_BIOS}/boot.img", grub / "boot.img", 0o644)
+    yield TreeEntry(f"{GRUB_BIOS}/core.img", grub / "core.img", 0o644)
 
 
 class TreeWriter:
@@ -194,21 +199,24 @@ class TreeWriter:
     def __exit__(self, *_: object) -> None:
         self.tar.close()
 
-    def copy(self, member: tarfile.TarInfo, data: io.BufferedReader | None) -> None:
-        """Add MEMBER as it is but for its time."""
+    def copy(self, member: tarfile.TarInfo, data: IO[bytes] | None) -> None:
+        """Add MEMBER as it is, except for its time and its headers that are no extended attributes."""
         member.mtime = self.time
-        member.pax_headers = {k: v for k, v in member.pax_headers.items() if k.startswith("SCHILY.xattr")}
+        member.pax_headers = {
+            name: value for name, value in member.pax_headers.items() if name.startswith("SCHILY.xattr")
+        }
         self.made.add(member.name)
         self.tar.addfile(member, data)
 
-    def add(self, name: str, content: Path | str | bytes | None, mode: int) -> None:
-        """Add a file (Path or bytes), a link (str) or a folder (None) owned by root."""
-        parent = os.path.dirname(name)
+    def add(self, entry: TreeEntry) -> None:
+        """Add ENTRY, and before it the folders above that are not there yet."""
+        parent = os.path.dirname(entry.name)
         if parent and parent not in self.made:
-            self.add(parent, None, 0o755)
-        member = tarfile.TarInfo(name)
-        member.mode, member.mtime = mode, self.time
-        self.made.add(name)
+            self.add(TreeEntry(parent, None, 0o755))
+        member = tarfile.TarInfo(entry.name)
+        member.mode, member.mtime = entry.mode, self.time
+        self.made.add(entry.name)
+        content = entry.content
         if content is None:
             member.type = tarfile.DIRTYPE
             self.tar.addfile(member)
@@ -221,39 +229,46 @@ class TreeWriter:
             self.tar.addfile(member, io.BytesIO(data))
 
 
-def write_tree(
-    rootfs: Path, dest: Path, added: list[tuple[str, Path | str | bytes | None, int]], *, ostree: bool
-) -> None:
-    """Write the tar ROOTFS to DEST with ADDED on top; OSTREE moves /etc to /usr/etc, links /home and empties
-    /var.
+def write_tree(rootfs: Path, dest: Path, added: Sequence[TreeEntry], *, ostree: bool) -> None:
+    """Write the tar ROOTFS to the tar DEST with ADDED on top.
+
+    With OSTREE it becomes the tree of a commit: /etc lies in /usr/etc, /home and others are links, and /var
+    is empty.
     """
-    place = (
-        (lambda name: "usr/" + name if name == "etc" or name.startswith("etc/") else name)
-        if ostree
-        else (lambda name: name)
-    )
-    replaced = {place(name) for name, _, _ in added}
+
+    def location(name: str) -> str:
+        in_etc = name == "etc" or name.startswith("etc/")
+        return f"usr/{name}" if ostree and in_etc else name
+
+    replaced = {location(entry.name) for entry in added}
     with tarfile.open(rootfs) as source, TreeWriter(dest) as out:
         for member in source:
             name = member.name.removeprefix("./").strip("/")
-            top = name.split("/")[0]
-            if not name or name == "." or place(name) in replaced or member.ischr() or member.isblk():
+            if _is_left_out(name, ostree) or location(name) in replaced or member.ischr() or member.isblk():
                 continue
-            if top in ("dev", "proc", "run", "sys", "tmp") and name != top:
-                continue
-            if ostree and (top in (*LINKS, *EMPTY) or name == "usr/local" or name.startswith("usr/local/")):
-                continue
-            member.name = place(name)
+            member.name = location(name)
             if member.islnk():
-                member.linkname = place(member.linkname.removeprefix("./"))
+                member.linkname = location(member.linkname.removeprefix("./"))
             out.copy(member, source.extractfile(member) if member.isreg() else None)
         if ostree:
             for name in EMPTY:
-                out.add(name, None, 0o1777 if name == "tmp" else 0o755)
+                out.add(TreeEntry(name, None, 0o1777 if name == "tmp" else 0o755))
             for name, target in LINKS.items():
-                out.add(name, target, 0o777)
-        for name, content, mode in added:
-            out.add(place(name), content, mode)
+                out.add(TreeEntry(name, target, 0o777))
+        for entry in added:
+            out.add(replace(entry, name=location(entry.name)))
+
+
+def _is_left_out(name: str, ostree: bool) -> bool:
+    """Whether what Debian has at NAME does not go into the tree; see `write_tree` for OSTREE."""
+    top = name.split("/")[0]
+    if name in ("", "."):
+        return True
+    if top in ("dev", "proc", "run", "sys", "tmp") and name != top:
+        return True
+    if not ostree:
+        return False
+    return top in (*LINKS, *EMPTY) or name == "usr/local" or name.startswith("usr/local/")
 
 
 def base_layout(
@@ -261,12 +276,11 @@ def base_layout(
 ) -> Path:
     """The stand-in base as an OCI layout folder, cached by everything that goes into it.
 
-    BOOTC: the real one, compiled on Debian 13. DESKTOP: the packages of a desktop that it has besides.
+    BOOTC, if given, is the real one, compiled on Debian 13; DESKTOP are the packages of a desktop to add.
     """
     rootfs = base_rootfs(cache, source, (*(FOR_BOOTC if bootc else ()), *desktop))
-    stands = [part for part in PARTS if part != (NO_DESKTOP if desktop else DESKTOP)] + (
-        [] if bootc else [FRONT]
-    )
+    other = NO_DESKTOP if desktop else DESKTOP
+    named = [part for part in PARTS if part != other] + ([] if bootc else [FRONT])
     programs = rust_programs(cache, tools, source)
     grub = grub_images(cache, tools)
     added = list(added_files(source, programs, grub, bootc))
@@ -280,7 +294,7 @@ def base_layout(
         "epoch": str(epoch()),
         "writer": Path(__file__),
         "bootc": bootc or FRONT,
-        "label": " ".join(stands),
+        "label": " ".join(named),
     }
 
     def build(dest: Path) -> None:
@@ -289,8 +303,9 @@ def base_layout(
         try:
             write_tree(rootfs, work / "tree.tar", added, ostree=True)
             shutil.copy2(programs / "ostree-ext-cli", work / "ostree-ext-cli")
-            repo, run = f"--repo={work}/repo", {"binds": [work, dest.parent], "timeout": 900}
-            tools.run(["ostree", repo, "init", "--mode=bare-user"], **run)
+            repo = f"--repo={work}/repo"
+            run = partial(tools.run, binds=[work, dest.parent], timeout=900)
+            run(["ostree", repo, "init", "--mode=bare-user"])
             commit = [
                 "--branch=base",
                 "--bootable",
@@ -298,13 +313,13 @@ def base_layout(
                 "--tar-autocreate-parents",
                 "--no-xattrs",
             ]
-            tools.run(["ostree", repo, "commit", *commit, f"--timestamp=@{epoch()}"], **run)
+            run(["ostree", repo, "commit", *commit, f"--timestamp=@{epoch()}"])
             labels = [
                 "--label=containers.bootc=1",
                 "--label=ostree.bootable=true",
-                f"--label={STAND_IN}={' '.join(stands)}",
+                f"--label={STAND_IN}={' '.join(named)}",
             ]
-            tools.run(
+            run(
                 [
                     str(work / "ostree-ext-cli"),
                     "container",
@@ -313,8 +328,7 @@ def base_layout(
                     *labels,
                     "base",
                     f"oci:{dest}",
-                ],
-                **run,
+                ]
             )
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -328,8 +342,8 @@ def base_kernel(cache: Path, rootfs: Path) -> Path:
     def build(dest: Path) -> None:
         with tarfile.open(rootfs) as tree:
             for member in tree:
-                if member.name.endswith("/vmlinuz"):
-                    dest.write_bytes(tree.extractfile(member).read())
+                if member.name.endswith("/vmlinuz") and (data := tree.extractfile(member)):
+                    dest.write_bytes(data.read())
                     return
 
     return artefact(cache, "kernel", {"rootfs": rootfs.parent.name}, build)

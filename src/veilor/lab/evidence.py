@@ -1,20 +1,26 @@
-"""What a rehearsal can see of a machine: through its agent, on its console, in the registry's log, on its
-disk.
+"""What a rehearsal can see of a machine.
+
+It sees it through its agent, on its console, in the registry's log and on its disk.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from veilor.lab import disk
-from veilor.lab.registry import Request
+from veilor.lab.machine import Machine
+from veilor.lab.registry import Registry, Request
 from veilor.lab.verdict import OSFault
 
+if TYPE_CHECKING:
+    from veilor.lab.world import Settings
+
 BLOB = re.compile(r"/blobs/(sha256:[0-9a-f]{64})")
+SIGNATURE = re.compile(r"/manifests/sha256-[0-9a-f]{64}\.sig$")
 PROMPT = rb"[Pp]lease enter passphrase for disk [^\r\n]{0,200}:"
 COUNTED = rb"veilor-lab: boot_counter"  # the boot loader of stand-ins/bootupctl, once a start
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
@@ -36,17 +42,47 @@ def signature_policy(entry: dict[str, Any] | None) -> object:
     return entry["image"]["image"].get("signature")
 
 
+@dataclass(frozen=True)
+class ProgramAnswer:
+    """How a veilor program ended: its exit code, both outputs as text, and with --json its answer as data."""
+
+    code: int
+    text: str
+    data: Any
+
+
 class Evidence:
-    """The questions a phase may ask. Mixed into World, whose machine, registry and settings it uses."""
+    """The questions that a phase may ask about a machine.
 
-    def bootc_status(self) -> dict:
-        """`status` of bootc's JSON on the machine."""
-        return json.loads(
-            self.machine.run(["bootc", "status", "--format=json", "--format-version=1"], timeout=120).out
-        )["status"]
+    Mixed into World, which has the machine, the registry, the disk and the settings.
+    """
 
-    def run_program(self, *argv: str, timeout: float = 600) -> SimpleNamespace:
-        """Run a veilor program on the machine: exit code, text and, with --json, its answer as data."""
+    settings: Settings
+    dir: Path
+
+    @property
+    def machine(self) -> Machine:
+        raise NotImplementedError
+
+    @property
+    def registry(self) -> Registry:
+        raise NotImplementedError
+
+    @property
+    def disk(self) -> Path:
+        raise NotImplementedError
+
+    def bootc_status(self) -> dict[str, Any]:
+        """`status` of bootc's JSON on the machine: booted, staged, rollback and others."""
+        said = self.machine.run(["bootc", "status", "--format=json", "--format-version=1"], timeout=120).out
+        status: dict[str, Any] = json.loads(said)["status"]
+        return status
+
+    def run_program(self, *argv: str, timeout: float = 600) -> ProgramAnswer:
+        """Run a veilor program on the machine, whatever it ends with.
+
+        Raises OSFault when it was asked for --json and answers in none.
+        """
         reply = self.machine.run(list(argv), timeout=timeout, check=False)
         data = None
         if "--json" in argv:
@@ -56,14 +92,14 @@ class Evidence:
                 raise OSFault(
                     f"`{' '.join(argv)}` did not answer in JSON: {(reply.out + reply.err)[-300:]}"
                 ) from None
-        return SimpleNamespace(code=reply.code, text=reply.out + reply.err, data=data)
+        return ProgramAnswer(reply.code, reply.out + reply.err, data)
 
     def read_file(self, path: str) -> str:
-        """A file of the running machine."""
+        """The text of a file of the running machine. Raises OSFault when it cannot be read."""
         return self.machine.run(["cat", path]).out
 
     def write_file(self, path: str, text: str) -> None:
-        """Write a file on the running machine, through to the disk."""
+        """Write a file on the running machine, through to the disk, with the folders above it."""
         self.machine.run(
             ["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat > "$1" && sync', "sh", path], stdin=text.encode()
         )
@@ -73,14 +109,13 @@ class Evidence:
         return self.machine.run(["test", "-e", path], check=False).code == 0
 
     def run_try(self, name: str, *arguments: str, nobody: bool = False, timeout: float = 900) -> str:
-        """What came of the try NAME of scenarios/guest/tries.py: "ok", what it found, or the name of the
-        error that stopped it.
+        """Run the try NAME of scenarios/guest/tries.py on the machine, as root or as NOBODY.
+
+        Returns "ok", what it found, or the name of the error that stopped it.
         """
         tries = (self.settings.source / "scenarios/guest/tries.py").read_text()
-        argv = ["python3", "-I", "-c", tries, name, *arguments]
-        return self.machine.run(
-            [*(NOBODY if nobody else []), *argv], check=False, timeout=timeout
-        ).out.strip()
+        argv = [*(NOBODY if nobody else []), "python3", "-I", "-c", tries, name, *arguments]
+        return self.machine.run(argv, check=False, timeout=timeout).out.strip()
 
     def login_notice(self) -> str:
         """What the machine tells whoever logs in."""
@@ -92,7 +127,7 @@ class Evidence:
         return dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
 
     def wait_healthy(self) -> bool:
-        """Whether greenboot called this boot good and took the boot counter away."""
+        """Wait for the end of the health check; whether it called this boot good and removed the counter."""
         self.machine.wait_until(
             ["systemctl", "is-active", "greenboot-healthcheck.service"],
             lambda r: r.out.strip() in ("active", "failed", "inactive"),
@@ -114,29 +149,32 @@ class Evidence:
         return self.machine.console.count(PROMPT)
 
     def layer_bytes(self, requests: list[Request]) -> int:
-        """The bytes of image layers in REQUESTS: answers of blobs larger than SMALL from the product's image
-        repository.
+        """The bytes of image layers that REQUESTS fetched from the product's image repository.
+
+        Layers are the blobs larger than SMALL.
         """
-        repository = self.settings.product.image_repository
-        return sum(
-            r.size
-            for r in requests
-            if r.method == "GET" and f"/v2/{repository}/" in r.path and BLOB.search(r.path) and r.size > SMALL
-        )
+        return sum(request.size for request in self._image_requests(requests) if _fetches_layer(request))
 
     def signature_before_layers(self, requests: list[Request]) -> bool:
-        """Whether a signature was fetched from the image repository before the first layer was (and any was
-        at all).
+        """Whether REQUESTS fetched a signature from the image repository before the first layer.
+
+        False when they fetched no signature or no layer at all.
         """
-        repository = self.settings.product.image_repository
-        ours = [
-            r for r in requests if r.method == "GET" and f"/v2/{repository}/" in r.path and r.status == 200
-        ]
-        signatures = [
-            n for n, r in enumerate(ours) if re.search(r"/manifests/sha256-[0-9a-f]{64}\.sig$", r.path)
-        ]
-        layers = [n for n, r in enumerate(ours) if BLOB.search(r.path) and r.size > SMALL]
-        return bool(signatures and layers) and signatures[0] < layers[0]
+        signature_at = layer_at = None
+        answered = [request for request in self._image_requests(requests) if request.status == 200]
+        for number, request in enumerate(answered):
+            if signature_at is None and SIGNATURE.search(request.path):
+                signature_at = number
+            if layer_at is None and _fetches_layer(request):
+                layer_at = number
+        if signature_at is None or layer_at is None:
+            return False
+        return signature_at < layer_at
+
+    def _image_requests(self, requests: list[Request]) -> list[Request]:
+        """Those of REQUESTS that read from the product's image repository."""
+        prefix = f"/v2/{self.settings.product.image_repository}/"
+        return [request for request in requests if request.method == "GET" and prefix in request.path]
 
     def digest_of_tag(self) -> str:
         """The manifest digest that the product's tag names in the registry now."""
@@ -144,5 +182,9 @@ class Evidence:
         return self.registry.digest(product.image_repository, product.tag)
 
     def export_raw_disk(self) -> Path:
-        """The machine's disk as a raw file, for looking at it from outside."""
+        """Write the machine's disk to a raw file, to be inspected from outside; its path."""
         return disk.convert_to_raw(self.settings.tools, self.disk, self.dir / "outside.raw")
+
+
+def _fetches_layer(request: Request) -> bool:
+    return bool(BLOB.search(request.path)) and request.size > SMALL

@@ -1,12 +1,11 @@
-"""Flavours of the stand-in base: what a scenario's machine has besides the plain one, and how it is started
-to show it.
+"""Flavours of the stand-in base: what a scenario's machine has besides the plain one.
 
 A flavour is made on demand and cached like the plain base. A machine of one with a desktop is installed from
 an image of it.
 
-The others' machines are not installed. Their initramfs is made with the staged tree in place, as the real
-image build does (bluebuild/files/scripts/initramfs.sh): the boot screen lies in there. Boot loader, kernel
-and a locked container lie on disks of their own, made in seconds, and nothing is behind the lock.
+The machines of other flavours are not installed. Their initramfs is made with the staged tree in place, as
+the real image build does (bluebuild/files/scripts/initramfs.sh): the boot screen lies in there. Boot loader,
+kernel and a locked container lie on disks of their own, made in seconds, and nothing is behind the lock.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from veilor.lab.cache import artefact, hash_tree
@@ -48,8 +48,9 @@ initrd /initramfs.img
 
 
 def lay_over(staged: Path, root: Path) -> None:
-    """Put every file of the staged tree STAGED in place of what ROOT has there; no link of ROOT is written
-    through.
+    """Copy every file of the staged tree STAGED over what ROOT has there.
+
+    No link of ROOT is written through.
     """
     for source in sorted(staged.rglob("*")):
         target = root / source.relative_to(staged)
@@ -60,9 +61,7 @@ def lay_over(staged: Path, root: Path) -> None:
 
 
 class WritableTree(Tools):
-    """The tree of a flavour, in which a program runs as root and without a
-    network, and may write everywhere.
-    """
+    """The tree of a flavour, in which programs run as root, without a network, and may write everywhere."""
 
     def argv(
         self, argv: list[str], binds: Iterable[Path] = (), env: dict[str, str] | None = None
@@ -88,11 +87,10 @@ class WritableTree(Tools):
 
 
 def machine_parts(cache: Path, rootfs: Path, staged: Path, passphrase: bytes) -> Path:
-    """A folder with what a locked machine is made of: vmlinuz, initramfs.img, lock.img (1 to 2 min, most of
-    it dracut's).
+    """A folder with what a locked machine is made of: vmlinuz, initramfs.img and lock.img.
 
     ROOTFS is the flavour's tree as a tar, STAGED the product's staged tree, PASSPHRASE what opens the lock;
-    cached by all three. Raises LabFault.
+    cached by all three. It takes one to two minutes, most of them dracut's. Raises LabFault.
     """
 
     def build(dest: Path) -> None:
@@ -105,16 +103,8 @@ def machine_parts(cache: Path, rootfs: Path, staged: Path, passphrase: bytes) ->
         tree.run([*DRACUT, "--kver", modules.name, "/initramfs.img"], timeout=900)
         with (root / "lock.img").open("wb") as lock:
             lock.truncate(64 << 20)
-        cheap = [
-            "--pbkdf",
-            "argon2id",
-            "--pbkdf-memory",
-            "65536",
-            "--pbkdf-force-iterations",
-            "4",
-            "--uuid",
-            LUKS,
-        ]
+        cheap = ["--pbkdf", "argon2id", "--pbkdf-memory", "65536", "--pbkdf-force-iterations", "4"]
+        cheap += ["--uuid", LUKS]
         tree.run(
             ["cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", *cheap, "/lock.img", "-"],
             timeout=900,
@@ -136,7 +126,7 @@ def machine_parts(cache: Path, rootfs: Path, staged: Path, passphrase: bytes) ->
 def make_disks(
     parts: Path, staged: Path, dest: Path, *, tools: Tools, cache: Path, source: Path, arguments: str
 ) -> list[Path]:
-    """The disks of a machine made of PARTS, in the new folder DEST: boot loader, /boot, lock.
+    """Make the disks of a machine of PARTS in the new folder DEST: boot loader, /boot, lock.
 
     The boot entry is as ostree writes it, named by the staged os-release, with kernel ARGUMENTS besides those
     of an installer.
@@ -151,18 +141,18 @@ def make_disks(
     entry = ENTRY.format(title=f"{title} (ostree:0)", arguments=f"{ARGUMENTS} {arguments}".strip())
     (boot / "loader/entries/ostree-1.conf").write_text(entry)
     grub = grub_images(cache, tools)
-    for copied, place in (
+    for copied, name in (
         (parts / "vmlinuz", "vmlinuz"),
         (parts / "initramfs.img", "initramfs.img"),
         (grub / "x86_64-efi.linux.mod", "grub2/x86_64-efi/linux.mod"),
         (source / "stand-ins/bootupctl/grub.cfg", "grub2/grub.cfg"),
     ):
-        shutil.copyfile(copied, boot / place)
+        shutil.copyfile(copied, boot / name)
     (boot / "grub2/veilor-boot").touch()
-    run = {"binds": [dest, grub], "timeout": 300}
-    tools.run(["mkfs.vfat", "-C", str(dest / "efi.img"), "65536"], **run)
-    tools.run(["mmd", "-i", str(dest / "efi.img"), "::/EFI", "::/EFI/BOOT"], **run)
-    tools.run(["mcopy", "-i", str(dest / "efi.img"), str(grub / "BOOTX64.EFI"), "::/EFI/BOOT/"], **run)
-    tools.run(["mke2fs", "-q", "-t", "ext4", "-d", str(boot), str(dest / "boot.img"), "512M"], **run)
+    run = partial(tools.run, binds=[dest, grub], timeout=300)
+    run(["mkfs.vfat", "-C", str(dest / "efi.img"), "65536"])
+    run(["mmd", "-i", str(dest / "efi.img"), "::/EFI", "::/EFI/BOOT"])
+    run(["mcopy", "-i", str(dest / "efi.img"), str(grub / "BOOTX64.EFI"), "::/EFI/BOOT/"])
+    run(["mke2fs", "-q", "-t", "ext4", "-d", str(boot), str(dest / "boot.img"), "512M"])
     shutil.copyfile(parts / "lock.img", dest / "lock.img")
     return [dest / name for name in ("efi.img", "boot.img", "lock.img")]

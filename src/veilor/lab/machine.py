@@ -1,5 +1,4 @@
-"""One virtual machine: QEMU with a serial console, QMP, the lab's agent, a disk and, if wanted, the product's
-registry.
+"""One virtual machine: QEMU with disks, a serial console, QMP, the lab's agent and the product's registry.
 
 Every wait has a limit, in seconds that the host gave to QEMU. What a silent guest means depends on QEMU: as
 long as it lives, the guest is to blame (OSFault); when it died without being asked, or its emulated processor
@@ -9,6 +8,7 @@ lost a timer, the rehearsal is (LabFault).
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import re
 import shlex
@@ -38,15 +38,25 @@ OVMF_VARS = "usr/share/OVMF/OVMF_VARS_4M.fd"
 LOST_TIMER = re.compile(rb"rcu: \S+ kthread timer wakeup didn't happen for \d+ jiffies")
 
 
+@dataclass(frozen=True)
+class DiskFile:
+    """A file that is a disk of the machine; FORMAT is QEMU's name for it, raw or qcow2."""
+
+    path: Path
+    format: str = "raw"
+    read_only: bool = False
+
+
 @dataclass
 class Hardware:
-    """What a boot is given. Disks are (file, format, read-only); REGISTRY is a loopback port, None for no
-    network card.
+    """What a boot is given.
 
-    SHARE is a folder of the host's for the installer's logs (virtio-9p).
+    REGISTRY is a loopback port, None for no network card; with one, CA is the file of its authority's
+    certificate. SHARE is a folder of the host's for the installer's logs (virtio-9p). KERNEL_SAYS are further
+    system credentials, by their names.
     """
 
-    disks: list[tuple[Path, str, bool]]
+    disks: list[DiskFile]
     firmware: str = "uefi"
     uefi_vars: Path | None = None
     accel: str = "tcg"
@@ -60,21 +70,23 @@ class Hardware:
 
 
 def credentials(hardware: Hardware) -> dict[str, bytes]:
-    """The system credentials that bring agent, registry name and CA into a
-    guest without touching its image.
+    """The system credentials that bring agent, registry name and CA into a guest, by their names.
+
+    Its image and disk stay as they are.
     """
 
-    def written(path: str, data: bytes, mode: str) -> str:
+    def file_line(path: str, data: bytes, mode: str) -> str:
         return f"f+~ {path} {mode} root root - {base64.b64encode(data).decode()}\n"
 
-    files = "d /run/veilor-lab 0755 root root -\n" + written(
+    files = "d /run/veilor-lab 0755 root root -\n" + file_line(
         "/run/veilor-lab/agent.py", GUEST_PROGRAM.encode(), "0644"
     )
     if hardware.registry is not None:
+        assert hardware.ca, "a registry has an authority"
         name = hardware.registry_name
-        files += written("/etc/hosts", f"127.0.0.1 localhost\n{REGISTRY_ADDRESS} {name}\n".encode(), "0644")
+        files += file_line("/etc/hosts", f"127.0.0.1 localhost\n{REGISTRY_ADDRESS} {name}\n".encode(), "0644")
         files += f"d /etc/containers/certs.d/{name} 0755 root root -\n"
-        files += written(f"/etc/containers/certs.d/{name}/ca.crt", hardware.ca.read_bytes(), "0644")
+        files += file_line(f"/etc/containers/certs.d/{name}/ca.crt", hardware.ca.read_bytes(), "0644")
     return {
         "tmpfiles.extra": files.encode(),
         "systemd.extra-unit.veilor-lab-agent.service": GUEST_UNIT.encode(),
@@ -84,17 +96,19 @@ def credentials(hardware: Hardware) -> dict[str, bytes]:
 
 
 class Machine:
-    """A running guest. Make it with `start`; always `stop` it."""
+    """A running guest. `start` it, and always `stop` it."""
+
+    process: subprocess.Popen[bytes]
+    console: Console
+    agent: Agent
+    qmp: QEMUMonitorProtocol
+    clock: Clock
 
     def __init__(self, tools: Tools, hardware: Hardware, log: Path) -> None:
         self.tools, self.hardware = tools, hardware
         self._dir = tempfile.TemporaryDirectory(prefix=f"veilor-vm-{os.getpid()}-")
         self.dir = Path(self._dir.name)
         self.log = log
-        self.process: subprocess.Popen[bytes] | None = None
-        self.console: Console | None = None
-        self.agent: Agent | None = None
-        self.qmp: QEMUMonitorProtocol | None = None
         self._ended = False
 
     def start(self) -> Machine:
@@ -102,7 +116,7 @@ class Machine:
         argv = self._argv()
         binds = [
             self.dir,
-            *{disk.parent for disk, _, _ in self.hardware.disks},
+            *{disk.path.parent for disk in self.hardware.disks},
             *filter(None, [self.hardware.share]),
         ]
         if self.hardware.uefi_vars:
@@ -141,11 +155,12 @@ class Machine:
         if hw.firmware == "uefi":
             argv += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={OVMF}"]
             argv += ["-drive", f"if=pflash,unit=1,format=raw,file={hw.uefi_vars}"]
-        for number, (path, kind, read_only) in enumerate(hw.disks):
-            mode = "on" if read_only else "off"
+        for number, disk in enumerate(hw.disks):
+            mode = "on" if disk.read_only else "off"
             argv += [
                 "-drive",
-                f"if=none,id=d{number},file={path},format={kind},readonly={mode},cache=unsafe,discard=unmap",
+                f"if=none,id=d{number},file={disk.path},format={disk.format},readonly={mode},"
+                "cache=unsafe,discard=unmap",
             ]
             argv += ["-device", f"virtio-blk-pci,drive=d{number},serial=disk{number},bootindex={number + 1}"]
         argv += [
@@ -198,13 +213,14 @@ class Machine:
         self.qmp.cmd("cont")
 
     def fault_for_silence(self, what: str, last: str = "") -> Exception:
-        """The fault that fits when WHAT did not happen in time; LAST is what was heard instead, else the
-        console's end.
+        """The fault to raise when WHAT did not happen in time.
+
+        LAST is what was heard instead; without it the end of the console is told.
         """
         if self.process.poll() is not None and not self._ended:
             said = (self.dir / "qemu.log").read_text(errors="replace").strip()[-200:]
             return LabFault(f"QEMU died while waiting for {what} (exit {self.process.returncode}) {said}")
-        if self.hardware.accel == "tcg" and self.console.count(LOST_TIMER):
+        if self.hardware.accel == "tcg" and self.console.count(LOST_TIMER.pattern):
             return LabFault(
                 f"the emulated processor lost a timer, as the guest's kernel says, while waiting for {what}"
             )
@@ -214,8 +230,9 @@ class Machine:
         return OSFault(f"{what} did not come; {last}")
 
     def wait_console(self, pattern: bytes, timeout: float, what: str, start: int = 0) -> int:
-        """Wait until the console says PATTERN; the offset behind it. Raises OSFault or LabFault when it does
-        not.
+        """Wait until the console says PATTERN at or after the offset START; the offset behind it.
+
+        WHAT names it in the fault. Raises OSFault or LabFault when it does not within TIMEOUT seconds.
         """
         found = self.console.wait_for(pattern, timeout, start)
         if found is None:
@@ -252,9 +269,10 @@ class Machine:
             f"{unit} to be {state}",
         )
 
-    def wait_until(self, argv: list[str], good, timeout: float, what: str) -> Reply:
-        """Repeat ARGV in the guest until GOOD(reply); the reply. Raises OSFault or LabFault after TIMEOUT
-        seconds.
+    def wait_until(self, argv: list[str], good: Callable[[Reply], bool], timeout: float, what: str) -> Reply:
+        """Repeat ARGV in the guest until GOOD(reply); the reply.
+
+        WHAT names it in the fault. Raises OSFault or LabFault after TIMEOUT seconds.
         """
         deadline = self.clock() + timeout
         while True:
@@ -284,8 +302,9 @@ class Machine:
         return read_ppm(shot.read_bytes())
 
     def wait_screen(self, good: Callable[[Screen], bool], timeout: float, what: str) -> Screen:
-        """Wait until the screen is GOOD; what it shows then. Raises OSFault or LabFault after TIMEOUT
-        seconds.
+        """Wait until the screen is GOOD; what it shows then.
+
+        WHAT names it in the fault. Raises OSFault or LabFault after TIMEOUT seconds.
         """
         deadline = self.clock() + timeout
         while not good(shown := self.screen()):
@@ -301,10 +320,8 @@ class Machine:
     def power_off(self, timeout: float = 120) -> None:
         """Ask the guest to shut down and wait for QEMU to end."""
         self._ended = True
-        try:
+        with contextlib.suppress(AgentGone):
             self.agent.run(["systemctl", "poweroff", "--no-block"], timeout=20)
-        except AgentGone:
-            pass
         self.wait_end(timeout, "the machine to power off")
 
     def wait_end(self, timeout: float, what: str) -> None:
@@ -324,21 +341,21 @@ class Machine:
 
     def stop(self) -> None:
         """End QEMU however it is, and remove what it left. Safe to call twice."""
-        if self.process and self.process.poll() is None:
-            self._ended = True
-            self.process.send_signal(signal.SIGKILL)
-        if self.process:
+        if hasattr(self, "process"):
+            if self.process.poll() is None:
+                self._ended = True
+                self.process.send_signal(signal.SIGKILL)
             self.process.wait(30)
-        if self.console:
+        # What `start` did not come to is not there.
+        if hasattr(self, "console"):
             # bubblewrap is gone before QEMU is, and only QEMU's end gives the disk free.
             self.console.wait_end(30)
-        for part in (self.agent, self.console):
-            if part:
-                part.close()
-        if self.qmp:
-            try:
+        if hasattr(self, "agent"):
+            self.agent.close()
+        if hasattr(self, "console"):
+            self.console.close()
+        if hasattr(self, "qmp"):
+            with contextlib.suppress(Exception):  # the far end is gone: closing is all we want
                 self.qmp.close()
-            except Exception:  # the far end is gone: closing is all we want
-                pass
-            self.qmp = None
+            del self.qmp
         self._dir.cleanup()

@@ -8,7 +8,8 @@ import time
 from typing import TextIO
 
 from veilor.lab.report import clean_text, format_count
-from veilor.lab.verdict import PhaseResult, Verdict
+from veilor.lab.result import PhaseResult
+from veilor.lab.verdict import Verdict
 
 
 class PhaseProgress:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, TypeVar
 
-from veilor.core.product import load
 from veilor.lab import debian_base, images, sabotage
 from veilor.lab.cache import cache_root, hash_tree, locked
 from veilor.lab.checkpoint import Checkpoints
 from veilor.lab.flavour import DESKTOPS, FLAVOURS
 from veilor.lab.live import live_medium
-from veilor.lab.phases import About, failed_set_up, run_scenario, stop_on_signals
+from veilor.lab.phases import failed_set_up, run_scenario, stop_on_signals
+from veilor.lab.product import ProductFacts, read_product_facts
 from veilor.lab.progress import PhaseProgress
 from veilor.lab.report import load_not_applied, remove_report, write_report
+from veilor.lab.result import About, Host, SourceState, Timing
 from veilor.lab.scenario import Scenario, load_scenario
 from veilor.lab.tools import Tools, ensure_host_programs, ensure_namespaces, tools_tree
 from veilor.lab.verdict import EXIT, EXIT_INTERRUPTED, EXIT_USAGE, Fault, NotRun, UsageError, Verdict
 from veilor.lab.world import Settings, World, probe_kvm
 
+T = TypeVar("T")
 NEEDED_GIB = 16
 ALWAYS = ["test-keys", "lab-registry", "credentials", "virtual-devices"]
 OF_THE_MEDIUM = ["installer-engine", "live-medium", "cheaper-kdf"]
@@ -47,22 +52,25 @@ def check_host(cache: Path) -> None:
 
 
 class SetUp:
-    """Does the steps before the first phase, says each, and remembers how long it took."""
+    """Does the steps before the first phase, prints each, and records how long it took."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[str, float]] = []
+        self.steps: list[Timing] = []
 
-    def step(self, title: str, work):
+    def step(self, title: str, work: Callable[[], T]) -> T:
+        """What WORK returns; TITLE names it on the terminal and in the report."""
         started = time.monotonic()
         print(f"set-up: {title} …", file=sys.stderr, flush=True)
         result = work()
-        self.steps.append((title, time.monotonic() - started))
+        self.steps.append(Timing(title, time.monotonic() - started))
         return result
 
 
 def fetch_base(tools: Tools, reference: str, dest: Path) -> Path:
-    """The base named by --base as a layout folder: oci:DIR is used as it lies, docker://REF is copied to
-    DEST.
+    """The base that --base names in REFERENCE, as a layout folder.
+
+    oci:DIR is used as it lies, docker://REF is copied to DEST. Raises UsageError for an image that no machine
+    can boot.
     """
     if reference.startswith("oci:"):
         layout = Path(reference[4:]).absolute()
@@ -73,13 +81,12 @@ def fetch_base(tools: Tools, reference: str, dest: Path) -> Path:
             timeout=3600,
         )
         layout = dest
-    manifest, config, _ = images.read_manifest(layout)
+    config = images.read_manifest(layout)[1]
     labels = config.get("config", {}).get("Labels") or {}
     if not ({"containers.bootc", "ostree.bootable"} & set(labels)):
         raise UsageError(
             f"--base {reference}: the image has neither the label containers.bootc nor ostree.bootable, so "
-            "it is not one "
-            "that bootc can boot; take a bootc base image"
+            "it is not one that bootc can boot; take a bootc base image"
         )
     missing = images.missing_paths(layout, BASE_HAS)
     if missing:
@@ -91,52 +98,35 @@ def fetch_base(tools: Tools, reference: str, dest: Path) -> Path:
     return layout
 
 
-def named_stand_ins(config: dict) -> list[str]:
-    """What the base with the OCI configuration CONFIG says it stands in for: of PARTS and FRONT those that
-    its label names.
+def named_stand_ins(config: dict[str, Any]) -> list[str]:
+    """The ids of the stand-ins that the label of a base with the OCI configuration CONFIG names.
+
+    They are of PARTS and FRONT, in that order.
     """
     labels = config.get("config", {}).get("Labels") or {}
-    return [
-        part
-        for part in (*debian_base.PARTS, debian_base.FRONT)
-        if part in labels.get(debian_base.STAND_IN, "").split()
-    ]
+    named = labels.get(debian_base.STAND_IN, "").split()
+    return [part for part in (*debian_base.PARTS, debian_base.FRONT) if part in named]
 
 
-def rehearse(args, build: SimpleNamespace, source: Path) -> int:
-    """Run one scenario from beginning to end; the exit code of its verdict."""
+def rehearse(args: argparse.Namespace, build: SimpleNamespace, source: Path) -> int:
+    """Run one scenario from beginning to end; the exit code of its verdict.
+
+    ARGS are those of `veilor rehearse`, BUILD the product's makers (see `veilor.cli.product_tools`), SOURCE
+    the repository. Raises UsageError, Fault and OSError.
+    """
     if args.sabotage == "list":
-        for name, what in sorted(sabotage.SABOTAGES.items()):
-            print(f"{name:26} {what.title}")
+        for name, one in sorted(sabotage.SABOTAGES.items()):
+            print(f"{name:26} {one.title}")
         return 0
-    if args.sabotage and args.sabotage not in sabotage.SABOTAGES:
-        raise UsageError(
-            f"no sabotage is called {args.sabotage}; there are: {', '.join(sorted(sabotage.SABOTAGES))}"
-        )
-    scenario = load_scenario(args.scenario, source / "scenarios")
-    if args.until:
-        scenario = scenario.up_to(args.until)
-    begins = sabotage.SABOTAGES[args.sabotage].phase if args.sabotage else None
-    if begins and begins not in [one.name for one in scenario.phases]:
-        raise UsageError(
-            f"--sabotage {args.sabotage} is to be noticed in {begins}, which is not among {scenario.name}'s "
-            "phases asked for"
-        )
-    if args.start and scenario.position_of(args.start) > (
-        scenario.position_of(begins) if begins else len(scenario.phases)
-    ):
-        raise UsageError(
-            f"--from {args.start} is behind {begins}, where --sabotage {args.sabotage} is to be noticed; "
-            "begin earlier"
-        )
+    scenario = load_scenario_asked_for(args, source)
     report_dir = Path(args.report or source / "build/report")
-    host, stand_ins = (
-        {"accel": "?", "qemu": "?", "cores": os.cpu_count()},
-        ALWAYS + ([] if args.medium else OF_THE_MEDIUM),
-    )
     check_arguments(args)
     about = About(
-        args.base or "Debian 13 stand-in", host, stand_ins, args.sabotage, source=build.snapshot(source)
+        args.base or "Debian 13 stand-in",
+        Host("?", "?", os.cpu_count() or 1),
+        ALWAYS + ([] if args.medium else OF_THE_MEDIUM),
+        args.sabotage,
+        source=SourceState(**build.snapshot(source)),
     )
     with locked(report_dir / ".lock", wait=False) as ours:
         if not ours:
@@ -148,13 +138,46 @@ def rehearse(args, build: SimpleNamespace, source: Path) -> int:
         return run_and_report(args, build, source, scenario, about, report_dir)
 
 
+def load_scenario_asked_for(args: argparse.Namespace, source: Path) -> Scenario:
+    """The scenario that ARGS name, as far as --until. Raises UsageError for what does not fit together."""
+    if args.sabotage and args.sabotage not in sabotage.SABOTAGES:
+        raise UsageError(
+            f"no sabotage is called {args.sabotage}; there are: {', '.join(sorted(sabotage.SABOTAGES))}"
+        )
+    scenario = load_scenario(args.scenario, source / "scenarios")
+    if args.until:
+        scenario = scenario.up_to(args.until)
+    if not args.sabotage:
+        if args.start:
+            scenario.position_of(args.start)
+        return scenario
+    noticed_in = sabotage.SABOTAGES[args.sabotage].phase
+    if noticed_in not in [phase.name for phase in scenario.phases]:
+        raise UsageError(
+            f"--sabotage {args.sabotage} is to be noticed in {noticed_in}, which is not among "
+            f"{scenario.name}'s phases asked for"
+        )
+    if args.start and scenario.position_of(args.start) > scenario.position_of(noticed_in):
+        raise UsageError(
+            f"--from {args.start} is behind {noticed_in}, where --sabotage {args.sabotage} is to be noticed; "
+            "begin earlier"
+        )
+    return scenario
+
+
 def run_and_report(
-    args, build: SimpleNamespace, source: Path, scenario: Scenario, about: About, report_dir: Path
+    args: argparse.Namespace,
+    build: SimpleNamespace,
+    source: Path,
+    scenario: Scenario,
+    about: About,
+    report_dir: Path,
 ) -> int:
-    """Set up what SCENARIO needs, run it and write its report to REPORT_DIR, which is ours alone; the exit
-    code.
+    """Set up what SCENARIO needs, run it and write its report to REPORT_DIR, which is locked.
+
+    The exit code of the verdict.
     """
-    cache, product = cache_root(), product_facts(source)
+    cache, product = cache_root(), read_product_facts(source)
     work = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=make_work_folder(cache)))
     world = None
     try:
@@ -181,7 +204,6 @@ def run_and_report(
             "sabotage": settings.image_sabotage or "",
             "medium": hash_tree(settings.medium) if args.medium else settings.medium.parent.name,
         }
-        progress = PhaseProgress(len(scenario.phases))
         run = run_scenario(
             scenario,
             world,
@@ -192,11 +214,11 @@ def run_and_report(
             records=store,
             keep_records=not args.sabotage or bool(settings.image_sabotage),
             report=lambda run: write_report(run, report_dir),
-            progress=progress,
+            progress=PhaseProgress(len(scenario.phases)),
         )
         print(f"{run.verdict}: report in {report_dir}/index.html", file=sys.stderr)
-        if about.source != build.snapshot(source):
-            about.source = {}
+        if about.source != SourceState(**build.snapshot(source)):
+            about.source = None
         if args.sabotage and not run.interrupted:
             about.noticed, line = sabotage.was_noticed(args.sabotage, run)
             print(line, file=sys.stderr)
@@ -208,16 +230,14 @@ def run_and_report(
         if world:
             world.stop()
         if args.keep:
-            (work / "pid").unlink(missing_ok=True)  # so that no later rehearsal sweeps it
+            (work / "pid").unlink(missing_ok=True)  # so that no later rehearsal removes it
             print(f"kept in {work}; remove it when you have seen enough", file=sys.stderr)
         else:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def check_arguments(args) -> None:
-    """Raise UsageError for what can be seen to be wrong with --base and --medium before minutes are spent on
-    set-up.
-    """
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise UsageError for what can be seen to be wrong with ARGS before minutes are spent on set-up."""
     if args.base and not args.base.startswith(("oci:", "docker://")):
         raise UsageError(f"--base {args.base}: want oci:DIR or docker://REFERENCE")
     if args.base and args.base.startswith("oci:") and not Path(args.base[4:], "index.json").is_file():
@@ -234,7 +254,10 @@ def check_arguments(args) -> None:
 
 
 def make_work_folder(cache: Path) -> Path:
-    """The folder under which each rehearsal has its own; folders of rehearsals that died are swept."""
+    """The folder in CACHE under which each rehearsal has its own.
+
+    Those of rehearsals that have ended are removed.
+    """
     folder = cache / "work"
     folder.mkdir(parents=True, exist_ok=True)
     for old in Path(tempfile.gettempdir()).glob("veilor-vm-*-*"):
@@ -258,30 +281,20 @@ def hash_sources(source: Path) -> str:
     return "".join(hash_tree(source / name) for name in names)
 
 
-def product_facts(source: Path) -> SimpleNamespace:
-    """The product's facts with the repositories also as paths within their registry, which is how the lab
-    serves them.
-    """
-    product = load(source / "product.toml")
-    registry, _, image = product.image_repo.partition("/")
-    return SimpleNamespace(
-        name=product.name,
-        tag=product.tag,
-        registry=registry,
-        image_repo=product.image_repo,
-        image_repository=image,
-        channel_repository=product.channel_repo.partition("/")[2],
-        image_keys=list(product.image_keys),
-        channel_keys=list(product.channel_keys),
-    )
-
-
 def set_up(
-    args, build, source: Path, cache: Path, work: Path, product, about: About, desktop: tuple[str, ...] = ()
+    args: argparse.Namespace,
+    build: SimpleNamespace,
+    source: Path,
+    cache: Path,
+    work: Path,
+    product: ProductFacts,
+    about: About,
+    desktop: tuple[str, ...] = (),
 ) -> Settings:
-    """Everything before the first phase, the stand-in base with the packages of a DESKTOP.
+    """Make everything that the first phase needs, the stand-in base with the packages of a DESKTOP.
 
-    Raises NotRun or LabFault with one line that says what to do.
+    What it was is written into ABOUT. Raises NotRun, LabFault or UsageError with one line that says what to
+    do.
     """
     (work / "pid").write_text(str(os.getpid()))
     check_host(cache)
@@ -315,11 +328,7 @@ def set_up(
     kernel = todo.step("probe of the accelerator", lambda: debian_base.base_kernel(cache, rootfs))
     accel = "kvm" if probe_kvm(tools, kernel) else "tcg"
     version = tools.run(["qemu-system-x86_64", "--version"], timeout=30).stdout.decode().splitlines()[0]
-    about.host = {
-        "accel": accel,
-        "qemu": version.removeprefix("QEMU emulator version "),
-        "cores": os.cpu_count(),
-    }
+    about.host = Host(accel, version.removeprefix("QEMU emulator version "), os.cpu_count() or 1)
     if accel == "tcg":
         about.stand_ins.append("tcg")
     return Settings(
@@ -337,7 +346,7 @@ def set_up(
     )
 
 
-def main(args, build: SimpleNamespace) -> int:
+def main(args: argparse.Namespace, build: SimpleNamespace) -> int:
     """Run `veilor rehearse` with parsed ARGS and BUILD, the product's own makers; the process's exit code."""
     try:
         with stop_on_signals():
@@ -360,15 +369,21 @@ def main(args, build: SimpleNamespace) -> int:
         return EXIT[Verdict.LAB_FAULT]
 
 
+def _is_new_or_empty(dest: Path) -> bool:
+    """Whether DEST is an empty folder, or can be made as one in a folder that is there."""
+    if not dest.absolute().parent.is_dir():
+        return False
+    if not dest.exists():
+        return True
+    return dest.is_dir() and not any(dest.iterdir())
+
+
 def write_base(dest: Path, source: Path, bootc: Path | None = None) -> int:
-    """Run `veilor lab base DIR`: write the stand-in base as an OCI layout to DEST, with the program BOOTC in
-    the place of the front.
+    """Run `veilor lab base DIR`: write the stand-in base as an OCI layout to DEST; the exit code.
+
+    With the program BOOTC it takes the place of the front.
     """
-    if (
-        dest.exists()
-        and not (dest.is_dir() and not any(dest.iterdir()))
-        or not dest.absolute().parent.is_dir()
-    ):
+    if not _is_new_or_empty(dest):
         print(
             f"veilor lab base: {dest} is no new or empty folder in one that is there; name another",
             file=sys.stderr,

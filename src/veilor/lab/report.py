@@ -17,7 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from veilor.core.product import load
 from veilor.lab.cache import write_atomic
-from veilor.lab.verdict import PhaseResult, Run, Verdict
+from veilor.lab.result import NotApplied, PhaseResult, Run
+from veilor.lab.verdict import Check, Verdict
 
 HERE = Path(__file__).parent
 PRODUCT = HERE.parents[2] / "product.toml"
@@ -40,8 +41,9 @@ WORDS = {
 
 @dataclass(frozen=True)
 class StandIn:
-    """Something of the lab's that takes the place of something else; `command` shows the real thing, if one
-    can.
+    """A part of the lab that takes the place of a real one.
+
+    `command` rehearses with the real one, where one can; `seen` is when and how that was seen, or nothing.
     """
 
     id: str
@@ -54,8 +56,9 @@ class StandIn:
 
 
 def load_stand_ins(path: Path = STAND_INS) -> dict[str, StandIn]:
-    """All declared stand-ins by id, in the file's order. TypeError or ValueError when the file has not that
-    shape.
+    """All declared stand-ins by id, in the file's order.
+
+    Raises TypeError or ValueError when the file has not that shape.
     """
     product = load(PRODUCT)
     entries = [
@@ -68,12 +71,10 @@ def load_stand_ins(path: Path = STAND_INS) -> dict[str, StandIn]:
     return found
 
 
-def load_not_applied(path: Path = NOT_APPLIED, has: Collection[str] = ()) -> list[dict[str, str]]:
-    """What of overlay/ has no effect on the stand-in base, which HAS these packages besides: `path`, and
-    `why`.
-    """
+def load_not_applied(path: Path = NOT_APPLIED, has: Collection[str] = ()) -> list[NotApplied]:
+    """What of overlay/ has no effect on the stand-in base, which HAS these packages besides its own."""
     settings = tomllib.loads(path.read_text())["setting"]
-    return [{"path": one["path"], "why": one["why"]} for one in settings if one["needs"] not in has]
+    return [NotApplied(one["path"], one["why"]) for one in settings if one["needs"] not in has]
 
 
 def clean_text(text: str) -> str:
@@ -107,18 +108,20 @@ def format_count(number: int, noun: str) -> str:
 
 def verdict_word(phase: PhaseResult) -> str:
     """A phase's verdict in everyday words."""
-    if phase.verdict is Verdict.NOT_RUN and any(check.ok for check in phase.checks):
-        return "held in part"
-    return WORDS[phase.verdict]
+    held_in_part = phase.verdict is Verdict.NOT_RUN and any(check.ok for check in phase.checks)
+    return "held in part" if held_in_part else WORDS[phase.verdict]
 
 
 def plain_detail(detail: str) -> str:
-    """What a check saw as a person reads it: a single word without its quotes, and what is empty as
-    “nothing”.
+    """What a check saw, as a person reads it.
+
+    A single word loses its quotes, and what is empty is called “nothing”.
     """
     text = clean_text(detail).strip()
+    if text in ("''", "[]", "{}", "None"):
+        return "nothing"
     quoted = re.fullmatch(r"'([^'\\]*)'", text)
-    return "nothing" if text in ("''", "[]", "{}", "None") else quoted[1] if quoted else text
+    return quoted[1] if quoted else text
 
 
 def format_time_stamp(stamp: str) -> str:
@@ -127,7 +130,7 @@ def format_time_stamp(stamp: str) -> str:
 
 
 def headline(run: Run) -> tuple[str, str]:
-    """What came of it in one sentence for somebody who never saw a rehearsal, and one on what that means."""
+    """Two sentences for somebody who never saw a rehearsal: what came of RUN, and what that means."""
     verdict = run.verdict
     guilty = next((p for p in run.phases if p.verdict is verdict), None)
     where = f"“{guilty.title}”" if guilty and run.fault is not verdict else "the set-up"
@@ -167,9 +170,7 @@ def headline(run: Run) -> tuple[str, str]:
 
 
 def junit_xml(run: Run) -> bytes:
-    """The run as JUnit XML: a suite per phase, a case per check, and one for
-    how the phase as a whole ended.
-    """
+    """The run as JUnit XML: a suite per phase, a case per check, one for how the phase as a whole ended."""
     kinds = {Verdict.OS_FAULT: "failure", Verdict.LAB_FAULT: "error", Verdict.NOT_RUN: "skipped"}
     root = ElementTree.Element("testsuites", name=run.scenario, time=f"{run.seconds:.1f}")
     totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
@@ -178,14 +179,20 @@ def junit_xml(run: Run) -> bytes:
         suite: ElementTree.Element, title: str, verdict: Verdict, seconds: float, message: str, text: str
     ) -> None:
         case = ElementTree.SubElement(
-            suite, "testcase", classname=suite.get("name"), name=clean_text(title), time=f"{seconds:.1f}"
+            suite,
+            "testcase",
+            classname=suite.get("name", ""),
+            name=clean_text(title),
+            time=f"{seconds:.1f}",
         )
         if verdict in kinds:
             bad = ElementTree.SubElement(case, kinds[verdict], message=clean_text(message))
             bad.set("type", str(verdict))
             bad.text = clean_text(text)
 
-    suites = [(p.name, p.title, p.verdict, p.seconds, p.reason, p.log, p.checks) for p in run.phases]
+    suites: list[tuple[str, str, Verdict, float, str, str, list[Check]]] = [
+        (p.name, p.title, p.verdict, p.seconds, p.reason, p.log, p.checks) for p in run.phases
+    ]
     if run.fault is not Verdict.PASS:
         suites.insert(0, ("rehearsal", "The rehearsal", run.fault, 0.0, run.reason, run.log, []))
     for name, title, verdict, seconds, reason, log, checks in suites:
@@ -211,12 +218,14 @@ def junit_xml(run: Run) -> bytes:
     for what, number in totals.items():
         root.set(what, str(number))
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document
 
 
 def _copy_screenshots(run: Run, data: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Copy screenshots to FOLDER/screenshots, name them in DATA by that place; the images as data URIs by
-    that name.
+    """Copy the screenshots of RUN to FOLDER/screenshots and name them so in DATA, the content of report.json.
+
+    Returns the images as data URIs, by that name.
     """
     inlined: dict[str, str] = {}
     home = folder / "screenshots"
@@ -237,23 +246,44 @@ def _copy_screenshots(run: Run, data: dict[str, Any], folder: Path) -> dict[str,
 
 
 def time_line_marks(seconds: float) -> list[tuple[float, str]]:
-    """Marks for a time line of SECONDS: where each is, in percent, and its label. At most seven, at round
-    times.
+    """At most seven marks at round times for a time line of SECONDS.
+
+    Each is its position in percent and its label.
     """
     step = next((step for step in (10, 30, 60, 120, 300, 600, 1200, 3600) if seconds <= 6 * step), 7200)
     unit, name = (60, "min") if step >= 60 else (1, "s")
     marks = range(0, int(seconds) + 1, step)
-    return (
-        [(100 * at / seconds, f"{at // unit} {name}" if at == marks[-1] else f"{at // unit}") for at in marks]
-        if seconds >= 1
-        else []
-    )
+    if seconds < 1:
+        return []
+    return [
+        (100 * at / seconds, f"{at // unit} {name}" if at == marks[-1] else f"{at // unit}") for at in marks
+    ]
+
+
+def _bars(run: Run, total: float) -> list[tuple[PhaseResult, float, float]]:
+    """Each phase with its bar on the time line of TOTAL seconds: begin and width, both in percent."""
+    percent = 100 / total if total else 0
+    bars, before = [], 0.0
+    for phase in run.phases:
+        bars.append((phase, percent * before, percent * phase.seconds))
+        before += phase.seconds
+    return bars
+
+
+def _phases_not_run(run: Run) -> list[tuple[PhaseResult, list[Check]]]:
+    """The phases of which something was not run, each with the checks that were not."""
+    found = []
+    for phase in run.phases:
+        checks = [check for check in phase.checks if check.ok is None]
+        if checks or phase.verdict is Verdict.NOT_RUN:
+            found.append((phase, checks))
+    return found
 
 
 def render_page(
     run: Run, data: dict[str, Any], pictures: dict[str, str], stand_ins: dict[str, StandIn]
 ) -> str:
-    """The page. Everything is in it: nothing is loaded from anywhere."""
+    """The page index.html. Everything is in it: nothing is loaded from anywhere."""
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -270,26 +300,17 @@ def render_page(
         "plain": plain_detail,
     }
     title, meaning = headline(run)
-    total, bars = sum(p.seconds for p in run.phases), []
-    for phase in run.phases:
-        before = sum(p.seconds for p, _, _ in bars)
-        bars.append(
-            (phase, 100 * before / total if total else 0, 100 * phase.seconds / total if total else 0)
-        )
+    total = sum(p.seconds for p in run.phases)
     carried = [p for p in run.phases if p.carried]
     verdicts = [check.verdict for phase in run.phases for check in phase.checks]
-    not_run = [
-        (p, [c for c in p.checks if c.ok is None])
-        for p in run.phases
-        if p.verdict is Verdict.NOT_RUN or any(c.ok is None for c in p.checks)
-    ]
+    not_run = _phases_not_run(run)
     return environment.get_template("report.html.j2").render(
         run=run,
         data=data,
         title=title,
         meaning=meaning,
         words={str(key): word for key, word in WORDS.items()},
-        bars=bars,
+        bars=_bars(run, total),
         pictures=pictures,
         stand_ins=[stand_ins[one] for one in run.about.stand_ins],
         carried=carried,
@@ -323,7 +344,7 @@ def write_report(run: Run, folder: Path, stand_ins: dict[str, StandIn] | None = 
 
 
 def remove_report(folder: Path) -> None:
-    """Take an earlier run's report away, so that nobody takes it for this one's."""
+    """Remove an earlier run's report, so that nobody takes it for this one's."""
     for name in ("index.html", "report.json", "junit.xml"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "screenshots", ignore_errors=True)

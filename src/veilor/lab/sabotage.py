@@ -11,20 +11,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from veilor.lab.result import Run
 from veilor.lab.verdict import LabFault, Verdict
+
+if TYPE_CHECKING:
+    from veilor.lab.world import World
 
 APP = "usr/lib/veilor/app/veilor"
 
 
 @dataclass(frozen=True)
 class Sabotage:
-    """TREE changes a staged tree; POINT names the moment of the rehearsal at which LIVE acts on the World
-    object.
+    """A way to break something, with the VERDICT and the PHASE in which that has to be noticed.
 
-    BEGINS is the first phase that differs from an honest run, if that is not the first: what comes before may
-    be taken over from one. TREE then changes only images from version SINCE on. SAYS is a piece of the reason
-    that it has to come out with, so that another mishap is not taken for it.
+    TREE changes a staged tree. LIVE changes the running rehearsal where a phase calls `apply_sabotage` with
+    POINT. BEGINS is the first phase that differs from an honest run, if that is not the first: what comes
+    before may be carried over from one. TREE then changes only images from version SINCE on. SAYS is a part
+    of the reason that the phase has to fail with, so that another failure is not taken for it.
     """
 
     title: str
@@ -32,7 +37,7 @@ class Sabotage:
     phase: str
     tree: Callable[[Path], None] | None = None
     point: str = ""
-    live: Callable | None = None
+    live: Callable[[World], None] | None = None
     begins: str = ""
     since: str = ""
     says: str = ""
@@ -79,7 +84,7 @@ def _no_health_check(tree: Path) -> None:
     _remove(tree, "usr/lib/greenboot/check/required.d", "*.sh")
 
 
-def _kill_agent(world) -> None:
+def _kill_agent(world: World) -> None:
     world.machine.run(
         ["sh", "-c", "systemctl stop --no-block veilor-lab-agent.service; kill -9 $PPID"],
         timeout=5,
@@ -87,11 +92,11 @@ def _kill_agent(world) -> None:
     )
 
 
-def _verb_lies(verb: str) -> Callable:
-    """bootc's VERB ends with 0 and does nothing, until the next start."""
+def _verb_lies(verb: str) -> Callable[[World], None]:
+    """A change after which bootc's VERB ends with 0 and does nothing, until the next start."""
     front = f'#!/bin/sh\n[ "$1" != {verb} ] || exit 0\nexec /run/veilor-lab/bootc "$@"\n'
 
-    def replace_bootc(world) -> None:
+    def replace_bootc(world: World) -> None:
         world.write_file("/run/veilor-lab/front", front)
         world.machine.run(
             [
@@ -105,21 +110,21 @@ def _verb_lies(verb: str) -> Callable:
     return replace_bootc
 
 
-def _lose_staged(world) -> None:
+def _lose_staged(world: World) -> None:
     world.machine.run(["rm", "/run/ostree/staged-deployment"])
 
 
-def _count_as_unlocked(world) -> None:
+def _count_as_unlocked(world: World) -> None:
     health = json.loads(world.read_file("/var/lib/veilor/health.json"))
     health["armed"]["unlocked"] = 3
     world.write_file("/var/lib/veilor/health.json", json.dumps(health))
 
 
-def _kill_qemu(world) -> None:
+def _kill_qemu(world: World) -> None:
     world.machine.process.kill()
 
 
-def _truncate_disk(world) -> None:
+def _truncate_disk(world: World) -> None:
     with world.disk.open("r+b") as disk:
         disk.truncate(world.disk.stat().st_size // 2)
 
@@ -229,35 +234,41 @@ SABOTAGES = {
 
 
 def apply_to_tree(name: str | None, tree: Path, version: str) -> None:
-    """Apply the sabotage NAME to the staged tree of the image VERSION, if it is one that changes that."""
-    if name and SABOTAGES[name].tree and _number(version) >= _number(SABOTAGES[name].since):
-        SABOTAGES[name].tree(tree)
+    """Apply the sabotage NAME, if any, to the staged TREE of the image VERSION, if it changes that one.
+
+    Raises LabFault when the tree has not what it would change.
+    """
+    if not name:
+        return
+    chosen = SABOTAGES[name]
+    if chosen.tree and _number(version) >= _number(chosen.since):
+        chosen.tree(tree)
 
 
 def _number(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part]
 
 
-def apply_live(name: str | None, point: str, world) -> None:
-    """Apply the sabotage NAME to the running rehearsal LIFE when POINT is its moment."""
-    if name and SABOTAGES[name].live and SABOTAGES[name].point == point:
-        SABOTAGES[name].live(world)
+def apply_live(name: str | None, point: str, world: World) -> None:
+    """Apply the sabotage NAME, if any, to the running rehearsal WORLD, if POINT is where it acts."""
+    if not name:
+        return
+    chosen = SABOTAGES[name]
+    if chosen.live and chosen.point == point:
+        chosen.live(world)
 
 
-def was_noticed(name: str, run) -> tuple[bool, str]:
+def was_noticed(name: str, run: Run) -> tuple[bool, str]:
     """Whether RUN noticed the sabotage NAME where and as it should, and a line that says so."""
     wanted = SABOTAGES[name]
-    wrong = next(
-        (phase for phase in run.phases if phase.verdict not in (Verdict.PASS, Verdict.NOT_RUN)), None
-    )
-    found = (wrong.name, wrong.verdict) if wrong else None
-    if found == (wanted.phase, wanted.verdict) and wanted.says not in wrong.reason:
-        return False, f"sabotage {name}: {found[1]} in {found[0]}, but for another reason: {wrong.reason}"
-    if found == (wanted.phase, wanted.verdict):
-        return True, f"sabotage {name}: noticed, as it should be ({wanted.verdict} in {wanted.phase})"
-    got = f"{found[1]} in {found[0]}" if found else "nothing was noticed"
-    return (
-        False,
-        f"sabotage {name}: {got}, but it should be {wanted.verdict} in {wanted.phase}: a check is blind or "
-        "too early",
-    )
+    should_be = f"it should be {wanted.verdict} in {wanted.phase}: a check is blind or too early"
+    failed = [phase for phase in run.phases if phase.verdict not in (Verdict.PASS, Verdict.NOT_RUN)]
+    if not failed:
+        return False, f"sabotage {name}: nothing was noticed, but {should_be}"
+    first = failed[0]
+    found = f"{first.verdict} in {first.name}"
+    if (first.name, first.verdict) != (wanted.phase, wanted.verdict):
+        return False, f"sabotage {name}: {found}, but {should_be}"
+    if wanted.says not in first.reason:
+        return False, f"sabotage {name}: {found}, but for another reason: {first.reason}"
+    return True, f"sabotage {name}: noticed, as it should be ({found})"

@@ -253,10 +253,14 @@ class Tools:
         """Run ARGV in the tree to its end. Raises LabFault on a non-zero exit (unless CHECK is false) or
         time-out.
         """
-        feed = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
         try:
             done = subprocess.run(
-                self.argv(argv, binds, env), capture_output=True, timeout=timeout, check=False, **feed
+                self.argv(argv, binds, env),
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise LabFault(f"{argv[0]} did not end within {timeout:.0f} s: {' '.join(argv)[:300]}") from None

@@ -1,6 +1,4 @@
-"""What a scenario holds in its hands: one machine's disks, its registry and releases, and the boots it goes
-through.
-"""
+"""The world of a rehearsal: one machine with its disk, and what surrounds it (keys, registry, releases)."""
 
 from __future__ import annotations
 
@@ -8,9 +6,11 @@ import json
 import shutil
 import subprocess
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from veilor.lab import disk, images, sabotage
 from veilor.lab.cache import cache_root
@@ -18,8 +18,10 @@ from veilor.lab.checkpoint import Checkpoints
 from veilor.lab.debian_base import epoch
 from veilor.lab.evidence import PROMPT, Evidence
 from veilor.lab.flavour import machine_parts, make_disks
-from veilor.lab.machine import OVMF_VARS, Hardware, Machine
+from veilor.lab.machine import OVMF_VARS, DiskFile, Hardware, Machine
+from veilor.lab.product import ProductFacts
 from veilor.lab.registry import Registry
+from veilor.lab.result import Timing
 from veilor.lab.tools import Tools
 from veilor.lab.verdict import LabFault, OSFault
 
@@ -30,13 +32,17 @@ UNLOCK_TIMEOUT = 240.0
 
 @dataclass
 class Settings:
-    """What one rehearsal was asked for, and the parts that other code made for it."""
+    """What one rehearsal was asked for, and the parts that other code made for it.
+
+    `build` has the product's makers (see `veilor.cli.product_tools`). `rootfs` is the tree of the scenario's
+    flavour, as a tar, for one whose machines are not installed.
+    """
 
     source: Path
     base: Path
     medium: Path
     tools: Tools
-    product: SimpleNamespace
+    product: ProductFacts
     build: SimpleNamespace
     work: Path
     accel: str = "tcg"
@@ -44,13 +50,16 @@ class Settings:
     sabotage: str | None = None
     stand_in_medium: bool = True
     disk_bytes: int = 12 * GiB
-    rootfs: Path | None = None  # of the scenario's flavour, as a tar
+    rootfs: Path | None = None
 
     @property
     def image_sabotage(self) -> str | None:
         """The sabotage, if it changes every image: its checkpoints are other machines than the plain ones."""
-        what = sabotage.SABOTAGES.get(self.sabotage or "")
-        return self.sabotage if what and what.tree and not what.since else None
+        if not self.sabotage:
+            return None
+        chosen = sabotage.SABOTAGES[self.sabotage]
+        changes_every_image = chosen.tree is not None and not chosen.since
+        return self.sabotage if changes_every_image else None
 
 
 @dataclass
@@ -64,31 +73,59 @@ class Release:
 
 
 @dataclass
+class Notes:
+    """What a world remembers between phases, in its checkpoints.
+
+    `sequence` is the number of the last statement that was announced in order, `releases` the manifest digest
+    of each published version, `measured` what phases measured, by a name of theirs.
+    """
+
+    sequence: int = 0
+    releases: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class World(Evidence):
-    """One machine from its empty disk on. The runner saves and restores it between phases."""
+    """One machine from its empty disk on, and what surrounds it.
+
+    The runner saves and restores it between phases. Counters and lists only ever grow.
+    """
 
     settings: Settings
     checkpoints: Checkpoints
     boots: int = 0
     screenshots: list[tuple[Path, str]] = field(default_factory=list)
-    timings: list[tuple[str, float]] = field(default_factory=list)
-    notes: dict = field(default_factory=dict)
-    machine: Machine | None = None
-    registry: Registry | None = None
+    timings: list[Timing] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
 
     def __post_init__(self) -> None:
         self.dir = self.settings.work
-        self.console_log = self.dir / "console.log"
+        self.console_log = self.dir / "console.log"  # what all boots so far said
+        self._machine: Machine | None = None
+        self._registry: Registry | None = None
         self.reset()
 
+    @property
+    def machine(self) -> Machine:
+        """The machine that runs. Raises LabFault when none does."""
+        if self._machine is None:
+            raise LabFault("the machine is off: a phase has to start it before it asks it something")
+        return self._machine
+
+    @property
+    def registry(self) -> Registry:
+        """The registry that runs. Raises LabFault when none does."""
+        if self._registry is None:
+            raise LabFault("no registry runs: a phase has to publish something, or start a machine, before")
+        return self._registry
+
     # -- state between phases
-    # -------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Back to an empty disk, an empty registry and new keys."""
+        """Go back to an empty disk, an empty registry and no keys."""
         self.stop()
-        for name in ("state",):
-            shutil.rmtree(self.dir / name, ignore_errors=True)
+        shutil.rmtree(self.state, ignore_errors=True)
         self.state.mkdir(parents=True)
         run = self.settings.tools.run
         run(
@@ -97,73 +134,82 @@ class World(Evidence):
             timeout=60,
         )
         shutil.copyfile(self.settings.tools.root / OVMF_VARS, self.uefi_vars)
-        self.notes = {"sequence": 0, "releases": {}}
+        self.notes = Notes()
 
     @property
     def state(self) -> Path:
+        """The folder with all that a checkpoint keeps."""
         return self.dir / "state"
 
     @property
     def disk(self) -> Path:
+        """The machine's disk, a qcow2 file."""
         return self.state / "disk.qcow2"
 
     @property
     def uefi_vars(self) -> Path:
+        """The machine's firmware variables."""
         return self.state / "uefi.fd"
 
     @property
     def keys(self) -> Path:
+        """The folder with a folder per key pair."""
         return self.state / "keys"
 
     def save_checkpoint(self, name: str, key: str) -> None:
-        """Put away disk, firmware variables, registry, keys and notes; the machine must be off."""
+        """Stop everything and keep disk, firmware variables, registry, keys and notes as checkpoint NAME.
+
+        KEY says everything that went in. A sabotaged run that shares the plain run's checkpoints keeps none.
+        """
         self.stop()
         if self.settings.sabotage and not self.settings.image_sabotage:
             return  # these share the plain run's checkpoints, and must not write one
-        (self.state / "notes.json").write_text(json.dumps(self.notes))
+        (self.state / "notes.json").write_text(json.dumps(asdict(self.notes)))
         started = time.monotonic()
         self.checkpoints.save(name, key, {path.name: path for path in self.state.iterdir()})
-        self.timings.append(("checkpoints", time.monotonic() - started))
+        self.timings.append(Timing("checkpoints", time.monotonic() - started))
 
     def restore_checkpoint(self, name: str, key: str) -> None:
-        """Take the state of a checkpoint back. Raises NoCheckpoint when there is none."""
+        """Stop everything and go back to the checkpoint NAME with KEY. Raises NoCheckpoint or LabFault."""
         self.stop()
-        kept = self.checkpoints.get(name, key)
+        self.checkpoints.get(name, key)  # before the state is gone
         shutil.rmtree(self.state, ignore_errors=True)
         self.checkpoints.restore(name, key, self.state)
-        assert kept
-        self.notes = json.loads((self.state / "notes.json").read_text())
+        self.notes = Notes(**json.loads((self.state / "notes.json").read_text()))
 
     def stop(self) -> None:
         """End machine and registry, whatever they are doing."""
-        if self.machine:
-            self.machine.stop()
-            self.machine = None
-        if self.registry:
-            self.registry.stop()
-            self.registry = None
+        self._stop_machine()
+        if self._registry:
+            self._registry.stop()
+            self._registry = None
+
+    def _stop_machine(self) -> None:
+        if self._machine:
+            self._machine.stop()
+            self._machine = None
 
     # -- registry and releases
-    # ------------------------------------------------------------------------------------
 
     def open_registry(self) -> Registry:
         """The lab's registry, started when it isn't yet."""
-        if self.registry is None:
-            self.registry = Registry(
+        if self._registry is None:
+            self._registry = Registry(
                 self.settings.tools, self.state / "registry", self.settings.product.registry
             ).start()
-        return self.registry
+        return self._registry
 
     def make_keys(self) -> None:
-        """Four new key pairs in the product's slots, and a stranger's; only the
-        public halves go into images.
+        """Make four new key pairs in the product's slots, and a stranger's.
+
+        Only the public halves go into images.
         """
         slots = [*self.settings.product.image_keys, *self.settings.product.channel_keys, "stranger.pub"]
         for slot in slots:
             self.settings.build.generate_keys(self.keys / Path(slot).stem, self.settings.tools.run)
 
     def write_public_keys(self) -> Path:
-        """A folder with the public halves under the slots' names, as `stage` takes it."""
+        """Write the public halves under the slots' names to a folder, as `stage` takes it; its path."""
         folder = self.state / "public-keys"
         folder.mkdir(exist_ok=True)
         for slot in (*self.settings.product.image_keys, *self.settings.product.channel_keys):
@@ -174,9 +220,10 @@ class World(Evidence):
         """The private half for a slot such as `veilor-image-a.pub`."""
         return self.keys / Path(slot).stem / "cosign.key"
 
-    def make_image(self, version: str, mutate=None) -> Release:
-        """Build the product's image of VERSION in a layout of its own: base, staged tree (changed by MUTATE),
-        release layer.
+    def make_image(self, version: str, mutate: Callable[[Path], None] | None = None) -> Release:
+        """Build the product's image of VERSION in a layout of its own.
+
+        It is the base, the staged tree (changed by the sabotage, and by MUTATE) and a release layer.
         """
         started = time.monotonic()
         tree, layout = self.dir / "stage" / version, self.dir / "layouts" / version
@@ -191,11 +238,11 @@ class World(Evidence):
         title = {"org.opencontainers.image.title": self.settings.product.name}
         digest = images.add_layers(self.settings.base, layout, layers, version, title)
         last = images.read_manifest(layout)[0]["layers"][-1]["size"]
-        self.timings.append(("images", time.monotonic() - started))
+        self.timings.append(Timing("images", time.monotonic() - started))
         return Release(version, digest, last, layout)
 
     def make_iso(self, release: Release) -> Path:
-        """The bootstrap ISO: RELEASE and the kickstart in the lab's (or the given) boot medium."""
+        """Write the bootstrap ISO, RELEASE and the kickstart in the boot medium; its path."""
         started = time.monotonic()
         iso, kickstart = self.dir / "veilor-os.iso", self.settings.source / "kickstart/install.ks"
         self.settings.build.build_iso(
@@ -207,20 +254,23 @@ class World(Evidence):
             run=self.settings.tools.run,
             epoch=epoch(),
         )
-        self.timings.append(("iso", time.monotonic() - started))
+        self.timings.append(Timing("iso", time.monotonic() - started))
         return iso
 
     def break_policy(self, tree: Path) -> None:
-        """The mutation of the update that breaks: its container policy lets anything in, which its health
-        check has to see.
+        """Change the staged TREE of an update so that it breaks.
+
+        Its container policy then lets anything in, which its health check has to see.
         """
         (tree / "etc/containers/policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
 
     def publish(
         self, release: Release, *, announce: bool = True, key: str | None = None, sign: bool = True
     ) -> None:
-        """Push RELEASE under the product's tag, sign it by digest with KEY (a slot), and announce it on the
-        channel.
+        """Push RELEASE under the product's tag, sign it by digest and announce it on the channel.
+
+        KEY is the slot of the image's key, the first by default. Raises LabFault when the registry keeps
+        another digest.
         """
         registry, product = self.open_registry(), self.settings.product
         pushed = registry.push(release.layout, product.image_repository, product.tag)
@@ -230,7 +280,7 @@ class World(Evidence):
             self.sign(
                 product.image_repository, release.digest, self.private_key(key or product.image_keys[0])
             )
-        self.notes["releases"][release.version] = release.digest
+        self.notes.releases[release.version] = release.digest
         if announce:
             self.announce(release.version, release.digest)
 
@@ -253,14 +303,17 @@ class World(Evidence):
         sequence: int | None = None,
         key: str | None = None,
         age: int = 0,
-        **more,
+        **more: Any,
     ) -> int:
-        """Publish a statement for DIGEST as the next in SEQUENCE (or that one), issued AGE days ago and good
-        for two weeks; the sequence number. MORE: what `make_statement` takes as well."""
+        """Publish a statement for DIGEST, issued AGE days ago and good for two weeks; its sequence number.
+
+        It is the next in the sequence, or has the number SEQUENCE. KEY is the slot of the channel's key, the
+        first by default. MORE: what `make_statement` takes as well.
+        """
         registry, product = self.open_registry(), self.settings.product
         if sequence is None:
-            self.notes["sequence"] += 1
-            sequence = self.notes["sequence"]
+            self.notes.sequence += 1
+            sequence = self.notes.sequence
         issued = int(time.time()) - 60 - age * 86400
         statement = self.settings.build.make_statement(
             product, digest=digest, version=version, sequence=sequence, issued=issued, **more
@@ -278,35 +331,44 @@ class World(Evidence):
         return sequence
 
     # -- boots
-    # ----------------------------------------------------------------------------------------------------
 
     def hardware(
-        self, *, network: bool = True, medium: Path | None = None, extra: list | None = None, **more
+        self,
+        *,
+        network: bool = True,
+        medium: Path | None = None,
+        extra: list[DiskFile] | None = None,
+        **more: Any,
     ) -> Hardware:
-        """The machine as it is plugged together for a boot; MEDIUM goes first, EXTRA disks last. MORE: fields
-        of Hardware.
+        """The machine as it is plugged together for a boot.
+
+        The disk of MEDIUM goes first, EXTRA disks last; with NETWORK the registry is there. MORE: fields of
+        Hardware.
         """
-        disks = [(medium, "raw", True)] if medium else []
-        disks += [(self.disk, "qcow2", False), *(extra or [])]
-        registry = self.open_registry() if network else None
-        online = (
-            {"registry": registry.port, "registry_name": self.settings.product.registry, "ca": registry.ca}
-            if registry
-            else {}
-        )
-        return Hardware(disks, self.settings.firmware, self.uefi_vars, self.settings.accel, **online, **more)
+        disks = [DiskFile(medium, "raw", read_only=True)] if medium else []
+        disks += [DiskFile(self.disk, "qcow2"), *(extra or [])]
+        if network:
+            registry = self.open_registry()
+            more |= {
+                "registry": registry.port,
+                "registry_name": self.settings.product.registry,
+                "ca": registry.ca,
+            }
+        return Hardware(disks, self.settings.firmware, self.uefi_vars, self.settings.accel, **more)
 
     def power_on(self, hardware: Hardware | None = None) -> Machine:
-        """Start the machine; counts as a boot."""
-        if self.machine:
-            self.machine.stop()
+        """Start the machine, which counts as a boot, and end the one before if it still runs.
+
+        Raises LabFault when the disk image is damaged or QEMU does not start.
+        """
+        self._stop_machine()
         disk.check_image(self.settings.tools, self.disk)
         self.boots += 1
         with self.console_log.open("ab") as log:
             log.write(f"\n\n===== boot {self.boots} =====\n".encode())
-        self.machine = Machine(self.settings.tools, hardware or self.hardware(), self.console_log).start()
-        self.machine.resume_cpus()
-        return self.machine
+        self._machine = Machine(self.settings.tools, hardware or self.hardware(), self.console_log).start()
+        self._machine.resume_cpus()
+        return self._machine
 
     def type_passphrase(self, passphrase: bytes = PASSPHRASE, start: int = 0) -> int:
         """Wait for the prompt of the encrypted disk and answer it; the console's offset behind the prompt."""
@@ -316,21 +378,27 @@ class World(Evidence):
         return behind
 
     def boot(self, hardware: Hardware | None = None, allowed: frozenset[str] = frozenset()) -> Machine:
-        """Power on, unlock, wait for the agent and the end of start-up; judged by what the console says."""
+        """Power on, unlock, wait for the agent and the end of start-up, and check the console.
+
+        ALLOWED names the forbidden words that this boot may say; see console.py. Raises OSFault and LabFault.
+        """
         started = time.monotonic()
         machine = self.power_on(hardware)
         self.type_passphrase()
         machine.wait_agent(UNLOCK_TIMEOUT)
         self.wait_startup_end()
         self.check_console(allowed)
-        self.timings.append(("boots", time.monotonic() - started))
+        self.timings.append(Timing("boots", time.monotonic() - started))
         return machine
 
     def make_locked_disks(self, arguments: str) -> list[Path]:
-        """The disks of a machine of the scenario's flavour that asks for its passphrase, started with kernel
-        ARGUMENTS besides.
+        """Make the disks of a machine of the scenario's flavour that asks for its passphrase.
+
+        It is started with kernel ARGUMENTS besides those of an installed machine.
         """
         tree, what, cache = self.dir / "stage" / "locked", self.settings, cache_root()
+        if what.rootfs is None:
+            raise LabFault("the scenario names no FLAVOUR whose machines have such disks")
         what.build.stage(what.source, tree, None, 0)
         # An emulated machine finds its graphics later than a real one; until then Plymouth would take text
         # for good.
@@ -348,7 +416,7 @@ class World(Evidence):
         )
 
     def apply_sabotage(self, point: str) -> None:
-        """Let the chosen sabotage act, when POINT is its moment."""
+        """Let the chosen sabotage act, if POINT is where it does."""
         sabotage.apply_live(self.settings.sabotage, point, self)
 
     def wait_startup_end(self) -> None:
@@ -361,65 +429,41 @@ class World(Evidence):
         )
 
     def check_console(self, allowed: frozenset[str] = frozenset()) -> None:
-        """Raise OSFault when this boot's console said something it never may."""
+        """Raise OSFault when this boot's console said something forbidden that is not ALLOWED."""
         hits = self.machine.console.find_forbidden(allowed)
         if hits:
             raise OSFault("the console said what it never may: " + "; ".join(hits))
 
     def shut_down(self, timeout: float = 150) -> None:
-        """Shut the machine down as a person does, staged work finalized, and judge its last words."""
+        """Shut the machine down as a person does, so that what is staged is finalized; check the console."""
         started = time.monotonic()
         machine = self.machine
         machine.power_off(timeout)
         self.check_console()
-        machine.stop()
-        self.machine = None
-        self.timings.append(("shutdowns", time.monotonic() - started))
+        self._stop_machine()
+        self.timings.append(Timing("shutdowns", time.monotonic() - started))
 
     def cut_power(self) -> None:
         """End the machine without a warning."""
         self.machine.cut_power()
-        self.machine = None
+        self._machine = None
 
     def take_screenshot(self, name: str, caption: str) -> None:
-        """Keep a screenshot for the report."""
+        """Keep a picture of the screen for the report; NAME goes into its file's name."""
         path = self.dir / "screenshots" / f"{len(self.screenshots):02d}-{name}.png"
         self.screenshots.append((self.machine.screenshot(path), caption))
 
 
 def probe_kvm(tools: Tools, kernel: Path) -> bool:
-    """Whether KVM really works here: KERNEL has to start under it and get as far as missing its root, within
-    20 s.
+    """Whether KVM really works here: KERNEL has to miss its root under it within 20 s.
 
     /dev/kvm that exists proves nothing: on some hosts a stock kernel hangs on it in its first instructions.
     """
     if not Path("/dev/kvm").exists():
         return False
-    argv = [
-        "timeout",
-        "-s",
-        "KILL",
-        "20",
-        "qemu-system-x86_64",
-        "-accel",
-        "kvm",
-        "-cpu",
-        "host",
-        "-m",
-        "512",
-        "-display",
-        "none",
-    ]
-    argv += [
-        "-nodefaults",
-        "-no-reboot",
-        "-serial",
-        "stdio",
-        "-kernel",
-        str(kernel),
-        "-append",
-        "console=ttyS0 panic=-1",
-    ]
+    argv = ["timeout", "-s", "KILL", "20", "qemu-system-x86_64", "-accel", "kvm", "-cpu", "host"]
+    argv += ["-m", "512", "-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"]
+    argv += ["-kernel", str(kernel), "-append", "console=ttyS0 panic=-1"]
     try:
         done = subprocess.run(
             tools.argv(argv, [kernel.parent]),
