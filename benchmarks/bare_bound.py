@@ -1,11 +1,10 @@
-"""What the scenario `life` could take at the least on this machine: its boots with none of our programs, its
-install by dd.
+"""The least time that the scenario `life` could take on this machine.
 
 Usage: .venv/bin/python benchmarks/bare_bound.py [--boots N] [--report build/report/report.json]
-Installs the bare stand-in base once, then boots, unlocks and shuts it down N times (three by default), and
-writes as many bytes through LUKS by dd as the installation leaves on the disk. The bound is the boots of the
-report × the median cycle + the writes; printed with the ratio of the report's seconds to it. One machine at a
-time: run nothing beside it.
+Installs the bare stand-in base once, then boots, unlocks and shuts it down N times (three by default) with
+none of our programs, and writes as many bytes through LUKS by dd as the installation leaves on the disk. The
+bound is the boots of the report × the median cycle + the writes; it is printed with the ratio of the report's
+seconds to it. Machines run one after another: run nothing beside them.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ cryptsetup close bound"""  # noqa: E501
 
 
 def machine(tools, folder: Path, disks: list[DiskFile], log: str) -> Machine:
-    """A started machine over DISKS."""
-    made = Machine(tools, Hardware(disks, uefi_vars=folder / "uefi.fd"), folder / log).start()
-    made.resume_cpus()
-    return made
+    """A running machine with DISKS, its console noted in the file LOG of FOLDER."""
+    guest = Machine(tools, Hardware(disks, uefi_vars=folder / "uefi.fd"), folder / log).start()
+    guest.resume_cpus()
+    return guest
 
 
 def install(tools, folder: Path, iso: Path, disk: Path) -> None:
@@ -121,12 +120,12 @@ def main() -> None:
     )
     print(f"live medium and {size >> 20} MiB by dd through LUKS: {writes:.1f} s")
     if args.report.exists():
-        told = json.loads(args.report.read_text())
-        boots = sum(phase["boots"] for phase in told["phases"])
+        report = json.loads(args.report.read_text())
+        boots = sum(phase["boots"] for phase in report["phases"])
         bound = writes + (boots - 1) * statistics.median(cycles)
-        spent = sum(phase["seconds"] for phase in told["phases"])
+        spent = sum(phase["seconds"] for phase in report["phases"])
         print(
-            f"bound for {boots} boots: {bound:.0f} s; {told['scenario']} took {spent:.0f} s in its phases: "
+            f"bound for {boots} boots: {bound:.0f} s; {report['scenario']} took {spent:.0f} s in its phases: "
             f"{spent / bound:.2f} ×"
         )
 

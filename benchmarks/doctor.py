@@ -1,10 +1,11 @@
-"""veilor-doctor beside lynis: time and memory of both in the same tree, the lab's base with the staged tree
-on it.
+"""veilor-doctor beside lynis: time and memory of both in the same tree.
 
-Usage, as root: .venv/bin/python benchmarks/doctor.py LYNIS     (a folder made by `dpkg-deb -x lynis_*.deb LYNIS`)
-Both run by chroot in a namespace of their own, with this host's kernel beneath: what they find says nothing of a machine,
-and a claim that asks systemd or bootc comes out UNKNOWN at once. In the scenario `attacks` the doctor runs on a machine.
-"""  # noqa: E501
+Usage, as root: .venv/bin/python benchmarks/doctor.py LYNIS
+LYNIS is a folder made by `dpkg-deb -x lynis_*.deb LYNIS`. The tree is the lab's base with the staged tree on
+it. Both run by chroot in a namespace of their own, on this host's kernel: what they find says nothing of a
+machine, and a claim that asks systemd or bootc is UNKNOWN at once. In the scenario `attacks` the doctor runs
+on a machine.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ print(json.dumps({"seconds": round(time.monotonic() - began, 2), "processor": ro
 
 
 def measure(root: Path, argv: list[str]) -> dict:
-    """Seconds, seconds of the processor, and the largest process of ARGV in the tree ROOT."""
+    """What ARGV takes in the tree ROOT: seconds, the processor's seconds, and MiB of its largest process."""
     enter = [
         "unshare",
         "--mount",
@@ -55,7 +56,7 @@ def measure(root: Path, argv: list[str]) -> dict:
 
 
 def main() -> None:
-    """Lay the tree out, run each, print a line for each."""
+    """Lay out the tree, run both, and print a line for each."""
     with tempfile.TemporaryDirectory(prefix="veilor-doctor-") as scratch:
         root = Path(scratch, "root")
         with tarfile.open(base_rootfs(cache_root(), SOURCE)) as tar:

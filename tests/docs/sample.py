@@ -1,5 +1,4 @@
-"""A run as it could be, for looking at the report without a machine: the phases of `life` with invented
-results.
+"""An invented run of the scenario `life`, to look at the report without a machine.
 
 `python tests/docs/sample.py DIR` writes its report, to be looked at while working on the page. Nothing of it
 was shown.
@@ -38,9 +37,7 @@ def png(width: int, height: int, shade: int) -> bytes:
 
 
 def sample(pictures: Path) -> Run:
-    """A run with every verdict in it, long and hostile details, pictures
-    (written to PICTURES) and consoles.
-    """
+    """A run with every verdict in it, long and hostile details, pictures (in PICTURES) and consoles."""
     scenario = load_scenario("life", ROOT / "scenarios")
     phases = []
     for number, one in enumerate(scenario.phases):

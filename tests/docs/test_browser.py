@@ -1,6 +1,4 @@
-"""Report and site in a real Chromium: silent, alone, readable in every width and colour, and reached by the
-keyboard.
-"""
+"""Report and site in a real Chromium: no messages, no requests, readable, and usable by the keyboard."""
 
 from __future__ import annotations
 

@@ -18,9 +18,7 @@ NAMED = "VEILOR_TEST_DESKTOP"
 
 @pytest.fixture(scope="module")
 def desktop():
-    """The desktop tree: $VEILOR_TEST_DESKTOP, or the newest in the lab's cache. Without one the test does not
-    run.
-    """
+    """The desktop tree: $VEILOR_TEST_DESKTOP, or the newest in the lab's cache; without one, NOT RUN."""
     found = (
         Path(os.environ[NAMED])
         if NAMED in os.environ

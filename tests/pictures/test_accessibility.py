@@ -1,5 +1,4 @@
-"""What a screen reader is told of the login screen and the splash, the way of the Tab key, nothing that
-moves, and 200 %.
+"""Login screen and splash for people with a screen reader or a keyboard, and at 200 %; nothing moves.
 
 The real greeter and the real splash run in the desktop tree as somebody who is not root, and answer on the
 accessibility bus.
@@ -48,7 +47,7 @@ def ask(
     size: str = "1280x800",
     scale: str = "1",
 ) -> dict:
-    """What PROGRAM, whose files lie in PLACE, tells the accessibility bus."""
+    """What PROGRAM, whose files lie in the folder PLACE, tells the accessibility bus."""
     env = {"QT_SCALE_FACTOR": scale, "XDG_DATA_DIRS": f"{place}/usr/share:/usr/share", "LANG": "C.UTF-8"}
     done = stage.run(
         ["python3", "-I", str(WALK), size, str(tabs), *program],

@@ -1,6 +1,4 @@
-"""The look, read by the programs it is for: in the desktop tree, with the staged tree stamped on it. `veilor
-pictures` makes that tree.
-"""
+"""The look, read by the programs that it is for, in the desktop tree that `veilor pictures` makes."""
 
 from __future__ import annotations
 
@@ -24,8 +22,9 @@ def run(desktop: Tools, tree: Path, argv: list[str]) -> subprocess.CompletedProc
 
 
 def takes_scheme(desktop: Tools, tree: Path, name: str) -> bool:
-    """Whether Plasma's own program applies the colour scheme NAME. It ends with 0 either way, so its words
-    decide.
+    """Whether Plasma's own program applies the colour scheme NAME.
+
+    It ends with 0 either way, so its output decides.
     """
     return (
         b"Successfully applied"
@@ -81,8 +80,9 @@ def test_kde_reads_the_machines_settings(desktop, tree):
 
 
 def lint(desktop: Tools, tree: Path, path: Path) -> str:
-    """What qmllint says of syntax errors in PATH: types of SDDM and Plasma it does not know, so only those
-    count.
+    """The syntax errors that qmllint finds in PATH.
+
+    It does not know the types of SDDM and Plasma, so no other error counts.
     """
     done = run(desktop, tree, ["/usr/lib/qt6/bin/qmllint", str(path)])
     return "\n".join(

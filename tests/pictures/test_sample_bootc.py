@@ -1,6 +1,4 @@
-"""What stands in for bootc in the pictures: the programs take it for a machine of ours, and it answers
-nothing else.
-"""
+"""The pictures' stand-in for bootc: our programs take it for a machine of ours."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Run inside the desktop tree: starts a program on a display in memory and tells as JSON what a screen reader
-is told of it.
+"""Starts a program on a display in memory, and prints as JSON what a screen reader learns of it.
 
-`python3 -I walk.py WIDTHxHEIGHT TABS PROGRAM…`: {"all": [NODE…], "walk": [NODE…]}, where NODE is {"role",
-"name", "description", "focusable", "box": [x, y, width, height]}, "all" are the ones that show, and "walk"
-has who was focused at first and after each of TABS presses of Tab. Standard library and the accessibility
-bus's own binding.
+Called inside the desktop tree as `python3 -I walk.py WIDTHxHEIGHT TABS PROGRAM…`. It prints {"all": [NODE…],
+"walk": [NODE…]}, where NODE is {"role", "name", "description", "focusable", "box": [x, y, width, height]}.
+"all" are the nodes that show; "walk" are those that had the focus, at first and after each of TABS presses of
+Tab. Standard library and the accessibility bus's own binding.
 """
 
 import json
@@ -42,7 +41,7 @@ def until(what, ready):
 
 
 def below(node):
-    """NODE and all below it that are told of."""
+    """NODE and every node below it that the bus shows."""
     yield node
     for place in range(node.get_child_count()):
         child = node.get_child_at_index(place)

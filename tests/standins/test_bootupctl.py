@@ -58,8 +58,9 @@ def install(
 
 
 def disk_with(tmp_path: Path, kind: str, size: int = 4) -> Path:
-    """A disk of 16 sectors and an sfdisk that tells of one partition of type KIND at sector 8, SIZE sectors
-    long.
+    """A disk of 16 sectors, and an sfdisk that lists one partition on it.
+
+    The partition has the type KIND, begins at sector 8 and is SIZE sectors long.
     """
     (tmp_path / "disk").write_bytes(b"\xee" * 512 * 16)
     table = {"partitiontable": {"partitions": [{"start": 8, "size": size, "type": kind}]}}

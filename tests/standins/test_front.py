@@ -1,8 +1,6 @@
-"""The bootc front held against recordings of bootc 1.16.9: texts, exit codes, progress and the status
-afterwards.
+"""The bootc front against recordings of bootc 1.16.9: texts, exit codes, progress, and the status afterwards.
 
-The system underneath (libostree, the registry) is played by Played, which starts from a recording's
-status_before.
+Played plays the system underneath (libostree, the registry); it starts from a recording's status_before.
 """
 
 from __future__ import annotations
@@ -98,8 +96,9 @@ def front(monkeypatch, tmp_path):
 
 
 def known_images() -> dict[str, dict]:
-    """Every image that the recordings show, by the last part of its version: digest, checksum of its commit,
-    time.
+    """Every image that the recordings show, by a number from its version.
+
+    Each is an image of the status document, with the checksum of its commit.
     """
     found = {}
     for recording in RECORDINGS.values():
@@ -115,8 +114,10 @@ def known_images() -> dict[str, dict]:
 
 
 class Played:
-    """Plays libostree and ostree-ext: deployments as in STATUS, the TAG's image in the registry, PULLED in
-    the repository.
+    """Plays libostree and ostree-ext.
+
+    Deployments are as in STATUS. TAG is the number of the image that the registry has, PULLED of the one that
+    is in the repository, PRUNED what pruning finds, REFUSAL why a pull is refused.
     """
 
     def __init__(
@@ -235,8 +236,9 @@ class Played:
 
 
 def without_staged_serial(status: dict) -> dict:
-    """STATUS less the serial of what is staged: it counts the folders of earlier tries, which Played does not
-    have.
+    """STATUS without the serial of what is staged.
+
+    It counts the folders of earlier tries, which Played does not have.
     """
     status = json.loads(json.dumps(status))
     if status["status"]["staged"]:

@@ -135,11 +135,13 @@ def ask_passphrase(tries: int = 1) -> None:
 
 
 def scene_boot(width: int, height: int) -> None:
+    """The boot screen with a message."""
     start_plymouth(width, height)
     run(["plymouth", "message", "--text=veilor-os: The signed image is here. Restart to use it."])
 
 
 def scene_passphrase(width: int, height: int) -> None:
+    """The passphrase prompt, half typed."""
     start_plymouth(width, height)
     run(["plymouth", "update", "--status=keymap=de"])
     ask_passphrase()
@@ -147,6 +149,7 @@ def scene_passphrase(width: int, height: int) -> None:
 
 
 def scene_passphrase_wrong(width: int, height: int) -> None:
+    """The passphrase prompt after a wrong passphrase."""
     start_plymouth(width, height)
     run(["plymouth", "update", "--status=keymap=de"])
     ask_passphrase(tries=2)
@@ -158,6 +161,7 @@ def scene_passphrase_wrong(width: int, height: int) -> None:
 
 
 def scene_login(width: int, height: int) -> None:
+    """The login screen as it comes up."""
     start_display(width, height)
     start(["sddm-greeter-qt6", "--test-mode", "--theme", "/usr/share/sddm/themes/veilor"])
     time.sleep(6)
@@ -237,6 +241,7 @@ def place_window(name: str, left: float, top: float, width: float, height: float
 
 
 def scene_desktop(width: int, height: int, mode: str = "dark") -> None:
+    """The desktop with a terminal and System Settings, dark or light by MODE."""
     start_session(width, height, mode)
     mark_first_boot_done()
     start(
@@ -263,6 +268,7 @@ def scene_desktop(width: int, height: int, mode: str = "dark") -> None:
 
 
 def scene_desktop_light(width: int, height: int) -> None:
+    """The light desktop."""
     scene_desktop(width, height, "light")
 
 
@@ -304,6 +310,7 @@ NOTICES = (  # topic, code and words as the programs on the machine write them; 
 
 
 def scene_splash(width: int, height: int) -> None:
+    """The splash while the desktop starts."""
     start_display(width, height)
     start(["ksplashqml", "--test", "--window", LOOK["dark"]])
     time.sleep(3)
