@@ -137,7 +137,7 @@ def held_up(world: World, checks: Checks) -> None:
 
     holder = ["systemd-run", "--quiet", "--unit=veilor-lab-lock", "flock", "/run/veilor/lock", "sleep", "900"]
     machine.run(holder)
-    expect_outcome(world, checks, "another veilor program is at work", 3, says="another veilor program")
+    expect_outcome(world, checks, "another veilor program is running", 3, says="another veilor program")
     machine.run(["systemctl", "stop", "veilor-lab-lock.service"])
     inside = 'mount -o remount,rw /sysroot && exec python3 -c "$1" /sysroot/ostree/lock'
     machine.run(
@@ -206,7 +206,7 @@ def release_lifecycle(world: World, checks: Checks, good: str, old: str) -> None
         world, checks, "once more, and it is ready", 0, "--now", state="ready", says="restart when you like"
     )
     world.announce("44.1", old, withdrawn=[good])
-    expect_outcome(world, checks, "a withdrawn release", 0, state="current", says="taken away")
+    expect_outcome(world, checks, "a withdrawn release", 0, state="current", says="was removed")
     checks.equal(
         "is gone", (staged_digest(world), world.grub_environment().get("boot_counter")), (None, None)
     )

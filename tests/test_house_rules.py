@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FILE_STATEMENTS = 350
 SHELL_LINES = 40
 BUDGETS = {  # statements by part
-    "device and core": (2500, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
+    # trust is decided by one guard for each condition, and records are dataclasses, whose fields count
+    "device and core": (2700, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
     "doctor": (520, ("src/veilor/device/doctor",)),
     "lab": (3450, ("src/veilor/lab",)),
     "pictures": (310, ("src/veilor/pictures",)),

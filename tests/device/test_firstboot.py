@@ -65,7 +65,7 @@ def test_the_table_ends_well_only_where_the_announced_image_is_verified():
 
 
 def test_every_state_is_one_that_a_machine_can_be_in(machine):
-    """`look` reaches each row of the table, and only those."""
+    """`find_row` reaches each row of the table, and only those."""
     from types import SimpleNamespace
 
     e, b, said = machine.entry, machine.bootstrap, SimpleNamespace(digest=machine.digest("44.1"))
@@ -85,7 +85,7 @@ def test_every_state_is_one_that_a_machine_can_be_in(machine):
         machine.deployments(booted, staged=staged)
         host = parse_host(json.dumps(machine.world["status"]))
         assert isinstance(host, Host)
-        found[firstboot.look(host, "ghcr.io/veilor/veilor-os:44", said)] = True
+        found[firstboot.find_row(host, "ghcr.io/veilor/veilor-os:44", said)] = True
     assert set(found) == set(firstboot.TABLE)
 
 

@@ -64,7 +64,7 @@ def test_a_staged_update_is_dropped_said_so_and_not_staged_behind_the_persons_ba
     done = v2.program("rollback", "--yes")
     assert (
         done.code == 0
-        and "44.3) is taken away" in done.out
+        and "44.3) is removed" in done.out
         and v2.status["staged"] is None
         and "boot_counter" not in v2.grub
     )

@@ -12,7 +12,7 @@ import pytest
 
 from veilor.core.outcome import Code
 from veilor.device import run as runner
-from veilor.device.run import PIPE, DeviceError, kind, run
+from veilor.device.run import PIPE, DeviceError, failure_code, run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -97,7 +97,7 @@ def test_no_descriptor_is_left_open():
     ],
 )
 def test_words_for_people(text, code):
-    assert kind(text) is code
+    assert failure_code(text) is code
 
 
 def test_sigterm_ends_the_child_and_says_so(tmp_path):

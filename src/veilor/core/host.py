@@ -112,9 +112,8 @@ def _field(data: dict[str, Any], key: str, kind: type[T], where: str) -> T | Non
     value = data.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) and kind is not bool:  # to Python true is a number, to bootc it is not
-        raise ValueError(f"{where}: {key} is not what it should be")
-    if not isinstance(value, kind):
+    # to Python true is a number, to bootc it is not
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{where}: {key} is not what it should be")
     return value
 

@@ -54,9 +54,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _text(data: dict[str, Any], key: str, longest: int = 200) -> str:
     value = data.get(key)
-    if not isinstance(value, str) or not value or len(value) > longest:
-        raise ValueError(f"{key} is missing or not plain text")
-    if not value.isprintable():  # it is shown on terminals
+    # printable: it is shown on terminals
+    if not isinstance(value, str) or not 0 < len(value) <= longest or not value.isprintable():
         raise ValueError(f"{key} is missing or not plain text")
     return value
 
@@ -71,9 +70,7 @@ def _time(data: dict[str, Any], key: str) -> datetime:
 
 def _sequence(data: dict[str, Any]) -> int:
     value = data.get("sequence")
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError("sequence is missing or not a number from 0 on")
-    if not 0 <= value <= _LARGEST_SEQUENCE:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_SEQUENCE:
         raise ValueError("sequence is missing or not a number from 0 on")
     return value
 
@@ -94,9 +91,8 @@ def _rollout(data: dict[str, Any]) -> dict[str, Any]:
 
 def _hours(rollout: dict[str, Any]) -> float:
     value = rollout.get("hours")
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ValueError("rollout hours is missing or not a number of hours")
-    if not 0 <= value <= _LONGEST_ROLLOUT:  # not true of NaN and infinity either
+    # NaN and infinity are not within the limits either
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _LONGEST_ROLLOUT:
         raise ValueError("rollout hours is missing or not a number of hours")
     return float(value)
 

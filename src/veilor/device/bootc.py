@@ -1,4 +1,4 @@
-"""All of bootc that the product uses, in one place; and the three things that only ostree itself can do.
+"""All of bootc that the product uses, in one place, and the three things that only ostree itself can do.
 
 Forms (held by a test): status --format=json --format-version=1 · switch --progress-fd N
 --enforce-container-sigpolicy REF · upgrade --download-only --progress-fd N · upgrade --from-downloaded ·
@@ -12,7 +12,7 @@ import re
 from veilor.core import host
 from veilor.core.host import Entry, Host
 from veilor.core.outcome import Code
-from veilor.device.run import PIPE, DeviceError, at, kind, run
+from veilor.device.run import PIPE, DeviceError, at, failure_code, run
 from veilor.device.tell import PullProgress
 
 STATUS = ["bootc", "status", "--format=json", "--format-version=1"]
@@ -58,10 +58,11 @@ def status() -> Host:
 
 
 def switch(reference: str, progress: str = "auto") -> None:
-    """Follow REFERENCE from now on and stage it, verified by the container policy. Ready for the next boot at
-    once.
+    """Follow REFERENCE from now on and stage it, verified by the container policy.
+
+    It is ready for the next boot at once.
     """
-    _work(
+    _fetch(
         ["bootc", "switch", "--progress-fd", PIPE, "--enforce-container-sigpolicy", reference],
         reference,
         progress,
@@ -70,10 +71,10 @@ def switch(reference: str, progress: str = "auto") -> None:
 
 def download(progress: str = "auto") -> None:
     """Stage the newest image of the reference followed, locked: it cannot boot before `unlock`."""
-    _work(["bootc", "upgrade", "--download-only", "--progress-fd", PIPE], "the update", progress)
+    _fetch(["bootc", "upgrade", "--download-only", "--progress-fd", PIPE], "the update", progress)
 
 
-def _work(argv: list[str], what: str, progress: str) -> None:
+def _fetch(argv: list[str], what: str, progress: str) -> None:
     shown = PullProgress(progress)
     try:
         done = run(argv, timeout=PULL_TIMEOUT, progress=shown)
@@ -81,7 +82,7 @@ def _work(argv: list[str], what: str, progress: str) -> None:
         shown.end()
     if not done.code:
         return
-    code = kind(done.err)
+    code = failure_code(done.err)
     means, then = {
         Code.REFUSED: (
             "the container policy does not accept it, and nothing was installed",
@@ -98,7 +99,7 @@ def unlock() -> None:
 
 
 def rollback() -> None:
-    """Swap which of booted and rollback deployment boots next; what is staged is dropped."""
+    """Swap which of the booted and the rollback deployment boots next; what is staged is dropped."""
     _change(["bootc", "rollback"])
 
 
@@ -113,7 +114,7 @@ def _change(argv: list[str]) -> None:
 
 
 def drop_staged(staged: Entry) -> Host:
-    """Make sure that STAGED never boots: take it off the list of deployments. The status after that.
+    """Make sure that STAGED never boots: remove it from the list of deployments. The status after that.
 
     bootc has no verb for this (a rollback drops it as well, but changes the boot order), so it is `ostree
     admin undeploy 0`, where ostree always lists what is staged, run only when 0 really is STAGED. Raises
@@ -125,7 +126,7 @@ def drop_staged(staged: Entry) -> Host:
     after = status()
     if after.staged and after.staged.deployment == staged.deployment:
         raise DeviceError(
-            f"{staged.title} must not boot, but could not be taken away",
+            f"{staged.title} must not boot, but could not be removed",
             "it stays locked and is gone after a restart"
             if after.staged.locked
             else "a restart would boot it",

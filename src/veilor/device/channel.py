@@ -1,6 +1,4 @@
-"""Fetches the channel statement under the machine's container policy and judges it against what was seen
-before.
-"""
+"""Fetches the channel statement under the machine's container policy and judges it against what was seen."""
 
 import hashlib
 import json
@@ -17,7 +15,7 @@ from veilor.core.outcome import Code
 from veilor.core.product import Product, load
 from veilor.core.statement import Statement
 from veilor.device import network, state
-from veilor.device.run import DeviceError, at, kind, run
+from veilor.device.run import DeviceError, at, failure_code, run
 
 PRODUCT = "/usr/lib/veilor/product.toml"
 FLOOR = "/usr/lib/veilor/channel-floor.json"
@@ -47,8 +45,9 @@ def product() -> Product:
 
 
 def trust_problems(facts: Product) -> list[str]:
-    """What keeps this machine from verifying images: policy, signature lookup, keys. No sentence when all is
-    intact.
+    """What keeps this machine from verifying images: policy, signature lookup, keys.
+
+    No sentence when all is intact.
     """
     try:
         found = policy.problems(at(POLICY).read_text(), facts)
@@ -60,14 +59,19 @@ def trust_problems(facts: Product) -> list[str]:
         said = ""
     if policy.render_registries(facts) not in said:
         found.append(f"{REGISTRIES}/veilor.yaml no longer says where the signatures are")
-    for path in (path for paths in policy.scopes(facts).values() for path in paths):
-        try:
-            fine = b"-----BEGIN PUBLIC KEY-----" in at(path).read_bytes()
-        except OSError:
-            fine = False
-        if not fine:
-            found.append(f"the key {path} is missing or damaged")
+    for keys in policy.scopes(facts).values():
+        for path in keys:
+            if not is_public_key(path):
+                found.append(f"the key {path} is missing or damaged")
     return found
+
+
+def is_public_key(path: str) -> bool:
+    """Whether the file at PATH can be read and looks like a public key."""
+    try:
+        return b"-----BEGIN PUBLIC KEY-----" in at(path).read_bytes()
+    except OSError:
+        return False
 
 
 def require_trust(facts: Product) -> None:
@@ -99,10 +103,10 @@ def floor() -> int:
 
 
 def announced(facts: Product) -> tuple[Statement, tuple[str, ...]]:
-    """The statement of the product's channel, verified and not older than any seen, with warnings; recorded
-    as seen.
+    """The statement of the product's channel, verified and not older than any seen, with warnings.
 
-    Raises DeviceError: LATER when nobody answers, REFUSED when the statement must not be followed.
+    It is recorded as seen. Raises DeviceError: LATER when nobody answers, REFUSED when the statement must not
+    be followed.
     """
     require_trust(facts)
     lowest = floor()
@@ -116,7 +120,7 @@ def announced(facts: Product) -> tuple[Statement, tuple[str, ...]]:
         raise DeviceError(
             f"Refused: {error}",
             "somebody may be trying to lead this machine back to an old version; nothing was changed",
-            "it is looked at again later",
+            "it is checked again later",
             Code.REFUSED,
         ) from None
     state.record_statement(said)
@@ -131,11 +135,10 @@ def stale() -> timedelta | None:
 
 
 def fetch(reference: str, read: Callable[[str], T], what: str) -> T:
-    """What READ makes of the folder with the artefact behind REFERENCE; the container policy decides whether
-    it is genuine.
+    """What READ makes of the folder with the artefact behind REFERENCE.
 
-    WHAT it is, for sentences. READ raises OSError or ValueError when it can't be understood. Raises
-    DeviceError.
+    The container policy decides whether it is genuine. WHAT it is, for sentences. READ raises OSError or
+    ValueError when it can't be understood. Raises DeviceError.
     """
     scratch = at(state.RUN) if os.geteuid() == 0 else at("/tmp")
     scratch.mkdir(parents=True, exist_ok=True)
@@ -144,13 +147,11 @@ def fetch(reference: str, read: Callable[[str], T], what: str) -> T:
         # Both are the defaults, said so that nothing in root's home can take their place.
         argv = ["skopeo", f"--policy={at(POLICY)}", f"--registries.d={at(REGISTRIES)}", "copy", "--quiet"]
         done = run([*argv, f"docker://{reference}", f"dir:{folder}"], timeout=TIMEOUT)
-        if done.code and kind(done.err) is Code.REFUSED:
+        if done.code and failure_code(done.err) is Code.REFUSED:
             late = stale()
-            means, then = (
-                ROTATED
-                if late and late > LONG_ABSENCE
-                else ("nothing was changed", "it is looked at again later")
-            )
+            means, then = "nothing was changed", "it is checked again later"
+            if late and late > LONG_ABSENCE:
+                means, then = ROTATED
             raise DeviceError(
                 f"Refused: {what} could not be verified ({done.reason})", means, then, Code.REFUSED
             )
@@ -178,7 +179,7 @@ def fetch(reference: str, read: Callable[[str], T], what: str) -> T:
             raise DeviceError(
                 f"Refused: {what} cannot be understood ({error})",
                 "nothing was changed",
-                "it is looked at again later",
+                "it is checked again later",
                 Code.REFUSED,
             ) from None
     finally:

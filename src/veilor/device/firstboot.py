@@ -1,82 +1,79 @@
-"""veilor-firstboot-rebase: moves a machine from what the installer wrote to the signed image, and then never
-runs again.
+"""veilor-firstboot-rebase: moves a machine from what the installer wrote to the signed image.
 
-What it does next depends only on what bootc says now and on what has just happened: the table below. It
-remembers nothing, so it can be killed at any step and goes on.
+After that it never runs again. What it does next depends only on what bootc says now and on what has just
+happened: the table below. It remembers nothing, so it can be killed at any step and goes on.
 """
 
+import argparse
 import contextlib
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from veilor.core.host import Host, image_state
+from veilor.core.host import UNMANAGED, Host, ImageState, image_state
 from veilor.core.outcome import Code, Outcome
 from veilor.core.product import Product
 from veilor.core.statement import Statement
-from veilor.device import ask, bootc, channel, health, network, preflight, state, tell, update
+from veilor.device import (
+    ask,
+    bootc,
+    channel,
+    health,
+    health_record,
+    network,
+    notice,
+    preflight,
+    state,
+    tell,
+    update,
+)
+from veilor.device.health_record import Bootstrap, Deployment
 from veilor.device.run import DeviceError, at, run
 
 PROGRAM = "veilor-firstboot-rebase"
 UNIT = f"{PROGRAM}.service"
 STAMP = "/var/lib/veilor/firstboot-done"
-DELAYS = (
-    3,
-    5,
-    10,
-    20,
-    30,
-    30,
-    30,
-    30,
-    30,
-)  # seconds between attempts; after the last one systemd starts us anew
+# seconds between attempts; after the last one systemd starts us anew
+DELAYS = (3, 5, 10, 20, 30, 30, 30, 30, 30)
 STEPS = 40
 UNTIL_THEN = "until then it runs what the installer wrote, unverified"
 
 EVENTS = ("start", "silent", "refused", "held", "announced", "staged", "failed")
-TABLE = {
-    state: dict(zip(EVENTS, actions, strict=True))
-    for state, actions in {
-        # whatever happens, a machine that it is not for is left alone
-        **dict.fromkeys(update.UNFIT, ("explain",) * len(EVENTS)),
-        # state               start    silent  refused  held     announced  staged           failed
-        "unverified": ("fetch", "wait", "stop", "leave", "stage", "stop", "stop"),
-        "booted-other": ("fetch", "wait", "stop", "leave", "stage", "stop", "stop"),
-        "booted-announced": ("fetch", "wait", "stop", "finish", "finish", "finish", "stop"),
-        "staged-other": ("fetch", "wait", "stop", "leave", "drop", "drop_and_stop", "drop_and_stop"),
-        "staged-locked": ("fetch", "wait", "stop", "leave", "let_go", "let_go", "stop"),
-        "staged-announced": ("fetch", "wait", "stop", "leave", "let_go", "finish", "stop"),
-    }.items()
+_ACTIONS: dict[str, tuple[str, ...]] = {
+    # row                 start    silent  refused  held     announced  staged           failed
+    "unverified": ("fetch", "wait", "stop", "leave", "stage", "stop", "stop"),
+    "booted-other": ("fetch", "wait", "stop", "leave", "stage", "stop", "stop"),
+    "booted-announced": ("fetch", "wait", "stop", "finish", "finish", "finish", "stop"),
+    "staged-other": ("fetch", "wait", "stop", "leave", "drop", "drop_and_stop", "drop_and_stop"),
+    "staged-locked": ("fetch", "wait", "stop", "leave", "let_go", "let_go", "stop"),
+    "staged-announced": ("fetch", "wait", "stop", "leave", "let_go", "finish", "stop"),
+    # whatever happens, a machine that it is not for is left alone
+    **dict.fromkeys(map(str, update.UNFIT), ("explain",) * len(EVENTS)),
 }
+# TABLE[ROW][EVENT] is the action of Walk: rows are found by `find_row`
+TABLE = {row: dict(zip(EVENTS, actions, strict=True)) for row, actions in _ACTIONS.items()}
 
 
-def look(host: Host | None, reference: str, said: Statement | None) -> str:
-    """The state, a row of TABLE, of a machine with the status HOST (None: no ostree at all) when SAID is
-    announced.
-    """
-    where = image_state(host, reference) if host else "package"
-    if where not in ("ours", "unverified"):
+def find_row(host: Host, reference: str, said: Statement | None) -> str:
+    """The row of TABLE for a machine with the deployments HOST when SAID is announced (None: not known)."""
+    where = image_state(host, reference)
+    if where not in (ImageState.OURS, ImageState.UNVERIFIED):
         return where
     wanted = said.digest if said else None
     if host.staged:
-        return (
-            "staged-other"
-            if host.staged.digest != wanted
-            else "staged-locked"
-            if host.staged.locked
-            else "staged-announced"
-        )
-    return (
-        where
-        if where == "unverified"
-        else "booted-announced"
-        if host.booted.digest == wanted
-        else "booted-other"
-    )
+        if host.staged.digest != wanted:
+            return "staged-other"
+        return "staged-locked" if host.staged.locked else "staged-announced"
+    if where is ImageState.UNVERIFIED:
+        return where
+    return "booted-announced" if host.running.digest == wanted else "booted-other"
 
 
 class Walk:
-    """One walk through the table. Each action returns the next event, or an Outcome that ends it."""
+    """One walk through the table. Each action returns the next event, or an Outcome that ends it.
+
+    `host` and `row` are of this step. `said` is there after `fetch`. `error` is the newest thing that failed.
+    """
 
     def __init__(
         self,
@@ -87,28 +84,39 @@ class Walk:
         progress: str = "none",
     ) -> None:
         self.facts, self.lock, self.now, self.ask, self.progress = facts, lock, now, ask, progress
-        self.host, self.state = None, ""
+        self.host, self.row = UNMANAGED, ""
         self.said: Statement | None = None
         self.warnings: tuple[str, ...] = ()
         self.delays = [] if now else list(DELAYS)
-        self.error: DeviceError | None = None
+        self.error = DeviceError(
+            "bootc has ended well, but what it should have staged is not there",
+            "nothing was changed",
+            "it is tried again",
+        )
+
+    @property
+    def announced(self) -> Statement:
+        """What the channel announces, for actions that come after `fetch`. Raises LookupError."""
+        if self.said is None:
+            raise LookupError("no statement was fetched")
+        return self.said
 
     def go(self) -> Outcome:
         """Walk to the end. Raises DeviceError."""
         event = "start"
         for _ in range(STEPS):
-            self.host = bootc.status() if at("/run/ostree-booted").exists() else None
-            self.state = look(self.host, self.facts.image_ref, self.said)
-            done = getattr(self, TABLE[self.state][event])()
+            self.host = bootc.status() if at("/run/ostree-booted").exists() else UNMANAGED
+            self.row = find_row(self.host, self.facts.image_ref, self.said)
+            done = getattr(self, TABLE[self.row][event])()
             if isinstance(done, Outcome):
                 return done
             event = done
         raise DeviceError(
-            "The first boot comes to no end", f"it stopped at {self.state}", "see `veilor-status`"
+            "The first boot does not come to an end", f"it stopped at {self.row}", "see `veilor-status`"
         )
 
     def explain(self) -> Outcome:
-        outcome = update.unfit(self.state, self.host or Host(None, None, None, (), False), self.facts)
+        outcome = update.unfit(ImageState(self.row), self.host, self.facts)
         tell.announce("firstboot", outcome)
         return outcome
 
@@ -127,7 +135,7 @@ class Walk:
             if "network" in error.outcome.facts:
                 return "silent"
             raise
-        return "held" if self.said.digest in state.held_back() else "announced"
+        return "held" if self.announced.digest in state.held_back() else "announced"
 
     def wait(self) -> str:
         why, then = network.EXPLAINED[self.error.outcome.facts.get("network", "unknown")]
@@ -143,20 +151,14 @@ class Walk:
         return "start"
 
     def stop(self) -> Outcome:
-        if self.error:
-            raise self.error
-        raise DeviceError(
-            "bootc has ended well, but what it should have staged is not there",
-            "nothing was changed",
-            "it is tried again",
-        )
+        raise self.error
 
     def leave(self) -> Outcome:
-        entry = state.held_back()[self.said.digest]
+        entry = state.held_back()[self.announced.digest]
         # LATER: what runs is unverified, so the unit goes on looking for something newer.
         outcome = Outcome(
             Code.LATER,
-            f"{self.said.title} is not installed by itself: {entry.get('reason')}",
+            f"{self.announced.title} is not installed by itself: {entry.reason}",
             UNTIL_THEN,
             "a newer version will be, and is looked for",
         )
@@ -170,7 +172,7 @@ class Walk:
         )
         self.keep_bootstrap()
         try:
-            self.host, more = update.stage(self.host, self.facts, self.said, "first boot", self.progress)
+            self.host, more = update.stage(self.host, self.facts, self.announced, "first boot", self.progress)
         except DeviceError as error:
             self.error = error
             return "failed"
@@ -178,12 +180,13 @@ class Walk:
         return "staged"
 
     def drop(self) -> str:
-        bootc.drop_staged(self.host.staged)
-        health.disarm()
+        if self.host.staged:
+            update.drop(self.host.staged)
         return "announced"
 
     def drop_and_stop(self) -> Outcome:
-        return self.drop() and self.stop()
+        self.drop()
+        return self.stop()
 
     def let_go(self) -> str:
         self.keep_bootstrap()
@@ -192,35 +195,27 @@ class Walk:
         return "staged"
 
     def finish(self) -> Outcome:
-        """Only ever reached when what is booted or staged is the announced digest, verified: see `look`."""
-        if self.host.staged and not health.armed_for(self.host.staged):
-            self.warnings += update.try_to_arm(
-                self.host.booted, health.describe(self.host.staged), "first boot"
-            )
+        """Only ever reached when what is booted or staged is the announced digest, verified: see TABLE."""
+        said, staged = self.announced, self.host.staged
+        if staged and not health.armed_for(staged):
+            self.warnings += update.try_to_arm(self.host.running, Deployment.from_entry(staged), "first boot")
         # The stamp first: without it, and disabled, a power cut that loses what is staged would leave nobody
         # to go on; with it the updates do.
-        state.write_record(
-            STAMP,
-            {
-                "schema": 1,
-                "digest": self.said.digest,
-                "version": self.said.version,
-                "when": state.format_now(),
-            },
-        )
+        stamp = {"schema": 1, "digest": said.digest, "version": said.version, "when": state.format_now()}
+        state.write_record(STAMP, stamp)
         done = run(["systemctl", "disable", UNIT], timeout=60)
         if done.code:
             self.warnings += (
                 f"`systemctl disable {UNIT}` failed ({done.reason}); it does not start again all the same",
             )
-        if self.host.staged is None:
+        if staged is None:
             tell.notify("firstboot", None)
             return Outcome(
-                Code.DONE, f"{self.said.title} runs, verified by the container policy", warnings=self.warnings
+                Code.DONE, f"{said.title} runs, verified by the container policy", warnings=self.warnings
             )
         outcome = Outcome(
             Code.DONE,
-            f"{self.said.title} was verified and is ready",
+            f"{said.title} was verified and is ready",
             "until the restart this machine runs what the installer wrote, unverified",
             update.RESTART,
             warnings=self.warnings,
@@ -229,15 +224,20 @@ class Walk:
         return outcome
 
     def keep_bootstrap(self) -> None:
-        """Pin what the installer wrote, so that there is a way back until two
-        updates have proved themselves.
-        """
-        booted = self.host.booted
-        if booted.follows(self.facts.image_ref) or booted.pinned:
-            return  # pinned: by an earlier run of this, or by somebody whose pin is none of ours to take away
-        # Noted first: a pin that nobody knows of would never be taken away again.
-        with state.edit_record(state.HEALTH) as data:
-            data["bootstrap"] = {**state.get_dict(data, "bootstrap"), **health.describe(booted)}
+        """Pin what the installer wrote, as a way back until two updates have proved themselves."""
+        booted = self.host.running
+        if booted.follows(self.facts.image_ref):
+            return
+        if booted.pinned:  # by an earlier run of this, or by somebody whose pin is not ours to remove
+            return
+        # Noted first: a pin that nobody knows of would never be removed again.
+        with health_record.edit() as record:
+            noted = Deployment.from_entry(booted)
+            if record.bootstrap is None:
+                record.bootstrap = Bootstrap(noted)
+            else:
+                noted = replace(noted, raw=record.bootstrap.deployment.raw)
+                record.bootstrap = replace(record.bootstrap, deployment=noted)
         try:
             bootc.pin_booted()
         except DeviceError as error:
@@ -263,15 +263,15 @@ def report() -> Outcome:
             facts={"done": True, **stamp},
         )
     unit = run(["systemctl", "is-active", UNIT], timeout=30).out.strip()
-    last = state.get_dict(state.get_dict(state.read_record(tell.NOTICE), "notices"), "firstboot").get("line")
-    failed = "; ".join(str(entry.get("reason")) for entry in held.values())
-    means = last if isinstance(last, str) else failed or f"the unit is {unit or 'unknown'}"
+    last = notice.read().get("firstboot")
+    failed = "; ".join(str(entry.reason) for entry in held.values())
+    means = last.line if last else failed or f"the unit is {unit or 'unknown'}"
     return Outcome(
         Code.DONE,
         "Not done yet: what runs is as the installer wrote it, unverified",
         means,
         "" if unit in ("active", "activating") else f"`{PROGRAM} --retry` begins anew",
-        {"done": False, "unit": unit or None, "last": last if isinstance(last, str) else None},
+        {"done": False, "unit": unit or None, "last": last.line if last else None},
     )
 
 
@@ -306,7 +306,7 @@ def retry() -> Outcome:
     )
 
 
-def rebase(args) -> Outcome:
+def rebase(args: argparse.Namespace) -> Outcome:
     """The whole program, as asked by ARGS."""
     if args.status:
         return report()
@@ -326,7 +326,7 @@ def rebase(args) -> Outcome:
         raise
 
 
-def make_parser():
+def make_parser() -> argparse.ArgumentParser:
     """The command line of veilor-firstboot-rebase."""
     about = "Moves a freshly installed machine to the signed image; started by its unit at the first boots."
     parser = tell.parser(PROGRAM, about, Code.REFUSED, Code.UNFIT)

@@ -1,34 +1,38 @@
 """Whether a new deployment works, and the way back from one that doesn't.
 
 GRUB counts the first boots of what was staged: `boot_counter` 3, 2, 1, 0, then it boots the entry before
-(-1), as long as greenboot's health check has not called a boot good. `arm` starts that; the rest here are the
-moments of a boot.
-
-health.json: {"schema": 1, "armed": null | {"target": DEPLOYMENT, "from": DEPLOYMENT, "by", "unlocked": boots
-that got past the passphrase, "failures": [sentence], "when"}, "return": null | {the same, "handled": bool,
-"again": never unlocked for the second time, "reason"}, "bootstrap": null | {DEPLOYMENT, "unpinned"},
-"healthy": [{"digest", "by"}]}; DEPLOYMENT: {"digest", "version", "checksum", "serial"}.
+(-1), as long as greenboot's health check has not called a boot good. `arm` starts that; MOMENTS are what is
+done in the course of a boot. What is remembered between boots: health_record.py.
 """
 
 import contextlib
 import os
 import re
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 from veilor.core.host import Entry
 from veilor.core.outcome import Code, Outcome
-from veilor.device import bootc, channel, state, tell
+from veilor.device import bootc, channel, health_record, state, tell
+from veilor.device.health_record import Deployment, HealthRecord, Proven, Return, Trial
 from veilor.device.run import DeviceError, at, run
 
 GRUBENV = "/boot/grub2/grubenv"
 CHECKER = "greenboot-healthcheck.service"
 FAILURES = "/run/veilor/health-failures.json"
 PROBE = "/var/lib/veilor/.health-check"
+STAGED = "/run/ostree/staged-deployment"  # is there while something waits to be deployed at shutdown
+# GRUB's boot_counter: how many boots a new version gets, what stands there in the last of them, and what
+# after GRUB has gone back to the version before
 TRIES = 3
+LAST_TRY = 0
+WENT_BACK = -1
 KEPT_UPDATES = 2  # healthy updates until the bootstrap may go
+KEPT_FAILURES = 20
 
 
-def grub() -> dict[str, str]:
+def grub_variables() -> dict[str, str]:
     """GRUB's saved variables. Raises DeviceError."""
     done = run(["grub2-editenv", str(at(GRUBENV)), "list"], timeout=30)
     if done.code:
@@ -36,10 +40,10 @@ def grub() -> dict[str, str]:
     return dict(line.split("=", 1) for line in done.out.splitlines() if "=" in line)
 
 
-def counter() -> int | None:
+def boot_counter() -> int | None:
     """GRUB's boot counter; None when it is off or cannot be read."""
     try:
-        return int(grub()["boot_counter"])
+        return int(grub_variables()["boot_counter"])
     except (DeviceError, LookupError, ValueError):
         return None
 
@@ -58,95 +62,82 @@ def write_grub(*words: str) -> None:
         raise DeviceError(f"{GRUBENV} cannot be written ({error.strerror})") from None
 
 
-def describe(entry: Entry) -> dict:
-    """ENTRY as health.json keeps it."""
-    return {
-        "digest": entry.digest,
-        "version": entry.title,
-        "checksum": entry.checksum,
-        "serial": entry.serial,
-    }
-
-
-def arm(source: Entry, target: dict, by: str) -> None:
-    """Have GRUB count the boots of TARGET (a DEPLOYMENT, its checksum may still be None), with SOURCE to go
-    back to.
+def arm(source: Entry, target: Deployment, by: str) -> None:
+    """Have GRUB count the boots of TARGET (its checksum may still be None), with SOURCE to go back to.
 
     BY is "first boot" or "update". Armed before TARGET can boot, so that no boot of it goes uncounted; if it
     is never deployed, the next good boot of SOURCE disarms. Raises DeviceError when this machine has no such
     counter.
     """
     wait_for_checker()
-    with state.edit_record(state.HEALTH) as data:
-        data["armed"] = {
-            "target": target,
-            "from": describe(source),
-            "by": by,
-            "unlocked": 0,
-            "failures": [],
-            "when": state.format_now(),
-        }
+    with health_record.edit() as record:
+        record.armed = Trial(target, Deployment.from_entry(source), by, state.format_now())
     write_grub("set", f"boot_counter={TRIES}", "boot_success=0")
-    if counter() != TRIES:
+    if boot_counter() != TRIES:
         raise DeviceError(f"{GRUBENV} does not keep what is written to it")
 
 
 def armed_for(target: Entry) -> bool:
     """Whether the counter stands ready for TARGET."""
-    armed = state.get_dict(state.get_dict(state.read_record(state.HEALTH), "armed"), "target")
-    return (armed.get("checksum"), armed.get("serial")) == target.deployment and counter() == TRIES
+    trial = health_record.read().armed
+    if trial is None or trial.target.identity != target.deployment:
+        return False
+    return boot_counter() == TRIES
 
 
 def disarm() -> None:
-    """Stop counting: nothing new boots next. A counter that stays all the same is taken away by the next good
-    boot.
+    """Stop counting: nothing new boots next.
+
+    A counter that stays all the same is removed by the next good boot.
     """
-    with state.edit_record(state.HEALTH) as data:
-        was, data["armed"] = data.get("armed"), None
+    with health_record.edit() as record:
+        was, record.armed = record.armed, None
     if was:
         with contextlib.suppress(DeviceError):
             write_grub("unset", "boot_counter")
 
 
 def wait_for_checker(limit: float = 180) -> None:
-    """Wait until this boot's health check has ended: it would take the counter that is set before."""
+    """Wait until this boot's health check has ended, at most LIMIT seconds.
+
+    It would remove a counter that is set before.
+    """
     deadline = time.monotonic() + limit
-    while (
-        run(["systemctl", "is-active", CHECKER], timeout=30).out.strip() == "activating"
-        and time.monotonic() < deadline
-    ):
+    while run(["systemctl", "is-active", CHECKER], timeout=30).out.strip() == "activating":
+        if time.monotonic() >= deadline:
+            return
         time.sleep(1)
 
 
 def booted_deployment() -> tuple[str, int] | None:
-    """Checksum and serial of what runs, from the kernel's command line: no program needed, so it works on a
-    broken one too.
+    """Checksum and serial of what runs, from the kernel's command line.
+
+    No program is needed for that, so it works on a broken system too.
     """
     try:
         link = re.search(r"(?:^|\s)ostree=(/\S+)", at("/proc/cmdline").read_text())
     except OSError:
         return None
-    found = link and re.fullmatch(
-        r"([0-9a-f]{64})\.([0-9]+)", os.path.basename(os.path.realpath(at("/sysroot" + link[1])))
-    )
+    if link is None:
+        return None
+    folder = os.path.basename(os.path.realpath(at("/sysroot" + link[1])))
+    found = re.fullmatch(r"([0-9a-f]{64})\.([0-9]+)", folder)
     return (found[1], int(found[2])) if found else None
 
 
-def runs_target(armed: dict) -> bool:
-    """Whether what runs is the deployment that ARMED counts."""
-    booted, target, source = (
-        booted_deployment(),
-        state.get_dict(armed, "target"),
-        state.get_dict(armed, "from"),
-    )
-    return (
-        booted is not None
-        and booted != (source.get("checksum"), source.get("serial"))
-        and target.get("checksum") in (None, booted[0])
-    )
+def runs_target(trial: Trial) -> bool:
+    """Whether what runs is the deployment that TRIAL counts."""
+    booted = booted_deployment()
+    if booted is None:
+        return False
+    if booted == trial.source.identity:
+        return False
+    if trial.target.checksum is None:  # armed before it was staged: it is whatever is not the source
+        return True
+    return trial.target.checksum == booted[0]
 
 
-def full() -> bool:
+def disk_is_full() -> bool:
     """Whether /var has no room at all: no version's fault, and the one before would find it the same."""
     try:
         return os.statvfs(at("/var")).f_bavail == 0
@@ -154,25 +145,47 @@ def full() -> bool:
         return False
 
 
+def check_deployment() -> list[str]:
+    """bootc answers, and knows what is booted."""
+    return [] if bootc.status().booted else ["no deployment is booted"]
+
+
+def check_trust() -> list[str]:
+    """This version could verify the next one."""
+    return channel.trust_problems(channel.product())
+
+
+def check_floor() -> list[str]:
+    """The lowest sequence number that this version accepts can be read."""
+    return [] if channel.floor() >= 0 else ["the channel's floor is below zero"]
+
+
+def check_memory() -> list[str]:
+    """What the machine remembers can be written."""
+    if not disk_is_full():
+        state.write_record(PROBE, {})
+        at(PROBE).unlink()
+    return []
+
+
 # Each gives what is wrong, as sentences, or raises DeviceError.
-CHECKS = {
-    "deployment": lambda: [] if bootc.status().booted else ["no deployment is booted"],
-    "trust": lambda: channel.trust_problems(channel.product()),
-    "floor": lambda: [] if channel.floor() >= 0 else ["the channel's floor is below zero"],
-    "memory": lambda: [] if full() else state.write_record(PROBE, {}) or at(PROBE).unlink() or [],
+CHECKS: dict[str, Callable[[], list[str]]] = {
+    "deployment": check_deployment,
+    "trust": check_trust,
+    "floor": check_floor,
+    "memory": check_memory,
 }
 
 
-def check() -> Outcome:
-    """Run the named checks; none needs a network."""
-
+def run_checks() -> Outcome:
+    """Run the named checks, and leave what failed for `note_failure`; none needs a network."""
     failures = []
-    for name, work in CHECKS.items():
+    for name, check in CHECKS.items():
         try:
-            found = work()
+            found = check()
         except DeviceError as error:
             found = [error.outcome.what]
-        print(f"{'FAILED' if found else 'ok'}  {name}{': ' * bool(found)}{'; '.join(found)}", flush=True)
+        print(f"FAILED  {name}: {'; '.join(found)}" if found else f"ok  {name}", flush=True)
         failures += found
     state.write_record(FAILURES, {"schema": 1, "failures": failures})
     if failures:
@@ -180,47 +193,44 @@ def check() -> Outcome:
     return Outcome(Code.DONE, "Healthy")
 
 
-def unlocked() -> Outcome:
+def note_unlock() -> Outcome:
     """Right after the disk was unlocked: note which deployment this boot is of."""
-    with state.edit_record(state.HEALTH) as data:
-        armed = data.get("armed")
-        if not isinstance(armed, dict):
+    with health_record.edit() as record:
+        trial = record.armed
+        if trial is None:
             return Outcome(Code.DONE, "No new version is being tried")
-        source = state.get_dict(armed, "from")
-        if runs_target(armed):
-            number = armed.get("unlocked")
-            armed["unlocked"] = (number if isinstance(number, int) else 0) + 1
-            return Outcome(Code.DONE, f"Boot {armed['unlocked']} of a new version that was unlocked")
+        if runs_target(trial):
+            trial = replace(trial, unlocked=trial.unlocked + 1)
+            record.armed = trial
+            return Outcome(Code.DONE, f"Boot {trial.unlocked} of a new version that was unlocked")
         # Staged is what a power cut loses: then nothing new is there to be counted.
-        data["armed"] = None
-        if counter() != -1:
+        record.armed = None
+        if boot_counter() != WENT_BACK:
             return Outcome(Code.DONE, "The new version is not what runs")
-        if booted_deployment() == (source.get("checksum"), source.get("serial")):
-            before = state.get_dict(data, "return")
-            again = state.get_dict(before, "target").get("digest") == state.get_dict(armed, "target").get(
-                "digest"
-            ) and not before.get("unlocked")
-            data["return"] = {
-                **armed,
-                "handled": False,
-                "again": again and not armed.get("unlocked"),
-                "when": state.format_now(),
-            }
+        if booted_deployment() == trial.source.identity:
+            again = record.back is not None and never_unlocked_again(trial, record.back)
+            record.back = Return(replace(trial, when=state.format_now()), handled=False, again=again)
         return Outcome(Code.DONE, "The boot loader went back to an older version")
 
 
-def go_back() -> Outcome:
+def never_unlocked_again(trial: Trial, before: Return) -> bool:
+    """Whether TRIAL and the return BEFORE it were of one image that nobody unlocked either time."""
+    if trial.unlocked or before.trial.unlocked:
+        return False
+    return trial.target.digest == before.trial.target.digest
+
+
+def finish_return() -> Outcome:
     """After an automatic return: make what runs the default again, and say why."""
-    back = state.read_record(state.HEALTH).get("return")
-    if not isinstance(back, dict) or back.get("handled") is not False:
+    back = health_record.read().back
+    if back is None or back.handled:
         return Outcome(Code.DONE, "This boot is no automatic return")
-    target, source = state.get_dict(back, "target"), state.get_dict(back, "from")
-    outcome = explain_return(target, source, back)
+    trial, outcome = back.trial, explain_return(back)
     tell.announce("health", outcome)  # first: a full disk or a lock must not keep it from the person
-    runs_source = booted_deployment() == (source.get("checksum"), source.get("serial"))
+    runs_source = booted_deployment() == trial.source.identity
     with state.exclusive_lock(60):
-        if (back.get("unlocked") or back.get("again")) and isinstance(target.get("digest"), str):
-            state.hold_back(target["digest"], str(target.get("version")), "health", outcome.what)
+        if trial.target.digest and (trial.unlocked or back.again):
+            state.hold_back(trial.target.digest, str(trial.target.version), "health", outcome.what)
         if runs_source and bootc.status().rollback_queued:
             bootc.rollback()
         if runs_source and bootc.status().rollback_queued:
@@ -230,15 +240,15 @@ def go_back() -> Outcome:
                 "run `veilor-rollback`",
             )
         write_grub("unset", "boot_counter")
-    with state.edit_record(state.HEALTH) as data:
-        state.get_dict(data, "return").update(handled=True, reason=outcome.line())
+    with health_record.edit() as record:
+        record.back = replace(record.back or back, handled=True, reason=outcome.line())
     return outcome
 
 
-def explain_return(target: dict, source: dict, back: dict) -> Outcome:
+def explain_return(back: Return) -> Outcome:
     """What a person is told about an automatic return."""
-    new, old = f"veilor-os {target.get('version')}", source.get("version")
-    if back.get("again"):
+    new, old = f"veilor-os {back.trial.target.version}", back.trial.source.version
+    if back.again:
         return Outcome(
             Code.DONE,
             f"For the second time {new} was started {TRIES} times and the disk was not seen to be unlocked, "
@@ -246,7 +256,7 @@ def explain_return(target: dict, source: dict, back: dict) -> Outcome:
             "either nobody typed the passphrase, or that version stops right after it",
             "it is not installed again until something newer is announced",
         )
-    if not back.get("unlocked"):
+    if not back.trial.unlocked:
         return Outcome(
             Code.DONE,
             f"{new} was started {TRIES} times and the disk was not seen to be unlocked, so {old} was "
@@ -254,7 +264,7 @@ def explain_return(target: dict, source: dict, back: dict) -> Outcome:
             "most likely nobody typed the passphrase, which says nothing against it",
             "it will be offered once more",
         )
-    failures = "; ".join(map(str, state.get_list(back, "failures")))
+    failures = "; ".join(back.trial.failures)
     why = f"failed its health check ({failures})" if failures else "never came to the end of its health check"
     return Outcome(
         Code.DONE,
@@ -264,20 +274,21 @@ def explain_return(target: dict, source: dict, back: dict) -> Outcome:
     )
 
 
-def failed() -> Outcome:
-    """greenboot has called this boot bad. While there are tries left it restarts by itself; after the last
-    one we do.
+def note_failure() -> Outcome:
+    """greenboot has called this boot bad.
+
+    While there are tries left greenboot restarts by itself; after the last one we do.
     """
     reasons = [str(one) for one in state.get_list(state.read_record(FAILURES), "failures")]
-    with state.edit_record(state.HEALTH) as data:
-        armed = data.get("armed")
-        counts = isinstance(armed, dict) and runs_target(armed)
-        if counts:
-            armed["failures"] = list(dict.fromkeys([*map(str, state.get_list(armed, "failures")), *reasons]))[
-                :20
-            ]
+    with health_record.edit() as record:
+        trial = record.armed
+        if trial is not None and not runs_target(trial):
+            trial = None
+        if trial is not None:
+            failures = tuple(dict.fromkeys([*trial.failures, *reasons]))
+            record.armed = replace(trial, failures=failures[:KEPT_FAILURES])
     said = f"The health check failed ({'; '.join(reasons) or 'see journalctl -u ' + CHECKER})"
-    if not counts:
+    if trial is None:
         outcome = Outcome(
             Code.DONE,
             said,
@@ -286,107 +297,108 @@ def failed() -> Outcome:
         )
         tell.announce("health", outcome)
         return outcome
-    if counter() == 0:
+    if boot_counter() == LAST_TRY:
         tell.on_screen(f"{said}. That was the last try: restarting into the version before")
         run(["systemctl", "--no-block", "reboot"], timeout=60)
     return Outcome(Code.DONE, said)
 
 
-def healthy() -> Outcome:
-    """greenboot has called this boot good: stop counting, and after enough good updates let the bootstrap go.
+def note_success() -> Outcome:
+    """greenboot has called this boot good: stop counting, and after enough good updates unpin the bootstrap.
 
-    greenboot means to take the counter away itself, but has made /boot read-only just before and doesn't
-    notice.
+    greenboot means to remove the counter itself, but has made /boot read-only just before and doesn't notice.
     """
-    with state.edit_record(state.HEALTH) as data:
-        armed, known = (
-            data.get("armed"),
-            [one for one in state.get_list(data, "healthy") if isinstance(one, dict)],
-        )
-        if isinstance(armed, dict):
-            digest = state.get_dict(armed, "target").get("digest")
-            if runs_target(armed) and digest not in [one.get("digest") for one in known]:
-                known.append({"digest": digest, "by": armed.get("by")})
-            if runs_target(armed) or not at("/run/ostree/staged-deployment").exists():
-                data["armed"] = None  # else it counts what was staged while this boot was still being judged
-            data["healthy"] = known
-        waiting = isinstance(data.get("armed"), dict)
-        updates, bootstrap = sum(one.get("by") == "update" for one in known), data.get("bootstrap")
-    if waiting:
-        write_grub(
-            "set", f"boot_counter={TRIES}", "boot_success=0"
-        )  # greenboot takes it away, whomever it counts
-    elif counter() is not None:
+    with health_record.edit() as record:
+        trial = record.armed
+        if trial is not None:
+            good = runs_target(trial)
+            if good and trial.target.digest not in [one.digest for one in record.healthy]:
+                record.healthy += (Proven(trial.target.digest, trial.by),)
+            if good or not at(STAGED).exists():
+                record.armed = None  # else it counts what was staged while this boot was still being judged
+    if record.armed is not None:
+        # greenboot removes the counter regardless of its deployment
+        write_grub("set", f"boot_counter={TRIES}", "boot_success=0")
+    elif boot_counter() is not None:
         write_grub("unset", "boot_counter")
-    if updates >= KEPT_UPDATES and isinstance(bootstrap, dict) and not bootstrap.get("unpinned"):
-        for entry in bootc.status().others:  # not while it is booted or the way back
-            if (
-                entry.pinned
-                and entry.deployment == (bootstrap.get("checksum"), bootstrap.get("serial"))
-                and bootc.unpin(entry)
-            ):
-                with state.edit_record(state.HEALTH) as data:
-                    state.get_dict(data, "bootstrap")["unpinned"] = state.format_now()
+    unpin_bootstrap(record)
     return Outcome(Code.DONE, "Healthy")
 
 
-def settle() -> Outcome:
+def unpin_bootstrap(record: HealthRecord) -> None:
+    """Let updates remove what the installer wrote once KEPT_UPDATES updates in RECORD were good.
+
+    Not while it is booted or the way back: then it is none of the others that bootc lists.
+    """
+    bootstrap = record.bootstrap
+    if bootstrap is None or bootstrap.unpinned:
+        return
+    if sum(one.by == "update" for one in record.healthy) < KEPT_UPDATES:
+        return
+    for entry in bootc.status().others:
+        if not entry.pinned or entry.deployment != bootstrap.deployment.identity:
+            continue
+        if bootc.unpin(entry):
+            with health_record.edit() as now:
+                now.bootstrap = replace(now.bootstrap or bootstrap, unpinned=state.format_now())
+
+
+def settle_counter() -> Outcome:
     """After the health check, whichever way it ended: the counter counts only what we armed.
 
     greenboot starts it by itself for any failed boot, which would lead a machine with, say, a full disk
-    through restarts into an older system. And it takes it away after a return, also while that return is not
-    yet dealt with.
+    through restarts into an older system. And it removes it after a return, also while that return is not yet
+    dealt with.
     """
-    record = state.read_record(state.HEALTH)
-    back = record.get("return")
-    if isinstance(back, dict) and back.get("handled") is False:
-        write_grub("set", "boot_counter=-1", "boot_success=0")
+    back = health_record.read().back
+    if back is not None and not back.handled:
+        write_grub("set", f"boot_counter={WENT_BACK}", "boot_success=0")
         return Outcome(
             Code.DONE,
             "The automatic return is still to be dealt with; the boot loader stays with this version",
         )
-    with state.edit_record(state.HEALTH) as data:  # held, so that nobody arms in between
-        if not isinstance(data.get("armed"), dict) and counter() is not None:
+    with health_record.edit() as record:  # held, so that nobody arms in between
+        if record.armed is None and boot_counter() is not None:
             write_grub("unset", "boot_counter")
     return Outcome(Code.DONE, "Settled")
 
 
-def deadline() -> Outcome:
-    """Some minutes after the unlock, or in emergency mode: a new version that was not called good by now is
-    hanging.
-    """
-    record = state.read_record(state.HEALTH)
-    if not record:  # emergency mode, and /var is not mounted
-        for path in at("/sysroot/ostree/deploy").glob(f"*{state.HEALTH}"):
-            record = state.read_record(f"/{path.relative_to(at('/'))}")
-    armed = record.get("armed")
-    counted = (
-        counter() is not None or not at(GRUBENV).exists()
-    )  # where /boot is not mounted GRUB has counted all the same
-    if not isinstance(armed, dict) or not runs_target(armed) or not counted:
+def restart_if_hanging() -> Outcome:
+    """Some minutes after the unlock, or in emergency mode: restart a new version that was not called good."""
+    if not hangs():
         return Outcome(Code.DONE, "Nothing hangs")
-    with (
-        contextlib.suppress(DeviceError),
-        state.edit_record(state.HEALTH) as data,
-    ):  # whatever is broken, the machine must restart
-        noted = state.get_dict(data, "armed")
-        if not noted.get("unlocked"):
-            noted["unlocked"] = (
-                1  # emergency mode came before that was noted, but not before the disk was unlocked
-            )
+    # whatever is broken, the machine must restart
+    with contextlib.suppress(DeviceError), health_record.edit() as record:
+        if record.armed is not None and not record.armed.unlocked:
+            # emergency mode came before that was noted, but not before the disk was unlocked
+            record.armed = replace(record.armed, unlocked=1)
     tell.on_screen("this new version did not come to the end of its health check: restarting")
     run(["systemctl", "reboot", "--force"], timeout=120)
     return Outcome(Code.DONE, "Restarting")
 
 
-MOMENTS = {
-    "check": check,
-    "unlocked": unlocked,
-    "return": go_back,
-    "failed": failed,
-    "healthy": healthy,
-    "settle": settle,
-    "deadline": deadline,
+def hangs() -> bool:
+    """Whether what runs is a new version whose boots are still counted."""
+    data = state.read_record(state.HEALTH)
+    if not data:  # emergency mode, and /var is not mounted
+        for path in at("/sysroot/ostree/deploy").glob(f"*{state.HEALTH}"):
+            data = state.read_record(f"/{path.relative_to(at('/'))}")
+    trial = HealthRecord.from_dict(data).armed
+    if trial is None or not runs_target(trial):
+        return False
+    if not at(GRUBENV).exists():  # where /boot is not mounted GRUB has counted all the same
+        return True
+    return boot_counter() is not None
+
+
+MOMENTS: dict[str, Callable[[], Outcome]] = {
+    "check": run_checks,
+    "unlocked": note_unlock,
+    "return": finish_return,
+    "failed": note_failure,
+    "healthy": note_success,
+    "settle": settle_counter,
+    "deadline": restart_if_hanging,
 }
 
 

@@ -23,4 +23,6 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] not in PROGRAMS:
         print(f"veilor: name a program: {', '.join(PROGRAMS)}", file=sys.stderr)
         return int(Code.USAGE)
-    return importlib.import_module(f"veilor.device.{PROGRAMS[argv[0]]}").main(argv[1:])
+    program = importlib.import_module(f"veilor.device.{PROGRAMS[argv[0]]}")
+    code: int = program.main(argv[1:])
+    return code

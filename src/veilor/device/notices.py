@@ -6,14 +6,17 @@ the next change of anything. Facts: the Desktop Notifications Specification, org
 Notify, CloseNotification.
 """
 
+import argparse
 import contextlib
 import html
 import json
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from veilor.core.outcome import Code, Outcome, plain
-from veilor.device import state, tell
+from veilor.device import notice, state, tell
+from veilor.device.notice import Notice
 from veilor.device.run import DeviceError, Done, run
 
 CALL = ["busctl", "--user", "--timeout=20", "--json=short", "call"]
@@ -46,24 +49,37 @@ def shown_file() -> Path:
     return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}") / "veilor-notices.json"
 
 
-def remember(server: str, shown: dict[str, dict]) -> None:
-    """Keep what was SHOWN by SERVER, {topic: {"line", "number"}}. Where that is not possible it is shown once
-    more.
+@dataclass(frozen=True)
+class Shown:
+    """A notice that the session was shown: its line, and its number with the server (0: none is known)."""
+
+    line: str | None
+    number: int
+
+
+def remember(server: str, shown: dict[str, Shown]) -> None:
+    """Keep what was SHOWN, by topic, by SERVER. Where that is not possible it is shown once more.
+
+    The file is {"server", "notices": {TOPIC: {"line", "number"}}}.
     """
+    kept = {topic: vars(one) for topic, one in shown.items()}
     with contextlib.suppress(OSError):
-        shown_file().write_text(json.dumps({"server": server, "notices": shown}))
+        shown_file().write_text(json.dumps({"server": server, "notices": kept}))
 
 
-def remembered() -> tuple[str, dict[str, dict]]:
+def remembered() -> tuple[str, dict[str, Shown]]:
     """What `remember` kept."""
     try:
         kept = json.loads(shown_file().read_bytes())
-        kept = kept if isinstance(kept, dict) else {}
     except (OSError, ValueError, RecursionError):
         kept = {}
-    return str(kept.get("server")), {
-        topic: one for topic, one in state.get_dict(kept, "notices").items() if isinstance(one, dict)
-    }
+    if not isinstance(kept, dict):
+        kept = {}
+    shown = {}
+    for topic, one in state.get_dict(kept, "notices").items():
+        if isinstance(one, dict):
+            shown[topic] = Shown(state.get_text(one, "line"), number(one.get("number")))
+    return str(kept.get("server")), shown
 
 
 def answer(done: Done) -> object:
@@ -76,14 +92,17 @@ def answer(done: Done) -> object:
 
 def number(value: object) -> int:
     """VALUE as the number of a notice; 0 for none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 32 else 0
+    if not isinstance(value, int) or isinstance(value, bool):
+        return 0
+    return value if 0 < value < 1 << 32 else 0
 
 
-def argv(topic: str, notice: dict, replaces: int) -> list[str]:
-    """The call that shows NOTICE about TOPIC in the place of number REPLACES. Its text is no markup, though a
-    notification's may be.
+def argv(topic: str, one: Notice, replaces: int) -> list[str]:
+    """The call that shows ONE about TOPIC instead of number REPLACES.
+
+    Its text is no markup, though a notification's may be.
     """
-    icon = "system-software-update" if notice.get("code") == int(Code.DONE) else "dialog-warning"
+    icon = "system-software-update" if one.code == int(Code.DONE) else "dialog-warning"
     return [
         *SERVICE,
         "Notify",
@@ -92,7 +111,7 @@ def argv(topic: str, notice: dict, replaces: int) -> list[str]:
         str(replaces),
         icon,
         TITLES.get(topic, "veilor-os"),
-        html.escape(plain(notice["line"])),
+        html.escape(plain(one.line)),
         "0",
         "0",
         STAYS,
@@ -104,20 +123,17 @@ def owner() -> str:
     return str(answer(run(OWNER, timeout=60)) or "")
 
 
-def forget_numbers(shown: dict[str, dict]) -> dict[str, dict]:
+def forget_numbers(shown: dict[str, Shown]) -> dict[str, Shown]:
     """SHOWN without numbers: they may be of somebody else's notices once another server counts."""
-    return {topic: {**one, "number": 0} for topic, one in shown.items()}
+    return {topic: replace(one, number=0) for topic, one in shown.items()}
 
 
 def show_changes() -> int:
-    """Show what is new or has changed, and close what is no longer true; how many those were. Raises
-    DeviceError.
+    """Show what is new or has changed, and close what is no longer true; how many those were.
+
+    Raises DeviceError when the desktop does not show it.
     """
-    notices = {
-        topic: notice
-        for topic, notice in state.get_dict(state.read_record(tell.NOTICE), "notices").items()
-        if isinstance(notice, dict) and isinstance(notice.get("line"), str)
-    }
+    notices = notice.read()
     server, shown = remembered()
     if not notices and not shown:
         return 0
@@ -126,18 +142,17 @@ def show_changes() -> int:
         shown = forget_numbers(shown)
     elif now != server:
         shown = {}  # another server has nothing of what the one before it was given
-    new = [topic for topic, notice in notices.items() if shown.get(topic, {}).get("line") != notice["line"]]
+    new = [topic for topic, one in notices.items() if topic not in shown or shown[topic].line != one.line]
     gone = shown.keys() - notices.keys()
     if not new and not gone:
         return 0
     for topic in gone:
-        known = number(shown.pop(topic).get("number"))
-        if known:
-            run(
-                [*SERVICE, "CloseNotification", "u", str(known)], timeout=60
-            )  # fails where the person has closed it
+        known = shown.pop(topic).number
+        if known:  # the call fails where the person has closed it
+            run([*SERVICE, "CloseNotification", "u", str(known)], timeout=60)
     for topic in new:
-        done = run(argv(topic, notices[topic], number(shown.get(topic, {}).get("number"))), timeout=60)
+        replaces = shown[topic].number if topic in shown else 0
+        done = run(argv(topic, notices[topic], replaces), timeout=60)
         if done.code:
             raise DeviceError(
                 f"The desktop does not show notices ({done.reason})", "", f"read {tell.MOTD}", Code.LATER
@@ -145,18 +160,17 @@ def show_changes() -> int:
         after = owner()
         if after != now:  # at the start of a session it comes only when it is called
             now, shown = after, forget_numbers(shown)
-        shown[topic] = {"line": notices[topic]["line"], "number": number(answer(done))}
+        shown[topic] = Shown(notices[topic].line, number(answer(done)))
         remember(now, shown)
     remember(now, shown)
     return len(new) + len(gone)
 
 
-def show(args) -> Outcome:
-    """Show every notice that the session has not shown yet. Raises DeviceError when there is no desktop to
-    show them on.
+def show(args: argparse.Namespace) -> Outcome:
+    """Show every notice that the session has not shown yet. Raises DeviceError when there is no desktop.
 
-    It is looked again until nothing has changed: systemd's path unit does not see what is written while this
-    runs.
+    The file is read again until nothing has changed: systemd's path unit does not see what is written while
+    this runs.
     """
     changes = 0
     for _ in range(ROUNDS):

@@ -1,5 +1,6 @@
 """veilor-rollback: back to the version before at the next restart, or forward again."""
 
+import argparse
 import sys
 
 from veilor.core.host import Entry, Host
@@ -10,8 +11,7 @@ from veilor.device.run import DeviceError
 
 MEANS = (
     "/etc goes back to that version's own copy, without changes made since; /home and the rest of /var stay "
-    "as they are, and both "
-    "versions stay on the disk"
+    "as they are, and both versions stay on the disk"
 )
 
 
@@ -27,10 +27,11 @@ def plan(host: Host) -> tuple[Entry, list[Entry]]:
     if host.rollback is None or host.rollback.reference is None:
         raise DeviceError("There is no version before this one", "nothing was changed", "", Code.UNFIT)
     to, default = (host.booted, host.rollback) if host.rollback_queued else (host.rollback, host.booted)
-    return to, [entry for entry in (host.staged, default) if entry and entry.digest != to.digest]
+    away = [entry for entry in (host.staged, default) if entry is not None]
+    return to, [entry for entry in away if entry.digest != to.digest]
 
 
-def roll_back(args) -> Outcome:
+def roll_back(args: argparse.Namespace) -> Outcome:
     """The whole program, as asked by ARGS."""
     if not ask.is_root():
         return ask.do_by_unit("veilor-rollback", args)
@@ -43,10 +44,10 @@ def roll_back(args) -> Outcome:
         MEANS,
     ]
     if host.staged:
-        said.append(f"The update that is ready ({host.staged.title}) is taken away")
-    held = state.held_back().get(to.digest)
-    if held and held.get("cause") == "health":
-        said.append(f"Beware: {held.get('reason')}")
+        said.append(f"The update that is ready ({host.staged.title}) is removed")
+    held = state.held_back().get(to.digest or "")
+    if held and held.cause == "health":
+        said.append(f"Beware: {held.reason}")
     if not args.yes:
         if args.json or not sys.stdin.isatty():
             return Outcome(
@@ -64,7 +65,8 @@ def roll_back(args) -> Outcome:
         for entry in away:
             if entry.digest:
                 state.hold_back(entry.digest, entry.title, "rolled back", "it was rolled back by hand")
-        state.stop_holding_back(to.digest)
+        if to.digest:
+            state.stop_holding_back(to.digest)
         bootc.rollback()
         after = bootc.status()
         if after.staged or after.rollback_queued == host.rollback_queued:
@@ -87,7 +89,7 @@ def roll_back(args) -> Outcome:
     return outcome
 
 
-def make_parser():
+def make_parser() -> argparse.ArgumentParser:
     """The command line of veilor-rollback."""
     about = (
         "Boots the version before this one at the next restart; once more, and it is this one again. "

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 from veilor.core.outcome import Code, Outcome
 
@@ -22,7 +23,12 @@ class DeviceError(Exception):
     """An expected failure that ends the program: its outcome is what the person reads."""
 
     def __init__(
-        self, what: str, means: str = "", next: str = "", code: Code = Code.FAILED, facts: dict | None = None
+        self,
+        what: str,
+        means: str = "",
+        next: str = "",
+        code: Code = Code.FAILED,
+        facts: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(what)
         self.outcome = Outcome(code, what, means, next, facts or {})
@@ -40,9 +46,9 @@ class Done:
     def reason(self) -> str:
         """The last line it said, for a sentence."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
-        return (
-            lines[-1].removeprefix("error: ") if lines else f"it ended with {self.code} and said nothing"
-        )[-500:]
+        if not lines:
+            return f"it ended with {self.code} and said nothing"
+        return lines[-1].removeprefix("error: ")[-500:]
 
 
 def at(path: str) -> Path:
@@ -51,12 +57,12 @@ def at(path: str) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """What every program is started with. HOME is no home: a policy.json in root's own would win over the
-    system's.
+    """What every program is started with.
+
+    HOME is no home: a policy.json in root's own would win over the system's.
     """
-    session = (
-        ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS") if os.geteuid() else ()
-    )  # a person's: where their desktop listens
+    # a person's: where their desktop listens
+    session = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS") if os.geteuid() else ()
     kept = {name: os.environ[name] for name in (*PROXIES, *session) if name in os.environ}
     return {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": str(at("/run/veilor")), **kept}
 
@@ -103,18 +109,31 @@ def run(argv: list[str], *, timeout: float, progress: Callable[[bytes], None] | 
         return Done(child.wait(), *texts)
     finally:
         _end(child)
-        child.stdout.close()
-        child.stderr.close()
+        for pipe in _outputs(child):
+            pipe.close()
         if reader is not None:
             os.close(reader)
 
 
-def _follow(child: subprocess.Popen, reader: int | None, progress, deadline: float) -> tuple[str, str] | None:
+def _outputs(child: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    """CHILD's standard output and standard error, which are always pipes: see `run`."""
+    assert child.stdout is not None and child.stderr is not None
+    return child.stdout, child.stderr
+
+
+def _follow(
+    child: subprocess.Popen[bytes],
+    reader: int | None,
+    progress: Callable[[bytes], None] | None,
+    deadline: float,
+) -> tuple[str, str] | None:
     """Both outputs once CHILD has ended, or None when DEADLINE came first."""
-    out, err, pipe = child.stdout.fileno(), child.stderr.fileno(), reader
-    texts = {out: b"", err: b"", pipe: b""}
+    out, err = (pipe.fileno() for pipe in _outputs(child))
+    texts = {out: b"", err: b""}
+    if reader is not None:
+        texts[reader] = b""
     with selectors.DefaultSelector() as watch:
-        for fd in filter(None, (out, err, pipe)):
+        for fd in texts:
             watch.register(fd, selectors.EVENT_READ)
         while watch.get_map():
             if time.monotonic() > deadline:
@@ -126,8 +145,8 @@ def _follow(child: subprocess.Popen, reader: int | None, progress, deadline: flo
                 if not data:
                     watch.unregister(key.fd)
                 texts[key.fd] = (texts[key.fd] + data)[-KEPT:]
-            if progress:
-                *lines, texts[pipe] = texts[pipe].split(b"\n")
+            if progress and reader is not None:
+                *lines, texts[reader] = texts[reader].split(b"\n")
                 for line in lines:
                     progress(line)
     try:
@@ -137,7 +156,7 @@ def _follow(child: subprocess.Popen, reader: int | None, progress, deadline: flo
     return texts[out].decode(errors="replace"), texts[err].decode(errors="replace")
 
 
-def _end(child: subprocess.Popen) -> None:
+def _end(child: subprocess.Popen[bytes]) -> None:
     """End CHILD and what it started, if it still runs: first asked, then forced."""
     for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
         if child.poll() is not None:
@@ -171,14 +190,19 @@ _SILENT = (
 )
 
 
-def kind(text: str) -> Code:
-    """Which exit code fits what skopeo or bootc said: REFUSED (verification), LATER (network, registry) or
-    FAILED.
+def failure_code(text: str) -> Code:
+    """Which exit code fits what a failed skopeo or bootc said in TEXT.
 
-    Only for words and exit codes: whatever it says, the program has failed and nothing is trusted.
+    REFUSED: verification; LATER: network or registry; else FAILED. It decides only on words and exit codes:
+    whatever stands there, the program has failed and nothing is trusted.
     """
     said = text.lower()
     silent = any(word in said for word in _SILENT)
-    if any(word in said for word in _UNTRUSTED) and ("rejected" in said or not silent):
-        return Code.REFUSED  # but not because a signature could not be fetched
-    return Code.LATER if silent else Code.FAILED
+    untrusted = any(word in said for word in _UNTRUSTED)
+    if untrusted and "rejected" in said:
+        return Code.REFUSED
+    if untrusted and not silent:  # a signature that could not be fetched is a matter of the network
+        return Code.REFUSED
+    if silent:
+        return Code.LATER
+    return Code.FAILED

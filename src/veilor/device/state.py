@@ -1,16 +1,17 @@
 """What the machine remembers, as two JSON files under /var/lib/veilor that outlive updates and rollbacks.
 
-state.json   {"schema": 1, "channel": {"sequence", "digest", "version", "expires", "when"}, "held_back": {DIGEST:
-             {"version", "cause", "reason", "when"}}, "look": {"when", "failed", "turn", "finding", "since"}}:
-             the newest statement seen; images not to be staged by themselves until a newer one is announced
-             (cause: "rolled back" or "health"); the timer's last look, with what has kept the update from
-             being fetched, and since when.
-health.json  see health.py.
+state.json   {"schema": 1, "channel": {"sequence", "digest", "version", "expires", "when"},
+             "held_back": {DIGEST: {"version", "cause", "reason", "when"}},
+             "look": {"when", "failed", "turn", "finding", "since"}}:
+             the newest statement seen; images not to be staged by themselves until a newer one is announced;
+             the last time that news was asked for, with what has kept the update from being fetched, and
+             since when.
+health.json  see health_record.py.
 
 Every write is atomic and on the disk before it returns. Fields that are not known are kept: a newer release
 may have written them, and may read them again. A file that cannot be read is put aside as NAME.damaged, and
 memory starts anew.
-"""  # noqa: E501
+"""
 
 import contextlib
 import fcntl
@@ -19,7 +20,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from veilor.core.outcome import Code
 from veilor.core.statement import Statement
@@ -29,19 +33,23 @@ STATE = "/var/lib/veilor/state.json"
 HEALTH = "/var/lib/veilor/health.json"
 RUN = "/run/veilor"
 
+Record = dict[str, Any]  # a JSON object as it lies on the disk
 
-def format_time(moment: datetime) -> str:
-    """MOMENT as records and statements have it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+def format_time(time: datetime) -> str:
+    """TIME as records and statements have it."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_time(text: object) -> datetime | None:
     """The time that TEXT of a record or of bootc means; None when it means none."""
+    if not isinstance(text, str):
+        return None
     try:
         found = datetime.fromisoformat(text)
-        return found if found.tzinfo else found.replace(tzinfo=UTC)
-    except (ValueError, TypeError):
+    except ValueError:
         return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def format_now() -> str:
@@ -49,7 +57,7 @@ def format_now() -> str:
     return format_time(datetime.now(UTC))
 
 
-def read_record(path: str) -> dict:
+def read_record(path: str) -> Record:
     """The record at PATH; an empty one when there is none."""
     file = at(path)
     try:
@@ -69,22 +77,29 @@ def read_record(path: str) -> dict:
         return {}
 
 
-def get_dict(data: dict, key: str) -> dict:
-    """The object under KEY of DATA; a new one is put there when there is none."""
-    if not isinstance(data.get(key), dict):
-        data[key] = {}
-    return data[key]
+def get_dict(data: Record, key: str) -> Record:
+    """The object under KEY of DATA; an empty one when there is none."""
+    found = data.get(key)
+    return found if isinstance(found, dict) else {}
 
 
-def get_list(data: dict, key: str) -> list:
+def get_list(data: Record, key: str) -> list[Any]:
     """The list under KEY of DATA; an empty one when there is none."""
-    return data[key] if isinstance(data.get(key), list) else []
+    found = data.get(key)
+    return found if isinstance(found, list) else []
+
+
+def get_text(data: Record, key: str) -> str | None:
+    """What stands under KEY of DATA as text; None only when nothing does, so that damage never means None."""
+    found = data.get(key)
+    return None if found is None else str(found)
 
 
 @contextlib.contextmanager
-def edit_record(path: str) -> Iterator[dict]:
-    """The record at PATH to change: written when the block ends well. Two programs never edit at the same
-    time.
+def edit_record(path: str) -> Iterator[Record]:
+    """The record at PATH to change: it is written when the block ends well.
+
+    Two programs never edit at the same time.
     """
     with _locked("state.lock", wait=30):
         data = read_record(path)
@@ -94,7 +109,7 @@ def edit_record(path: str) -> Iterator[dict]:
             write_record(path, {"schema": 1, **data})
 
 
-def write_record(path: str, data: dict) -> None:
+def write_record(path: str, data: Record) -> None:
     """Replace the record at PATH. Raises DeviceError when the disk does not take it."""
     replace_file(path, json.dumps(data, indent=1, sort_keys=True).encode() + b"\n", 0o644)
 
@@ -145,7 +160,7 @@ def _locked(name: str, wait: float) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise DeviceError(
-                        "Another veilor program is at work",
+                        "Another veilor program is running",
                         "two at once would disturb each other",
                         "wait until it has ended, then try again",
                         Code.LATER,
@@ -154,30 +169,38 @@ def _locked(name: str, wait: float) -> Iterator[None]:
         yield
 
 
-def exclusive_lock(wait: float = 5):
-    """Hold the lock of all programs that change deployments. Raises
-    DeviceError (LATER) after WAIT seconds.
+def exclusive_lock(wait: float = 5) -> AbstractContextManager[None]:
+    """Hold the lock of all programs that change deployments.
+
+    Raises DeviceError (LATER) after WAIT seconds.
     """
     return _locked("lock", wait)
 
 
 def newest_statement_seen() -> tuple[int | None, str | None]:
     """Sequence number and digest of the newest statement ever verified here."""
-    channel = get_dict(read_record(STATE), "channel")
+    return _sequence_and_digest(get_dict(read_record(STATE), "channel"))
+
+
+def _sequence_and_digest(channel: Record) -> tuple[int | None, str | None]:
     number, digest = channel.get("sequence"), channel.get("digest")
-    fine = isinstance(number, int) and not isinstance(number, bool)
-    return (number if fine else None), (digest if isinstance(digest, str) else None)
+    if not isinstance(number, int) or isinstance(number, bool):
+        number = None
+    return number, digest if isinstance(digest, str) else None
 
 
 def record_statement(statement: Statement) -> None:
-    """Record a verified STATEMENT as seen. A newer one that announces something
-    else ends what was held back.
+    """Record a verified STATEMENT as seen. An older one changes nothing.
+
+    A newer one that announces something else ends what was held back.
     """
     with edit_record(STATE) as data:
-        channel, number = get_dict(data, "channel"), newest_statement_seen()[0]
-        if number is not None and statement.sequence <= number:
+        channel = get_dict(data, "channel")
+        seen, _ = _sequence_and_digest(channel)
+        if seen is not None and statement.sequence <= seen:
             return
-        channel |= {
+        data["channel"] = {
+            **channel,
             "sequence": statement.sequence,
             "digest": statement.digest,
             "version": statement.version,
@@ -185,8 +208,7 @@ def record_statement(statement: Statement) -> None:
             "when": format_now(),
         }
         held = get_dict(data, "held_back")
-        for digest in [digest for digest in held if digest != statement.digest]:
-            del held[digest]
+        data["held_back"] = {digest: held[digest] for digest in held if digest == statement.digest}
 
 
 def known_until() -> datetime | None:
@@ -194,15 +216,31 @@ def known_until() -> datetime | None:
     return parse_time(get_dict(read_record(STATE), "channel").get("expires"))
 
 
+@dataclass(frozen=True)
+class HeldBack:
+    """Why an image is not staged by itself. `cause`: "rolled back" or "health"; `reason`: a sentence.
+
+    A field that somebody removed is None.
+    """
+
+    version: str | None
+    cause: str | None
+    reason: str | None
+    when: str | None
+
+    @classmethod
+    def from_dict(cls, data: Record) -> "HeldBack":
+        return cls(*(get_text(data, key) for key in ("version", "cause", "reason", "when")))
+
+    def to_dict(self) -> Record:
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+
 def hold_back(digest: str, version: str, cause: str, reason: str) -> None:
     """Do not stage DIGEST by itself until something newer is announced. REASON: a sentence for the person."""
+    entry = HeldBack(version, cause, reason, format_now())
     with edit_record(STATE) as data:
-        get_dict(data, "held_back")[digest] = {
-            "version": version,
-            "cause": cause,
-            "reason": reason,
-            "when": format_now(),
-        }
+        data["held_back"] = {**get_dict(data, "held_back"), digest: entry.to_dict()}
 
 
 def stop_holding_back(digest: str) -> None:
@@ -211,10 +249,45 @@ def stop_holding_back(digest: str) -> None:
         get_dict(data, "held_back").pop(digest, None)
 
 
-def held_back() -> dict[str, dict]:
+def held_back() -> dict[str, HeldBack]:
     """What is held back, by digest."""
-    return {
-        digest: entry
-        for digest, entry in get_dict(read_record(STATE), "held_back").items()
-        if isinstance(entry, dict)
-    }
+    found = {}
+    for digest, entry in get_dict(read_record(STATE), "held_back").items():
+        if isinstance(entry, dict):
+            found[digest] = HeldBack.from_dict(entry)
+    return found
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The last time that news was asked for ("look" in state.json), and what it came to.
+
+    `turn`: this machine's turn in a rollout, where it has to wait for it. `finding`: what has kept the update
+    from being fetched without a break since `since`; both None where nothing has.
+    """
+
+    when: datetime | None
+    failed: bool
+    turn: datetime | None
+    finding: str | None
+    since: datetime | None
+
+    @classmethod
+    def from_dict(cls, data: Record) -> "Attempt":
+        return cls(
+            when=parse_time(data.get("when")),
+            failed=data.get("failed") is True,
+            turn=parse_time(data.get("turn")),
+            finding=get_text(data, "finding"),
+            since=parse_time(data.get("since")),
+        )
+
+    def to_dict(self) -> Record:
+        times = {"when": self.when, "turn": self.turn, "since": self.since}
+        written = {key: format_time(time) if time else None for key, time in times.items()}
+        return {**written, "failed": self.failed, "finding": self.finding}
+
+
+def last_attempt() -> Attempt:
+    """What is known of the last time that news was asked for; without times when that was never."""
+    return Attempt.from_dict(get_dict(read_record(STATE), "look"))

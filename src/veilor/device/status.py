@@ -1,24 +1,24 @@
 """veilor-status: what runs, what comes next, how it was verified, and what happened on the way."""
 
+import argparse
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from veilor.core.host import Entry
+from veilor.core.host import POLICY, Entry
 from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome, plain
 from veilor.core.statement import stale_words
-from veilor.device import ask, bootc, channel, shown, state, tell
+from veilor.device import ask, bootc, channel, health_record, shown, state, tell
 from veilor.device.firstboot import STAMP
 
 
 def verification(entry: Entry, reference: str) -> str:
-    """How ENTRY was verified, from what bootc recorded of the fetch, never from the words of the reference
-    alone.
-    """
+    """How ENTRY was verified, from what bootc recorded of the fetch, never from the reference alone."""
     if entry.reference is None:
         return "unverified: not made from a container image"
     if entry.follows(reference):
         return "verified by policy"
-    if entry.signature == "containerPolicy":
+    if entry.signature == POLICY:
         return f"verified by policy, but it follows {entry.reference}, not veilor-os"
     if entry.signature is None and entry.transport != "registry":
         return "unverified: written by the installer"
@@ -31,16 +31,14 @@ def age(timestamp: str | None, now: datetime) -> str:
         days = (now - datetime.fromisoformat(timestamp or "")).days
     except (ValueError, TypeError):
         return "of unknown age"
-    return (
-        "from the future (see whether the clock is right)"
-        if days < 0
-        else f"{days} day{'s' * (days != 1)} old"
-    )
+    if days < 0:
+        return "from the future (see whether the clock is right)"
+    return f"{days} day{'s' * (days != 1)} old"
 
 
-def as_dict(entry: Entry | None, reference: str) -> dict | None:
+def entry_facts(entry: Entry, reference: str, boots_next: bool) -> dict[str, Any]:
     """ENTRY for --json."""
-    return entry and {
+    return {
         "version": entry.version,
         "digest": entry.digest,
         "reference": entry.reference,
@@ -50,11 +48,12 @@ def as_dict(entry: Entry | None, reference: str) -> dict | None:
         "pinned": entry.pinned,
         "locked": entry.locked,
         "incompatible": entry.incompatible,
+        "boots_next": boots_next,
     }
 
 
-def line(title: str, entry: dict, now: datetime) -> str:
-    """One deployment, as `as_dict` gives it, for people."""
+def line(title: str, entry: dict[str, Any], now: datetime) -> str:
+    """One deployment, as `entry_facts` gives it, for people."""
     notes = [entry["verification"], age(entry["timestamp"], now)]
     notes += ["pinned"] * entry["pinned"] + ["layered packages"] * entry["incompatible"]
     notes += ["downloaded, kept from booting"] * entry["locked"] + ["boots next"] * entry["boots_next"]
@@ -64,31 +63,29 @@ def line(title: str, entry: dict, now: datetime) -> str:
     )
 
 
-def text(facts: dict, now: datetime) -> str:
-    """FACTS of a report for people."""
-    parts = [
+def text(facts: dict[str, Any], now: datetime) -> str:
+    """FACTS of `gather` for people."""
+    entries = [
         ("runs now", facts["booted"]),
         ("staged", facts["staged"]),
         ("kept", facts["rollback"]),
         *(("also kept", other) for other in facts["others"]),
     ]
     back, known, late = facts["automatic_return"], facts["channel"], facts["stale_days"]
-    said = [
-        f"{facts['product']}, follows {facts['follows']}",
-        *(line(title, entry, now) for title, entry in parts if entry),
-    ]
-    said += [
-        f"held back:  {entry.get('version')} ({short(digest)}): {entry.get('reason')}"
-        for digest, entry in facts["held_back"].items()
-    ]
-    said += [f"went back:  on {back.get('when')}: {back.get('reason')}"] if back else []
-    said += (
-        [f"heard of:   {known.get('version')}, statement {known.get('sequence')}, on {known.get('when')}"]
-        if known
-        else []
-    )
-    said += ["first boot: not done yet"] * (not facts["first_boot_done"])
-    said += [f"beware:     {stale_words(timedelta(days=late))}"] if late is not None else []
+    said = [f"{facts['product']}, follows {facts['follows']}"]
+    said += [line(title, entry, now) for title, entry in entries if entry]
+    for digest, held in facts["held_back"].items():
+        said.append(f"held back:  {held.get('version')} ({short(digest)}): {held.get('reason')}")
+    if back:
+        said.append(f"went back:  on {back.get('when')}: {back.get('reason')}")
+    if known:
+        said.append(
+            f"heard of:   {known.get('version')}, statement {known.get('sequence')}, on {known.get('when')}"
+        )
+    if not facts["first_boot_done"]:
+        said.append("first boot: not done yet")
+    if late is not None:
+        said.append(f"beware:     {stale_words(timedelta(days=late))}")
     said += [f"problem:    {problem}" for problem in facts["problems"]]
     return "\n".join(map(plain, said))
 
@@ -97,48 +94,44 @@ def gather() -> Outcome:
     """All there is to say, as facts. Raises DeviceError."""
     product = channel.product()
     host = bootc.status()
-    reference = product.image_ref
-    if host.booted is None:
+    booted, following, reference = host.booted, host.next, product.image_ref
+    if booted is None or following is None:
         return Outcome(
             Code.UNFIT,
             "This system is not one that is replaced as a whole",
             "there is nothing to say about versions of it",
         )
-    back, known, late = (
-        state.get_dict(state.read_record(state.HEALTH), "return"),
-        state.get_dict(state.read_record(state.STATE), "channel"),
-        channel.stale(),
-    )
-    where = (
-        "the next restart boots the same"
-        if host.next is host.booted
-        else f"the next restart boots {host.next.title}"
-    )
+    runs = f"{booted.title}, {verification(booted, reference)}"
+    boots = "the same" if following is booted else following.title
 
-    def part(entry: Entry | None) -> dict | None:
-        return entry and {
-            **as_dict(entry, reference),
-            "boots_next": entry is host.next and entry is not host.booted,
+    def facts_of(entry: Entry | None) -> dict[str, Any] | None:
+        if entry is None:
+            return None
+        return entry_facts(entry, reference, entry is following and entry is not booted)
+
+    back, late = health_record.read().back, channel.stale()
+    returned = None
+    if back and back.reason:
+        returned = {
+            "when": back.trial.when,
+            "reason": back.reason,
+            "version": back.trial.target.version,
         }
-
     return Outcome(
         Code.DONE,
-        f"This machine runs {host.booted.title}, {verification(host.booted, reference)}; {where}",
+        f"This machine runs {runs}; the next restart boots {boots}",
         facts={
-            **{name: part(getattr(host, name)) for name in ("booted", "staged", "rollback")},
-            "others": [part(other) for other in host.others],
+            "booted": facts_of(booted),
+            "staged": facts_of(host.staged),
+            "rollback": facts_of(host.rollback),
+            "others": [facts_of(other) for other in host.others],
             "rollback_queued": host.rollback_queued,
-            "next_boot": host.next.digest,
+            "next_boot": following.digest,
             "follows": reference,
             "product": product.pretty_name,
-            "automatic_return": back.get("reason")
-            and {
-                "when": back.get("when"),
-                "reason": back["reason"],
-                "version": state.get_dict(back, "target").get("version"),
-            },
-            "held_back": state.held_back(),
-            "channel": known or None,
+            "automatic_return": returned,
+            "held_back": {digest: held.to_dict() for digest, held in state.held_back().items()},
+            "channel": state.get_dict(state.read_record(state.STATE), "channel") or None,
             "first_boot_done": bool(state.read_record(STAMP)),
             "stale_days": late and late.days,
             "problems": channel.trust_problems(product),
@@ -146,7 +139,7 @@ def gather() -> Outcome:
     )
 
 
-def report(args) -> Outcome:
+def report(args: argparse.Namespace) -> Outcome:
     """The whole program, as asked by ARGS."""
     outcome = gather() if ask.is_root() else ask.do_by_unit("veilor-status", args)
     if outcome.code is Code.DONE and args.claims:
@@ -156,7 +149,7 @@ def report(args) -> Outcome:
     return outcome
 
 
-def make_parser():
+def make_parser() -> argparse.ArgumentParser:
     """The command line of veilor-status."""
     parser = tell.parser(
         "veilor-status",

@@ -1,6 +1,4 @@
-"""How a person learns of things: the end of a program, progress, the login message, the console, the boot
-screen.
-"""
+"""How a person learns of things: a program's end and progress, login message, console, boot screen."""
 
 import argparse
 import contextlib
@@ -9,27 +7,29 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 from veilor.core.outcome import Code, Outcome, exit_codes, plain
-from veilor.device import state
+from veilor.device import notice, state
+from veilor.device.notice import NOTICE
 from veilor.device.run import DeviceError, at, run
 
-NOTICE = "/run/veilor/notice.json"
 MOTD = "/run/motd.d/50-veilor"
 
 
 def parser(
     program: str, about: str, *codes: Code, as_json: bool = True, more: str = ""
 ) -> argparse.ArgumentParser:
-    """A parser with --json (or not), whose help ends with MORE and the exit codes: CODES beside those of
-    every program.
+    """A parser with --json (or not), whose help ends with MORE and the exit codes.
+
+    CODES are those beside the ones of every program.
     """
-    codes = sorted({Code.DONE, Code.FAILED, Code.USAGE, Code.LATER, Code.ROOT, Code.INTERRUPTED, *codes})
+    every = sorted({Code.DONE, Code.FAILED, Code.USAGE, Code.LATER, Code.ROOT, Code.INTERRUPTED, *codes})
     found = argparse.ArgumentParser(
         prog=program,
         description=about,
-        epilog=f"{more}\n{exit_codes(*codes)}" if more else exit_codes(*codes),
+        epilog=f"{more}\n{exit_codes(*every)}" if more else exit_codes(*every),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if as_json:
@@ -40,11 +40,11 @@ def parser(
 def conclude(
     found: argparse.ArgumentParser, argv: list[str], work: Callable[[argparse.Namespace], Outcome]
 ) -> int:
-    """Run WORK with what ARGV asks for, show its outcome (as one JSON object with --json) and return the exit
-    code.
+    """Run WORK with what ARGV asks for, show its outcome, and return the exit code.
+
+    With --json the outcome is one JSON object.
     """
     args, program = found.parse_args(argv), found.prog
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         outcome = work(args)
@@ -58,10 +58,8 @@ def conclude(
             "run it again and it goes on",
         )
     except Exception as error:  # a fault of ours: one line all the same, with where it was
-        place = error.__traceback__
-        while place.tb_next:
-            place = place.tb_next
-        where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}"
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(last.filename)}:{last.lineno}"
         outcome = Outcome(
             Code.FAILED,
             f"A fault in {program} itself ({type(error).__name__} at {where}: {str(error)[:200]})",
@@ -74,9 +72,7 @@ def conclude(
 
 
 def show(outcome: Outcome, program: str, as_json: bool) -> None:
-    """Print OUTCOME: JSON to standard output, else good ends there and bad ones to standard error, in one
-    line.
-    """
+    """Print OUTCOME: JSON to standard output; else one line, there if it is good, or to standard error."""
     if as_json:
         print(json.dumps(outcome.as_dict(), indent=1, sort_keys=True), flush=True)
         return
@@ -93,40 +89,31 @@ def show(outcome: Outcome, program: str, as_json: bool) -> None:
 def notify(topic: str, outcome: Outcome | None) -> None:
     """Make OUTCOME what the person is told about TOPIC until the machine restarts; None: no more to tell.
 
-    NOTICE is {"schema": 1, "notices": {TOPIC: {"code", "what", "means", "next", "when"}}}; MOTD is shown at
-    login. Best effort: a notice that cannot be written never stops the work.
+    It goes into the file of notices (notice.py) and into MOTD, which is shown at login. Best effort: a notice
+    that cannot be written never stops the work.
     """
     with contextlib.suppress(OSError, DeviceError):
         with state.edit_record(NOTICE) as data:
-            notices = state.get_dict(data, "notices")
+            notices = dict(state.get_dict(data, "notices"))
             notices.pop(topic, None)
             if outcome:
-                notices[topic] = {
-                    "code": int(outcome.code),
-                    "what": outcome.what,
-                    "means": outcome.means,
-                    "next": outcome.next,
-                    "when": state.format_now(),
-                    "line": outcome.line(),
-                }
-            lines = [
-                notice["line"]
-                for notice in notices.values()
-                if isinstance(notice, dict) and isinstance(notice.get("line"), str)
-            ]
+                notices[topic] = notice.to_dict(outcome)
+            data["notices"] = notices
+            shown = notice.from_record(data).values()
         motd = at(MOTD)
         motd.parent.mkdir(parents=True, exist_ok=True)
         scratch = motd.with_name(f".{motd.name}.{os.getpid()}.tmp")
-        scratch.write_text("".join(f"veilor-os: {plain(line)}\n" for line in lines))
+        scratch.write_text("".join(f"veilor-os: {plain(one.line)}\n" for one in shown))
         scratch.replace(motd)
 
 
 def announce(topic: str, outcome: Outcome) -> None:
-    """Tell the person at once: notice, a line on the console, the boot screen if there is one. The same thing
-    just once.
+    """Tell the person at once: notice, a line on the console, the boot screen if there is one.
+
+    The same thing is said just once.
     """
-    known = state.get_dict(state.get_dict(state.read_record(NOTICE), "notices"), topic)
-    if known.get("line") != outcome.line():
+    known = notice.read().get(topic)
+    if known is None or known.line != outcome.line():
         notify(topic, outcome)
         on_screen(outcome.line())
 
@@ -152,21 +139,21 @@ class PullProgress:
     """
 
     NAMES = {"pulling": "downloading", "importing": "unpacking", "staging": "installing"}
+    UNITS = {"ProgressBytes": "bytes", "ProgressSteps": "steps"}
 
     def __init__(self, how: str = "auto") -> None:
         self.how = "bar" if how == "auto" and sys.stderr.isatty() else how
-        self.last, self.drawn = None, 0.0
+        self.last_step: tuple[str, int] | None = None
+        self.drawn = 0.0
 
     def __call__(self, raw: bytes) -> None:
-        """Take one line. What cannot be read is passed over: progress is for the eye, no decision hangs on
-        it.
+        """Take one line.
+
+        What cannot be read is passed over: progress is for the eye, no decision hangs on it.
         """
         try:
             event = json.loads(raw)
-            task, unit = (
-                self.NAMES[event["task"]],
-                {"ProgressBytes": "bytes", "ProgressSteps": "steps"}[event["type"]],
-            )
+            task, unit = self.NAMES[event["task"]], self.UNITS[event["type"]]
             done, total = float(event[unit]), float(event[unit + "Total"])
             share = min(max(done / total, 0.0), 1.0) if total > 0 else 0.0
             step = (task, int(share * 10))
@@ -179,11 +166,9 @@ class PullProgress:
             }
         except (ValueError, RecursionError, LookupError, TypeError, OverflowError):
             return
-        if self.how == "none" or (
-            step == self.last if self.how == "auto" else time.monotonic() - self.drawn < 0.1 and share < 1
-        ):
+        if not self.is_news(step, share):
             return
-        self.last, self.drawn = step, time.monotonic()
+        self.last_step, self.drawn = step, time.monotonic()
         if self.how == "json":
             print(json.dumps({"schema": 1, "progress": numbers}, sort_keys=True), file=sys.stderr, flush=True)
             return
@@ -192,7 +177,15 @@ class PullProgress:
         line = f"\r\x1b[K[{'#' * round(share * 30):30}] {text}" if self.how == "bar" else f"{text}\n"
         print(line, end="", file=sys.stderr, flush=True)
 
+    def is_news(self, step: tuple[str, int], share: float) -> bool:
+        """Whether STEP, with SHARE done, is to be shown."""
+        if self.how == "none":
+            return False
+        if self.how == "auto":
+            return step != self.last_step
+        return share >= 1 or time.monotonic() - self.drawn >= 0.1
+
     def end(self) -> None:
         """Leave the bar's line."""
-        if self.how == "bar" and self.last:
+        if self.how == "bar" and self.last_step:
             print(file=sys.stderr, flush=True)

@@ -1,100 +1,114 @@
 """veilor-update: what the channel announces, fetched locked, compared, then let go for the next restart.
-Never restarts.
+
+It restarts the machine only with --apply.
 """
 
 import argparse
 import contextlib
+import enum
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from veilor.core.host import Entry, Host, image_state
+from veilor.core.host import Entry, Host, ImageState, image_state
 from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome
-from veilor.core.preflight import rows
+from veilor.core.preflight import PreflightFinding, rows
 from veilor.core.product import Product
 from veilor.core.rollout import time_to_ask
 from veilor.core.statement import LASTING, Statement, stale_words
 from veilor.device import ask, bootc, channel, health, preflight, state, tell
+from veilor.device.health_record import Deployment
 from veilor.device.run import DeviceError, at, run
 
 PROGRAM = "veilor-update"
 HOLDS = ("space", "full", "boot", "metered", "battery")  # what can keep a machine from its updates for ever
-LONG_HELD = timedelta(days=3)  # then the person is told
-# seconds after the start: by then a new version has shown whether it works, and the person has what they came
-# for
+LONG_HELD = timedelta(days=3)  # then the person is notified
+# seconds after the start: by then a new version has shown whether it works, and the person has what they
+# came for
 SETTLED = 600.0
 
 RESTART = "restart when you like"
 UNFIT = {
-    "package": (
+    ImageState.PACKAGE: (
         "This system is not one that is replaced as a whole",
         "veilor-os cannot take it over without erasing it, so nothing was changed",
         "back up your files and install veilor-os anew, or, which destroys what is there, `bootc install "
         "to-existing-root`",
     ),
-    "layered": (
+    ImageState.LAYERED: (
         "This system has packages layered on it, or is not made from an image",
         "a new version would silently drop them, so nothing was changed",
         "`rpm-ostree reset` removes the layers, then try again",
     ),
-    "foreign": (
+    ImageState.FOREIGN: (
         "This machine follows {booted}, not veilor-os",
         "somebody has switched it, so nothing was changed",
         "`bootc switch --enforce-container-sigpolicy {ours}` as root leads back",
     ),
-    "others-staged": (
+    ImageState.OTHERS_STAGED: (
         "{staged} is waiting for the next restart, and it is not from veilor-os",
         "somebody has put it there, so it was left alone",
-        "restart into it, or take it away with `ostree admin undeploy 0` as root, then try again",
+        "restart into it, or remove it with `ostree admin undeploy 0` as root, then try again",
     ),
 }
 
 
-def unfit(where: str, host: Host, facts: Product) -> Outcome:
+def unfit(where: ImageState, host: Host, facts: Product) -> Outcome:
     """What is said on a machine that stands at WHERE, one of UNFIT."""
     names = {
         "booted": host.booted and host.booted.reference,
         "staged": host.staged and (host.staged.reference or host.staged.title),
+        "ours": facts.image_ref,
     }
-    return Outcome(
-        Code.UNFIT, *(text.format(**names, ours=facts.image_ref) for text in UNFIT[where]), {"state": where}
-    )
+    what, means, then = (text.format(**names) for text in UNFIT[where])
+    return Outcome(Code.UNFIT, what, means, then, {"state": where})
 
 
-def decide(host: Host, said: Statement, reference: str, held: dict) -> str:
-    """What is to be done on a machine that is `ours` or `unverified`:
+class Todo(enum.StrEnum):
+    """What is to be done on a machine that is `ours` or `unverified`; "state" in the answer."""
 
-    current, withdrawn (staged, but no longer announced or called withdrawn), held (not until something
-    newer), ready (staged already), unlock (downloaded already), queued (a rollback waits for the restart),
-    stage.
-    """
-    booted, staged = host.booted, host.staged
-    if staged and staged.digest in said.withdrawn:
-        return "withdrawn"
+    CURRENT = "current"
+    WITHDRAWN = "withdrawn"  # staged, but no longer announced, or called withdrawn
+    HELD = "held"  # not until something newer is announced
+    READY = "ready"  # staged already
+    UNLOCK = "unlock"  # downloaded already
+    QUEUED = "queued"  # a rollback waits for the restart
+    STAGE = "stage"
+    DOWNLOADED = "downloaded"  # only an answer: it was to be downloaded, and no more
+
+
+def decide(host: Host, said: Statement, reference: str, held: dict[str, state.HeldBack]) -> Todo:
+    """What is to be done where the deployments are HOST's and SAID is announced, with HELD held back."""
+    booted, staged = host.running, host.staged
+    if staged and staged.digest in said.withdrawn:  # it must not boot, whatever else holds
+        return Todo.WITHDRAWN
     if booted.digest == said.digest and booted.follows(reference):
-        return "withdrawn" if staged and staged.digest != said.digest else "ready" if staged else "current"
+        if staged is None:
+            return Todo.CURRENT
+        return Todo.READY if staged.digest == said.digest else Todo.WITHDRAWN
     if said.digest in held:
-        return "held"
+        return Todo.HELD
     if staged and staged.digest == said.digest:
-        return "unlock" if staged.locked else "ready"
-    return "queued" if host.rollback_queued else "stage"
+        return Todo.UNLOCK if staged.locked else Todo.READY
+    if host.rollback_queued:
+        return Todo.QUEUED
+    return Todo.STAGE
 
 
 def stage(
     host: Host, facts: Product, said: Statement, by: str, progress: str = "auto"
 ) -> tuple[Host, tuple[str, ...]]:
-    """Fetch what SAID announces; the status after that, with it staged and compared, and warnings. Raises
-    DeviceError.
+    """Fetch what SAID announces; the status after that, with it staged and compared, and warnings.
 
     On a machine that already follows the product it is locked. The first move to it cannot be: bootc has no
     such form of switch, so the counter is armed before, and what differs from the announcement is dropped,
-    whatever ends this.
+    whatever ends this. Raises DeviceError.
     """
-    if (host.staged or host.booted).follows(facts.image_ref):
+    if (host.staged or host.running).follows(facts.image_ref):
         bootc.download(progress)
         return compare(bootc.status(), facts, said), ()
-    target = {"digest": said.digest, "version": said.version, "checksum": None, "serial": None}
-    warnings = try_to_arm(host.booted, target, by)
+    warnings = try_to_arm(host.running, Deployment(said.digest, said.version), by)
     try:
         bootc.switch(facts.image_ref, progress)
         return compare(bootc.status(), facts, said), warnings
@@ -108,8 +122,9 @@ def stage(
 
 
 def compare(host: Host, facts: Product, said: Statement) -> Host:
-    """HOST, if what is staged is what SAID announces; else that is dropped, so that it can never boot, and
-    DeviceError.
+    """HOST, if what is staged is what SAID announces, verified.
+
+    Else it is dropped, so that it can never boot, and DeviceError is raised.
     """
     staged = host.staged
     if staged is None:
@@ -119,35 +134,45 @@ def compare(host: Host, facts: Product, said: Statement) -> Host:
             "it is tried again later",
             Code.LATER,
         )
-    if staged.digest == said.digest and staged.follows(facts.image_ref):
-        return host
-    bootc.drop_staged(staged)
-    health.disarm()
     if not staged.follows(facts.image_ref):
+        drop(staged)
         raise DeviceError(
             "Refused: bootc did not record that the image was verified",
-            "it was taken away again, nothing was installed",
+            "it was removed again, nothing was installed",
             "report this: it should not be possible",
             Code.REFUSED,
         )
-    got, wanted = f"{staged.title} ({short(staged.digest)})", f"{said.version} ({short(said.digest)})"
-    raise DeviceError(
-        f"Refused: the registry gave {got}, but {wanted} is announced",
-        "it was taken away again, nothing was installed: either a release is being published right now, or "
-        "somebody has "
-        "changed what the name stands for",
-        "it is looked at again later",
-        Code.REFUSED,
-    )
+    if staged.digest != said.digest:
+        drop(staged)
+        got, wanted = f"{staged.title} ({short(staged.digest)})", f"{said.version} ({short(said.digest)})"
+        raise DeviceError(
+            f"Refused: the registry gave {got}, but {wanted} is announced",
+            "it was removed again, nothing was installed: either a release is being published right now, "
+            "or somebody has changed what the name stands for",
+            "it is checked again later",
+            Code.REFUSED,
+        )
+    return host
+
+
+def drop(staged: Entry) -> Host:
+    """Make sure that STAGED never boots, and stop counting its boots; the status after that."""
+    after = bootc.drop_staged(staged)
+    health.disarm()
+    return after
 
 
 def let_go(host: Host, by: str) -> tuple[Host, tuple[str, ...]]:
-    """Let what is staged boot at the next restart, its first boots counted; the status after that, and
-    warnings.
+    """Let what is staged boot at the next restart, its first boots counted.
+
+    The status after that, and warnings. Raises DeviceError.
     """
-    staged, warnings = host.staged, ()
+    staged = host.staged
+    if staged is None:
+        raise LookupError("nothing is staged")
+    warnings: tuple[str, ...] = ()
     if not health.armed_for(staged):
-        warnings = try_to_arm(host.booted, health.describe(staged), by)
+        warnings = try_to_arm(host.running, Deployment.from_entry(staged), by)
     if not staged.locked:
         return host, warnings
     bootc.unlock()
@@ -161,9 +186,10 @@ def let_go(host: Host, by: str) -> tuple[Host, tuple[str, ...]]:
     return after, warnings
 
 
-def try_to_arm(source: Entry, target: dict, by: str) -> tuple[str, ...]:
-    """Arm the boot counter. A machine without one still gets its update, with a warning: staying old is
-    worse.
+def try_to_arm(source: Entry, target: Deployment, by: str) -> tuple[str, ...]:
+    """Arm the boot counter; warnings.
+
+    A machine without a counter still gets its update, with a warning: staying old is worse.
     """
     try:
         health.arm(source, target, by)
@@ -172,7 +198,7 @@ def try_to_arm(source: Entry, target: dict, by: str) -> tuple[str, ...]:
         return (f"this machine cannot go back by itself if the new version fails: {error.outcome.what}",)
 
 
-def update(args) -> Outcome:
+def update(args: argparse.Namespace) -> Outcome:
     """The whole program, as asked by ARGS. Raises DeviceError."""
     facts = channel.product()
     host = bootc.status()
@@ -182,77 +208,46 @@ def update(args) -> Outcome:
     warnings = preflight.require(preflight.offline(), args.now, False)
     said, more = channel.announced(facts)
     clock = datetime.now(UTC)
-    known = max(said.issued, state.parse_time(host.booted.timestamp) or said.issued)
+    known = max(said.issued, state.parse_time(host.running.timestamp) or said.issued)
     warnings += more + preflight.require(preflight.clock(clock, known), True, False)
     held = state.held_back()
     todo = decide(host, said, facts.image_ref, held)
-    if todo == "withdrawn" and not args.check:
-        gone = f"{host.staged.title} was ready and is no longer announced, so it was taken away"
-        host = bootc.drop_staged(host.staged)
-        health.disarm()
+    if todo is Todo.WITHDRAWN and host.staged and not args.check:
+        gone = f"{host.staged.title} was ready and is no longer announced, so it was removed"
+        host = drop(host.staged)
         todo, warnings = decide(host, said, facts.image_ref, held), (*warnings, gone)
-    new, then, findings = said.title, Outcome(Code.DONE, ""), []
-    if todo == "stage":
+    findings: list[PreflightFinding] = []
+    if todo is Todo.STAGE:
         # What runs is unverified, or known to be bad: nobody waits for a turn.
-        waits = where == "ours" and host.booted.digest not in said.withdrawn
+        waits = where is ImageState.OURS and host.running.digest not in said.withdrawn
         findings = preflight.before_download(PROGRAM, said if waits else None, clock, args.due)
-    if todo == "current":
-        then = Outcome(Code.DONE, f"{new} is what runs, and nothing newer is announced")
-    elif todo == "held":
-        entry = held[said.digest]
-        then = Outcome(
-            Code.DONE,
-            f"{new} is announced, but is not installed by itself: {entry.get('reason')}",
-            next="a newer version will be; `veilor-rollback` leads to it if it is still there",
-        )
-    elif todo == "queued":
-        then = Outcome(
-            Code.DONE,
-            f"{new} is announced; a return to {host.next.title} waits for the next restart",
-            "an update now would undo that",
-            "restart first",
-        )
-    elif args.check and todo == "withdrawn":
-        then = Outcome(
-            Code.DONE, "The update that is ready is no longer announced", next="`veilor-update` takes it away"
-        )
-    elif args.check and todo == "ready":
-        then = Outcome(Code.DONE, f"{new} is ready", next=RESTART)
-    elif args.check:
-        then = Outcome(
-            Code.DONE,
-            f"{new} is announced",
-            ". ".join(one.what for one in findings),
-            "`veilor-update` installs it",
-        )
-    else:
-        if todo == "stage":
+    end = explain(todo, host, said, held, findings, args.check)
+    if end is None:
+        if todo is Todo.STAGE:
             warnings += preflight.require(findings, args.now, preflight.can_ask(args))
             host, more = stage(host, facts, said, "update", "json" if args.json else "auto")
             warnings += more
-        if args.download_only and host.staged.locked:
-            todo, then = (
-                "downloaded",
-                Outcome(
-                    Code.DONE,
-                    f"{new} is downloaded and locked",
-                    "a restart boots what runs now",
-                    "`veilor-update` makes it ready",
-                ),
+        if args.download_only and host.staged and host.staged.locked:
+            todo = Todo.DOWNLOADED
+            end = Outcome(
+                Code.DONE,
+                f"{said.title} is downloaded and locked",
+                "a restart boots what runs now",
+                "`veilor-update` makes it ready",
             )
         else:
             host, more = let_go(host, "update")
             warnings += more
-            todo, then = (
-                "ready",
-                Outcome(Code.DONE, f"{new} is ready", "what runs now is kept as the way back", RESTART),
+            todo = Todo.READY
+            end = Outcome(
+                Code.DONE, f"{said.title} is ready", "what runs now is kept as the way back", RESTART
             )
     return replace(
-        then,
+        end,
         warnings=warnings,
         facts={
             "state": todo,
-            "booted": host.booted.digest,
+            "booted": host.running.digest,
             "staged": host.staged and host.staged.digest,
             "findings": preflight.as_facts(findings),
             "announced": {
@@ -266,6 +261,51 @@ def update(args) -> Outcome:
     )
 
 
+def explain(
+    todo: Todo,
+    host: Host,
+    said: Statement,
+    held: dict[str, state.HeldBack],
+    findings: list[PreflightFinding],
+    only_check: bool,
+) -> Outcome | None:
+    """What is said where nothing is installed: because of TODO, or because of --check (ONLY_CHECK).
+
+    None where something is to be installed or let go.
+    """
+    new = said.title
+    if todo is Todo.CURRENT:
+        return Outcome(Code.DONE, f"{new} is what runs, and nothing newer is announced")
+    if todo is Todo.HELD:
+        return Outcome(
+            Code.DONE,
+            f"{new} is announced, but is not installed by itself: {held[said.digest].reason}",
+            next="a newer version will be; `veilor-rollback` leads to it if it is still there",
+        )
+    if todo is Todo.QUEUED:
+        return Outcome(
+            Code.DONE,
+            f"{new} is announced; a return to {host.next.title if host.next else 'unknown'} waits for the "
+            "next restart",
+            "an update now would undo that",
+            "restart first",
+        )
+    if not only_check:
+        return None
+    if todo is Todo.WITHDRAWN:
+        return Outcome(
+            Code.DONE, "The update that is ready is no longer announced", next="`veilor-update` removes it"
+        )
+    if todo is Todo.READY:
+        return Outcome(Code.DONE, f"{new} is ready", next=RESTART)
+    return Outcome(
+        Code.DONE,
+        f"{new} is announced",
+        ". ".join(one.what for one in findings),
+        "`veilor-update` installs it",
+    )
+
+
 def too_early() -> str | None:
     """Why the timer's run has nothing to do now, as a sentence; None when it should look for news."""
     try:
@@ -274,35 +314,34 @@ def too_early() -> str | None:
         up = SETTLED
     if up < SETTLED:
         return "The machine has just started"
-    look = state.get_dict(state.read_record(state.STATE), "look")
-    looked, due = state.parse_time(look.get("when")), state.parse_time(look.get("turn"))
-    return (
-        None
-        if time_to_ask(looked, look.get("failed") is True, due, datetime.now(UTC))
-        else "It was looked for news a short time ago"
-    )
+    last = state.last_attempt()
+    if time_to_ask(last.when, last.failed, last.turn, datetime.now(UTC)):
+        return None
+    return "News was asked for a short time ago"
 
 
-def note_look(failed: bool, facts: dict) -> bool:
-    """Record that it was looked for news, with FACTS about what kept it; whether that is one of HOLDS and has
-    lasted LONG_HELD.
+def note_attempt(failed: bool, facts: dict[str, Any]) -> bool:
+    """Record that news was asked for, with FACTS about what kept the update from being fetched.
+
+    Whether that is one of HOLDS and has lasted LONG_HELD.
     """
-    turn, finding = facts.get("turn"), facts.get("finding")
+    turn, finding, now = facts.get("turn"), facts.get("finding"), datetime.now(UTC)
     with state.edit_record(state.STATE) as data:
-        before = state.get_dict(data, "look")
-        since = state.parse_time(before.get("since")) if before.get("finding") == finding else None
-        since = (since or datetime.now(UTC)) if finding in HOLDS else None
-        data["look"] = {
-            "when": state.format_now(),
-            "failed": failed,
-            "turn": turn if isinstance(turn, str) else None,
-            "finding": finding if since else None,
-            "since": state.format_time(since) if since else None,
-        }
-    return since is not None and datetime.now(UTC) - since >= LONG_HELD
+        before = state.Attempt.from_dict(state.get_dict(data, "look"))
+        since = None
+        if finding in HOLDS:
+            since = before.since if before.since and before.finding == finding else now
+        data["look"] = state.Attempt(
+            when=now,
+            failed=failed,
+            turn=state.parse_time(turn),
+            finding=finding if since else None,
+            since=since,
+        ).to_dict()
+    return since is not None and now - since >= LONG_HELD
 
 
-def update_and_notify(args) -> Outcome:
+def update_and_notify(args: argparse.Namespace) -> Outcome:
     """`update`, alone, with what the person should know left as a notice."""
     if not ask.is_root():
         return and_restart(ask.do_by_unit(PROGRAM, args), args)
@@ -313,22 +352,26 @@ def update_and_notify(args) -> Outcome:
         with state.exclusive_lock():
             outcome = update(args)
     except DeviceError as error:
-        outcome = error.outcome
-        held = False
-        if outcome.code in (Code.LATER, Code.REFUSED, Code.FAILED):
-            held = note_look(outcome.facts.get("finding") != "turn", outcome.facts)
-        if held or outcome.code is Code.REFUSED or outcome.facts.get("finding") == "full":
-            tell.notify("update", outcome)
-        elif outcome.code is not Code.LATER:  # that one says nothing against an update that is ready
-            tell.notify("update", None)
+        note_and_notify(error.outcome)
         raise
     finally:
         late = channel.stale()
         tell.notify("channel", Outcome(Code.LATER, stale_words(late)) if late and late >= LASTING else None)
     if not args.check:
-        note_look(False, {})
+        note_attempt(False, {})
         tell.notify("update", outcome if outcome.facts.get("state") == "ready" else None)
     return and_restart(outcome, args)
+
+
+def note_and_notify(failed: Outcome) -> None:
+    """Record that the update ended with FAILED, and leave a notice where the person should act on it."""
+    finding, held = failed.facts.get("finding"), False
+    if failed.code in (Code.LATER, Code.REFUSED, Code.FAILED):
+        held = note_attempt(finding != "turn", failed.facts)
+    if held or failed.code is Code.REFUSED or finding == "full":
+        tell.notify("update", failed)
+    elif failed.code is not Code.LATER:  # that one says nothing against an update that is ready
+        tell.notify("update", None)
 
 
 def and_restart(outcome: Outcome, args: argparse.Namespace) -> Outcome:
@@ -339,9 +382,12 @@ def and_restart(outcome: Outcome, args: argparse.Namespace) -> Outcome:
 
 
 def restart(ready: Outcome) -> Outcome:
-    """Restart into what is READY. Only systemd is asked, when no lock is held any more: whoever still holds
-    one at shutdown keeps the new version from being put in place (seen with `bootc upgrade --apply`). It asks
-    logind first, whose own rules decide for somebody who is not root."""
+    """Restart into what is READY.
+
+    Only systemd is asked, when no lock is held any more: whoever still holds one at shutdown keeps the new
+    version from being put in place (seen with `bootc upgrade --apply`). It asks logind first, whose own rules
+    decide for somebody who is not root.
+    """
     done = run(["systemctl", "--no-block", "reboot"], timeout=60)
     if done.code:
         return replace(
@@ -350,7 +396,7 @@ def restart(ready: Outcome) -> Outcome:
     return replace(ready, next="the machine restarts now", facts={**ready.facts, "restarting": True})
 
 
-def make_parser():
+def make_parser() -> argparse.ArgumentParser:
     """The command line of veilor-update."""
     about = (
         "Installs the announced version of veilor-os for the next restart. The machine is never "
@@ -374,7 +420,7 @@ def make_parser():
         "--due",
         action="store_true",
         help="as the timer does: nothing within 10 minutes of the start or 20 hours of the "
-        "last look (1 hour if that failed), unless this machine's turn has come",
+        "last time it asked (1 hour if that failed), unless this machine's turn has come",
     )
     return parser
 
@@ -386,7 +432,7 @@ def findings_help() -> str:
         for name, seen, does, now, code in rows()
     ]
     head = f"  {'finding':10} {'then':8} {'--now':8} {'exit':>4}  found when\n"
-    return "what is looked at first (ask: defer, where nobody can be asked):\n" + head + "".join(lines)
+    return "what is checked first (ask: defer, where nobody can be asked):\n" + head + "".join(lines)
 
 
 def main(argv: list[str]) -> int:
