@@ -53,7 +53,7 @@ def picture_prompt(world: World, checks: Checks) -> None:
     title = tomllib.loads((world.settings.source / "product.toml").read_text())["product"]["pretty_name"]
 
     def asks(shown: Screen) -> bool:
-        return shown.share(colour["window"]) > 0.7 and shown.count(colour["border"]) > ASKING
+        return shown.share(colour["window"]) > 0.7 and shown.count_pixels(colour["border"]) > ASKING
 
     machine = start(world, WITHOUT_SERIAL)
     checks.true(
@@ -68,28 +68,30 @@ def picture_prompt(world: World, checks: Checks) -> None:
     first = machine.screen()
     world.take_screenshot("passphrase", "The passphrase prompt, while something is typed")
     machine.wait_screen(
-        lambda shown: shown.rows(*LAYOUT).count(colour["muted"]) >= WRITTEN,
+        lambda shown: shown.rows(*LAYOUT).count_pixels(colour["muted"]) >= WRITTEN,
         30,
         "the name of the keyboard's layout",
     )
-    checks.equal("nothing is called wrong yet", first.count(colour["negative"]), 0)
-    checks.equal("nothing is said of Caps Lock", first.count(colour["neutral"]), 0)
+    checks.equal("nothing is called wrong yet", first.count_pixels(colour["negative"]), 0)
+    checks.equal("nothing is said of Caps Lock", first.count_pixels(colour["neutral"]), 0)
     press_keys(machine.qmp, "ret")
     began = time.monotonic()
     machine.wait_screen(
-        lambda shown: asks(shown) and shown.count(colour["negative"]) >= WRITTEN,
+        lambda shown: asks(shown) and shown.count_pixels(colour["negative"]) >= WRITTEN,
         120,
         "what is said of a wrong passphrase",
     )
     took = time.monotonic() - began
     press_keys(machine.qmp, "caps_lock")
     machine.wait_screen(
-        lambda shown: shown.count(colour["neutral"]) >= WRITTEN, 20, "the word that Caps Lock is on"
+        lambda shown: shown.count_pixels(colour["neutral"]) >= WRITTEN, 20, "the word that Caps Lock is on"
     )
     world.take_screenshot("passphrase-wrong", "A wrong passphrase, said plainly; Caps Lock is on")
     press_keys(machine.qmp, "caps_lock")
     machine.wait_screen(
-        lambda shown: shown.count(colour["neutral"]) == 0, 20, "the word that Caps Lock is on to go away"
+        lambda shown: shown.count_pixels(colour["neutral"]) == 0,
+        20,
+        "the word that Caps Lock is on to go away",
     )
     type_keys(machine.qmp, PASSPHRASE.decode())
     press_keys(machine.qmp, "ret")

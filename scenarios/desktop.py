@@ -47,7 +47,7 @@ def words(colour: dict[str, str], shown: Screen, top: float = 0.5) -> int:
     """Pixels of text above the panel in SHOWN, from TOP on, a share of its height; notices and the menu are
     in the lower half.
     """
-    return shown.rows(top, 0.93).count(colour["text"])
+    return shown.rows(top, 0.93).count_pixels(colour["text"])
 
 
 def add_account(world: World, checks: Checks) -> None:
@@ -87,7 +87,7 @@ def log_in(world: World, checks: Checks, colour: dict[str, str], name: str) -> N
     machine = world.machine
 
     def ready(now: Screen) -> bool:
-        return wallpaper(colour, now) and now.rows(*FIELDS).count(colour["accent"]) > FOCUS
+        return wallpaper(colour, now) and now.rows(*FIELDS).count_pixels(colour["accent"]) > FOCUS
 
     machine.wait_screen(ready, DRAWN, "the login")
     world.take_screenshot(f"{name}-login", "The login screen")

@@ -77,8 +77,8 @@ def install(world: World, checks: Checks) -> None:
     checks.equal("the disk has an EFI partition, /boot and one more", len(layout), 3)
     root = max(layout, key=lambda part: part.size)
     header = disk.read_luks_header(raw, root)
-    checks.equal("the root partition is LUKS2", header["version"], 2)
-    checks.equal("its passphrase is stretched by argon2id", header["kdf"], "argon2id")
+    checks.equal("the root partition is LUKS2", header.version, 2)
+    checks.equal("its passphrase is stretched by argon2id", header.kdf, "argon2id")
     checks.true("/boot has 2 GiB", any(part.size >= 2 << 30 for part in layout if part is not root))
     outside, whole = [(0, layout[0].start), (root.start, raw.stat().st_size)], [(0, raw.stat().st_size)]
     ours = [b"veilor-firstboot-rebase", b"/usr/lib/veilor", b"org.containers.bootc"]

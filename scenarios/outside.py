@@ -134,7 +134,7 @@ def disk_off(world: World, checks: Checks) -> None:
         header = disk.read_luks_header(raw, root)
         checks.equal(
             "laptop.encrypted: one way in, by argon2id",
-            (header["slots"], header["kdf"]),
+            (header.slots, header.kdf),
             (1, "argon2id"),
             go_on=True,
         )

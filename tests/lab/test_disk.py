@@ -66,7 +66,7 @@ def test_the_luks_header_says_what_it_is(tmp_path, version, kdf):
     raw = gpt(tmp_path / "raw", [(8 * MIB, 32 * MIB)])
     luks(raw, 8 * MIB, version, kdf)
     header = disk.read_luks_header(raw, disk.read_gpt(raw)[0])
-    assert (header["version"], header["kdf"], header["memory"]) == (version, kdf, 65536)
+    assert (header.version, header.kdf, header.memory) == (version, kdf, 65536)
 
 
 def test_an_older_luks_shows_as_one_and_none_is_the_products_fault(tmp_path):
@@ -74,7 +74,7 @@ def test_an_older_luks_shows_as_one_and_none_is_the_products_fault(tmp_path):
     with pytest.raises(OSFault, match="not encrypted"):
         disk.read_luks_header(raw, disk.read_gpt(raw)[0])
     luks(raw, 8 * MIB, version=1)
-    assert disk.read_luks_header(raw, disk.read_gpt(raw)[0])["version"] == 1
+    assert disk.read_luks_header(raw, disk.read_gpt(raw)[0]).version == 1
 
 
 def test_words_are_found_across_the_border_of_two_reads_and_only_where_asked(tmp_path):

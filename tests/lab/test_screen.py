@@ -13,9 +13,9 @@ def picture(*colours: tuple[int, int, int]) -> bytes:
 
 def test_colours_are_counted_also_when_they_are_nearly_so():
     shown = screen.read_ppm(picture((0xFF, 0x8A, 0x80), (0xF5, 0x8A, 0x80), (0xFF, 0x8A, 0x60), (0, 0, 0)))
-    assert shown.count("#ff8a80") == 2
+    assert shown.count_pixels("#ff8a80") == 2
     assert shown.share("#000000") == 0.25
-    assert shown.count("#f0b84a") == 0
+    assert shown.count_pixels("#f0b84a") == 0
 
 
 def test_a_part_of_the_rows_is_a_picture_of_its_own():

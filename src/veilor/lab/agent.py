@@ -1,9 +1,8 @@
-"""The lab's hand inside a guest: a small program behind a virtio-serial port that runs commands and answers
-in JSON.
+"""The lab's agent inside a guest: a small program behind a virtio-serial port that runs commands.
 
 It comes in through SMBIOS system credentials, so that neither image nor disk holds anything of it. Each
-request is one line {"id", "argv", "stdin", "timeout"}, each answer one line {"id", "code", "out", "err"} with
-base64 texts.
+request is one line of JSON {"id", "argv", "stdin", "timeout"}, each answer one line {"id", "code", "out",
+"err"}, with the texts in base64.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from veilor.lab.clock import POLL_SECONDS
 
@@ -89,7 +89,8 @@ class Agent:
         self._next = 0
         self.boot_id: str | None = None
 
-    def _line(self, deadline: float) -> dict:
+    def _read_answer(self, deadline: float) -> dict[str, Any]:
+        """The next answer; empty when it is no JSON. Raises AgentGone at DEADLINE or when the port closes."""
         while b"\n" not in self._pending:
             left = deadline - self.clock()
             if left <= 0:
@@ -106,22 +107,24 @@ class Agent:
             self._pending += data
         line, self._pending = self._pending.split(b"\n", 1)
         try:
-            return json.loads(line)
+            answer: dict[str, Any] = json.loads(line)
         except ValueError:
             return {}
+        return answer
 
     def wait_hello(self, timeout: float) -> str:
-        """Wait for the agent's first word in this boot; returns the boot id."""
+        """Wait for the agent's first answer in this boot; the boot id. Raises AgentGone."""
         deadline = self.clock() + timeout
         while True:
-            hello = self._line(deadline).get("hello")
+            hello: str | None = self._read_answer(deadline).get("hello")
             if hello:
                 self.boot_id = hello
                 return hello
 
     def discard_input(self) -> None:
-        """Let go of every word that has come by now: it is of an earlier boot than the one that is waited
-        for.
+        """Discard every answer that has come by now.
+
+        They are of an earlier boot than the one that is waited for.
         """
         self._socket.setblocking(False)
         with contextlib.suppress(BlockingIOError):
@@ -130,8 +133,9 @@ class Agent:
         self._pending = b""
 
     def run(self, argv: list[str], timeout: float = 60, stdin: bytes = b"") -> Reply:
-        """Run ARGV in the guest. Exit 124 means it was ended after TIMEOUT, 127
-        that it could not be started.
+        """Run ARGV in the guest, which ends it after TIMEOUT seconds.
+
+        Exit 124 means that it was ended, 127 that it could not be started. Raises AgentGone.
         """
         self._next += 1
         ask = {"id": self._next, "argv": argv, "timeout": timeout, "stdin": base64.b64encode(stdin).decode()}
@@ -142,11 +146,11 @@ class Agent:
             raise AgentGone(f"the agent's port does not take a request ({error})") from None
         deadline = self.clock() + timeout + 30
         while True:
-            reply = self._line(deadline)
+            reply = self._read_answer(deadline)
             if reply.get("id") == self._next:
                 out, err = (base64.b64decode(reply[key]).decode(errors="replace") for key in ("out", "err"))
                 return Reply(reply["code"], out, err)
 
     def close(self) -> None:
-        """Let go of the port."""
+        """Close the port."""
         self._socket.close()

@@ -1,7 +1,7 @@
 """One function turns a name and its inputs into a cached artefact; trees, images and media all use it.
 
-An entry is a folder `NAME-KEY/` with the artefact under its own name and `manifest.json` beside it, put in
-place by one rename. A lock per key (flock, so it dies with its holder) keeps two rehearsals from building the
+An entry is a folder `NAME-KEY/` with the artefact under its own name and `manifest.json` beside it, made by
+one rename. A lock per key (flock, so it dies with its holder) keeps two rehearsals from building the
 same thing twice.
 """
 
@@ -36,15 +36,11 @@ def print_progress(line: str) -> None:
 
 
 def cache_root() -> Path:
-    """Where the lab keeps what can be made again: $VEILOR_CACHE, else veilor
-    under the user's cache folder.
-    """
+    """The folder for what can be made again: $VEILOR_CACHE, else veilor under the user's cache folder."""
     chosen = os.environ.get("VEILOR_CACHE")
-    return (
-        Path(chosen)
-        if chosen
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "veilor"
-    )
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "veilor"
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -64,10 +60,9 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def _walk(path: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, Path, os.stat_result]]:
-    """PATH and all below it but folders named in SKIP: (name relative to PATH, path, lstat), in one fixed
-    order.
+    """PATH and all below it except folders named in SKIP, in one fixed order.
 
-    Links are not followed.
+    Each is (name relative to PATH, path, lstat). Links are not followed.
     """
     yield ".", path, path.lstat()
     if path.is_dir() and not path.is_symlink():
@@ -90,9 +85,9 @@ def _feed(digest: Any, *parts: object) -> None:
 
 
 def hash_tree(path: Path, skip: tuple[str, ...] = ("__pycache__",)) -> str:
-    """SHA-256 over a file's or tree's names, kinds, permission bits, link targets and contents; not times or
-    owners.
+    """SHA-256 over a file's or tree's names, kinds, permission bits, link targets and contents.
 
+    Times and owners do not matter.
     Folders named in SKIP are left out: by default the bytecode that Python leaves in source folders as it
     runs.
     """
@@ -115,8 +110,9 @@ def hash_tree(path: Path, skip: tuple[str, ...] = ("__pycache__",)) -> str:
 
 
 def _listing(path: Path) -> dict[str, Any]:
-    """Number of entries, bytes, and a hash over names, modes, sizes and times: quick to take, and it moves
-    with any write.
+    """Number of entries, bytes, and a hash over names, modes, sizes and times.
+
+    It is quick to take, and any write changes it.
     """
     digest, entries, size = hashlib.sha256(), 0, 0
     for name, _, info in _walk(path):
@@ -142,8 +138,9 @@ def _canonical(value: Any) -> Any:
 
 
 def key_of(name: str, inputs: Mapping[str, Any]) -> str:
-    """The key of artefact NAME made from INPUTS (str, bytes, numbers, None, Path, lists and mappings of
-    them), in hex.
+    """The key of artefact NAME made from INPUTS, in hex.
+
+    INPUTS are str, bytes, numbers, None, Path (then its contents count), and lists and mappings of these.
     """
     return hashlib.sha256(json.dumps([name, _canonical(inputs)]).encode()).hexdigest()
 
@@ -163,8 +160,9 @@ def remove_tree(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
-    """Hold the lock file PATH alone. Yields whether we have it: always with WAIT, else only when nobody else
-    does.
+    """Hold the lock file PATH alone. Yields whether we have it, which is always so with WAIT.
+
+    ON_WAIT is called once when somebody else holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Never removed: a lock file that others may have open must keep its inode. Not inherited by programs we
@@ -182,8 +180,9 @@ def locked(path: Path, *, wait: bool = True, on_wait: Callable[[], None] = lambd
 
 
 def remove_leftovers(folder: Path, remove: Callable[[Path], None] = remove_tree) -> list[str]:
-    """Remove what interrupted builds left in FOLDER, unless its builder still holds the lock. Returns the
-    names removed.
+    """Remove what interrupted builds left in FOLDER, unless the builder still holds the lock.
+
+    Returns the names removed.
     """
     swept = []
     for temp in folder.glob(".tmp-*"):
@@ -198,8 +197,8 @@ def remove_leftovers(folder: Path, remove: Callable[[Path], None] = remove_tree)
 def find_damage(entry: Path) -> str:
     """What is wrong with ENTRY, in a few words; empty when it is whole.
 
-    The quick look is at names, sizes and times. Where those moved (a write, or a cache copied from elsewhere)
-    the contents decide.
+    Names, sizes and times are compared, which is quick. Where those changed (a write, or a cache copied from
+    elsewhere) the contents decide.
     """
     try:
         manifest = json.loads((entry / MANIFEST).read_text())
@@ -263,8 +262,9 @@ def artefact(
 
 
 def _prune(cache_dir: Path, name: str, remove: Callable[[Path], None]) -> None:
-    """Remove older makes of NAME that nobody has asked for in a long time: a running rehearsal may still use
-    others.
+    """Remove older entries of NAME that nobody has asked for since UNUSED seconds.
+
+    A running rehearsal may still use younger ones.
     """
     for old in cache_dir.glob(f"{name}-{'[0-9a-f]' * KEY_CHARS}"):
         with locked(cache_dir / ".locks" / old.name, wait=False) as free:
@@ -303,8 +303,10 @@ def _build_entry(
 
 
 def clean_cache(root: Path) -> str:
-    """Remove what the lab made in the folder ROOT and nothing else that lies there, unless a rehearsal or a
-    build is running: then what stands in the way and what to do, in a line.
+    """Remove what the lab made in the folder ROOT, and nothing else that lies there.
+
+    While a rehearsal or a build is running, nothing is removed, and a line says what runs and what to do;
+    else the line is empty.
     """
     for lock in root.glob(".locks/*"):
         with locked(lock, wait=False) as free:

@@ -1,9 +1,8 @@
-"""Checkpoints: sets of files (disk, firmware variables, registry store, keys) put away under a name and a
-key.
+"""Checkpoints: sets of files (disk, firmware variables, registry store, keys) kept under a name and a key.
 
 The key says everything that went in, so a checkpoint that is found is the right one. Several rehearsals share
-one store: what one of them has found or saved is held (shared flock) until it closes, and is never pruned
-under its feet.
+one store: what one of them has found or saved is held (shared flock) until it closes, and is not pruned
+meanwhile.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Checkpoints:
     def save(
         self, name: str, key: str, files: Mapping[str, Path], meta: Mapping[str, Any] | None = None
     ) -> Path:
-        """Copy FILES (name in the checkpoint: file or folder) and META away; the checkpoint's folder.
+        """Copy FILES (name in the checkpoint: file or folder) and META; the checkpoint's folder.
 
         The sources must not be written to meanwhile. Raises LabFault when copying fails, most often for want
         of space.
@@ -71,8 +70,9 @@ class Checkpoints:
         return entry
 
     def _replace(self, entry: Path, temp: Path) -> None:
-        """Put TEMP in ENTRY's place and hold it. One that another rehearsal holds stays: it came from the
-        same inputs.
+        """Rename TEMP to ENTRY and hold it.
+
+        An ENTRY that another rehearsal holds stays: it came from the same inputs.
         """
         file = self._held.pop(entry, None) or self._open(entry)
         try:
@@ -86,10 +86,9 @@ class Checkpoints:
         self._held[entry] = file
 
     def find(self, name: str, key: str) -> Path | None:
-        """The folder of the checkpoint with its files under their names, held until close(); None when there
-        is none.
+        """The folder of the checkpoint with its files, held until close(); None when there is none.
 
-        A damaged one (sizes or times not as they were saved) is removed with one line said.
+        A damaged one (sizes or times not as they were saved) is removed, which is printed.
         """
         entry = self._entry(name, key)
         if not entry.is_dir():
@@ -117,7 +116,8 @@ class Checkpoints:
 
     def meta(self, entry: Path) -> dict[str, Any]:
         """What was saved as META with the checkpoint in folder ENTRY."""
-        return json.loads((entry / MANIFEST).read_text())["meta"]
+        meta: dict[str, Any] = json.loads((entry / MANIFEST).read_text())["meta"]
+        return meta
 
     def restore(self, name: str, key: str, dest: Path) -> None:
         """Copy the checkpoint's files to the folder DEST. Raises NoCheckpoint or LabFault."""
@@ -137,7 +137,7 @@ class Checkpoints:
                 self._unlock(entry, guard)
 
     def close(self) -> None:
-        """Hold nothing any longer."""
+        """Stop holding any checkpoint."""
         for file in self._held.values():
             file.close()
         self._held.clear()
@@ -179,8 +179,9 @@ class Checkpoints:
 
 
 def copy_tree(source: Path, dest: Path) -> None:
-    """Copy a file or tree with modes and times, sharing blocks where the file system can, holes staying
-    holes.
+    """Copy a file or tree with its modes, times and holes, sharing blocks where the file system can.
+
+    Raises LabFault.
     """
     argv = [
         "cp",
@@ -214,8 +215,9 @@ def _saved_at(entry: Path) -> int:
 
 
 def _describe(folder: Path) -> dict[str, list[int]]:
-    """Size and time of every file in FOLDER but the manifest: enough to see truncation, loss and later
-    writes.
+    """Mode, size and time of every file in FOLDER except the manifest, by its relative path.
+
+    That is enough to see truncation, loss and later writes.
     """
     found = {}
     for path in sorted(folder.rglob("*")):

@@ -1,13 +1,11 @@
-"""Time as a guest had it: a host that is busy with other things must not make a slow guest look like a silent
-one.
-"""
+"""Time as a guest had it: on a busy host a slow guest must not be taken for a silent one."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
-POLL_SECONDS = 1.0  # seconds between two looks at a clock while waiting
+POLL_SECONDS = 1.0  # between two looks at a clock while waiting
 SLOWEST_RATE = 0.25  # of real time: however busy the host is, a limit is reached after four times as long
 
 
@@ -15,23 +13,21 @@ def process_tree(pid: int) -> list[int]:
     """PID and all that it started, from /proc; without those that have ended."""
     found, rest = [], [pid]
     while rest:
-        found.append(rest.pop())
+        parent = rest.pop()
+        found.append(parent)
         try:
-            rest += [
-                int(child)
-                for child in Path(f"/proc/{found[-1]}/task/{found[-1]}/children").read_text().split()
-            ]
+            children = Path(f"/proc/{parent}/task/{parent}/children").read_text()
         except OSError:
             continue
+        rest += map(int, children.split())
     return found
 
 
 def seconds_kept_waiting(pid: int) -> float:
-    """Seconds for which the busiest thread of PID and of what it started has waited for a processor of the
-    host.
+    """Seconds for which a thread of PID, or of what it started, has waited for a processor of the host.
 
-    The second number of schedstat, in ns (Documentation/scheduler/sched-stats.rst of Linux); 0 where the
-    kernel keeps none.
+    It is the thread that waited longest. The second number of schedstat, in ns
+    (Documentation/scheduler/sched-stats.rst of Linux); 0 where the kernel keeps none.
     """
     most = 0
     for one in process_tree(pid):

@@ -1,7 +1,6 @@
-"""A guest's serial console as bytes: kept whole, searched as it grows, held against what must never appear.
+"""A guest's serial console as bytes: kept whole, searched as it grows, checked for what must never appear.
 
-A LUKS prompt has no newline at its end, so nothing here thinks in lines until the text is read for the
-report.
+A LUKS prompt has no newline at its end, so nothing here waits for whole lines.
 """
 
 from __future__ import annotations
@@ -31,10 +30,9 @@ ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[()][A-Z0-9]|\x1b\][^\x07]
 
 
 class Console:
-    """Reads a QEMU serial socket in a thread, appending to LOG; `position` marks are byte offsets into this
-    boot.
+    """Reads a QEMU serial socket in a thread, appending to LOG.
 
-    Limits are seconds of CLOCK.
+    Offsets are bytes of this boot's console; limits are seconds of CLOCK.
     """
 
     def __init__(self, path: Path, log: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -72,8 +70,9 @@ class Console:
             time.sleep(0.03)
 
     def wait_for(self, pattern: bytes, timeout: float, start: int = 0) -> int | None:
-        """The offset just behind the first match of PATTERN at or after START, or None after TIMEOUT seconds
-        or at the end.
+        """Wait for PATTERN at or after the offset START; the offset just behind its first match.
+
+        None after TIMEOUT seconds, or when the console has ended without it.
         """
         deadline = self.clock() + timeout
         matcher = re.compile(pattern)
@@ -88,7 +87,7 @@ class Console:
                 self._lock.wait(min(left, POLL_SECONDS))
 
     def count(self, pattern: bytes, start: int = 0) -> int:
-        """How often PATTERN has appeared since START."""
+        """How often PATTERN has appeared since the offset START."""
         with self._lock:
             return len(re.findall(pattern, bytes(self.buffer[start:])))
 
@@ -98,7 +97,7 @@ class Console:
             return without_escapes(bytes(self.buffer))
 
     def find_forbidden(self, allowed: frozenset[str] = frozenset()) -> list[str]:
-        """Which forbidden things were said, each with the words around them."""
+        """As the function of that name, of all of this boot's console."""
         with self._lock:
             data = ESCAPES.sub(b"", bytes(self.buffer))
         return find_forbidden(data, allowed)
@@ -109,7 +108,7 @@ class Console:
             return self._lock.wait_for(lambda: self.closed, timeout)
 
     def close(self) -> None:
-        """Let go of the socket; the reader thread ends by itself."""
+        """Close the socket; the reader thread ends by itself."""
         self._socket.close()
 
 
@@ -117,7 +116,9 @@ def find_forbidden(data: bytes, allowed: frozenset[str] = frozenset()) -> list[s
     """The entries of FORBIDDEN (less ALLOWED) that occur in DATA, as 'name: the line'."""
     hits = []
     for name, pattern in FORBIDDEN.items():
-        found = re.search(pattern, data) if name not in allowed else None
+        if name in allowed:
+            continue
+        found = re.search(pattern, data)
         if found:
             line = data[data.rfind(b"\n", 0, found.start()) + 1 : found.end() + 80].split(b"\n")[0]
             hits.append(f"{name}: {line.decode(errors='replace').strip()}")

@@ -1,6 +1,4 @@
-"""A machine's disk looked at from outside, as somebody who took it out would: partitions, LUKS header,
-readable bytes.
-"""
+"""A machine's disk read from outside, as by somebody who took it out: partitions, LUKS header, bytes."""
 
 from __future__ import annotations
 
@@ -29,8 +27,9 @@ class Partition:
 
 
 def make_second_disk(path: Path, size: int = 16 << 30, data: int = 32 << 20) -> Path:
-    """A second disk with somebody's data on it: SIZE bytes, sparse, the first and last DATA bytes of them in
-    use.
+    """Write to PATH a second disk with somebody's data on it; the path.
+
+    It has SIZE bytes and is sparse, except for the first and the last DATA bytes.
     """
     noise = random.Random(44).randbytes(data)
     with path.open("wb") as disk:
@@ -42,7 +41,7 @@ def make_second_disk(path: Path, size: int = 16 << 30, data: int = 32 << 20) -> 
 
 
 def fingerprint(path: Path) -> str:
-    """A SHA-256 over a sparse file's size, the places of its data and the data; any write changes it."""
+    """A SHA-256 over a sparse file's size, the offsets of its data and the data; any write changes it."""
     total = hashlib.sha256(str(path.stat().st_size).encode())
     with path.open("rb") as disk:
         for first, last in data_ranges(path, 0, path.stat().st_size):
@@ -64,14 +63,13 @@ def convert_to_raw(tools: Tools, disk: Path, raw: Path) -> Path:
 
 
 def check_image(tools: Tools, disk: Path) -> None:
-    """Raise LabFault when the qcow2 file DISK is damaged: then a guest's trouble is the rehearsal's, not the
-    product's.
+    """Raise LabFault when the qcow2 file DISK is damaged.
+
+    Then what goes wrong in a guest is the rehearsal's fault, not the product's.
     """
     done = tools.run(["qemu-img", "check", "-q", str(disk)], binds=[disk.parent], timeout=300, check=False)
-    if done.returncode not in (
-        0,
-        3,
-    ):  # 3: leaked clusters only, which a killed QEMU leaves and which lose nothing
+    leaked_only = 3  # clusters that a killed QEMU leaves, which lose nothing
+    if done.returncode not in (0, leaked_only):
         said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
         raise LabFault(
             f"the disk image of the machine is damaged ({said[0] if said else 'qemu-img check failed'})"
@@ -99,11 +97,25 @@ def read_gpt(raw: Path) -> list[Partition]:
     return sorted(found, key=lambda part: part.start)
 
 
-def read_luks_header(raw: Path, part: Partition) -> dict:
-    """What the LUKS header of PART says: version, kdf and its memory in KiB and iterations, cipher.
+@dataclass(frozen=True)
+class LuksHeader:
+    """What a LUKS header says: its version, the number of key slots, and what the first of them uses.
 
-    LUKS2 keeps a 4096-byte binary header and JSON behind it (the LUKS2 on-disk format, section 2). Raises
-    OSFault.
+    `kdf` stretches the passphrase, with `memory` KiB and `time` iterations. Without a slot these are None.
+    """
+
+    version: int
+    slots: int
+    kdf: str | None
+    memory: int | None
+    time: int | None
+    cipher: str | None
+
+
+def read_luks_header(raw: Path, part: Partition) -> LuksHeader:
+    """The LUKS header of PART. Raises OSFault when there is none.
+
+    LUKS2 keeps a 4096-byte binary header and JSON behind it (the LUKS2 on-disk format, section 2).
     """
     with raw.open("rb") as disk:
         disk.seek(part.start)
@@ -115,18 +127,18 @@ def read_luks_header(raw: Path, part: Partition) -> dict:
     meta = json.loads(text.split(b"\0", 1)[0])
     slots = list(meta.get("keyslots", {}).values())
     kdf = slots[0]["kdf"] if slots else {}
-    return {
-        "version": version,
-        "slots": len(slots),
-        "kdf": kdf.get("type"),
-        "memory": kdf.get("memory"),
-        "time": kdf.get("time"),
-        "cipher": slots[0]["area"]["encryption"] if slots else None,
-    }
+    return LuksHeader(
+        version=version,
+        slots=len(slots),
+        kdf=kdf.get("type"),
+        memory=kdf.get("memory"),
+        time=kdf.get("time"),
+        cipher=slots[0]["area"]["encryption"] if slots else None,
+    )
 
 
 def data_ranges(raw: Path, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of RAW between START and END that are not holes."""
+    """The parts of RAW between the offsets START and END that are not holes, as (first byte, end)."""
     with raw.open("rb") as disk:
         at = start
         while at < end:
@@ -142,8 +154,9 @@ def data_ranges(raw: Path, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def write_in_clear(raw: Path, part: Partition, data: bytes) -> None:
-    """Write DATA in the clear over the middle of PART: to see that a search finds what lies there. What was
-    there is lost.
+    """Write DATA in the clear over the middle of PART, to see that a search finds what lies there.
+
+    What was there is lost.
     """
     with raw.open("r+b") as disk:
         disk.seek(part.start + part.size // 2)
@@ -153,7 +166,10 @@ def write_in_clear(raw: Path, part: Partition, data: bytes) -> None:
 def find_bytes(
     raw: Path, needles: Iterable[bytes], ranges: Iterable[tuple[int, int]], chunk: int = 16 << 20
 ) -> list[str]:
-    """Where NEEDLES occur in RANGES of the file, as 'needle at byte N' (the first place of each)."""
+    """Where each of NEEDLES occurs first in RANGES (first byte, end) of RAW, as 'needle at byte N'.
+
+    CHUNK is how much is read at a time, in bytes.
+    """
     needles = list(needles)
     overlap = max(map(len, needles)) - 1
     found: dict[bytes, str] = {}
@@ -165,10 +181,10 @@ def find_bytes(
                     disk.seek(at)
                     data = disk.read(min(chunk + overlap, last - at))
                     for needle in needles:
-                        place = data.find(needle)
-                        if place >= 0:
+                        offset = data.find(needle)
+                        if offset >= 0:
                             found.setdefault(
-                                needle, f"{needle.decode(errors='replace')} at byte {at + place}"
+                                needle, f"{needle.decode(errors='replace')} at byte {at + offset}"
                             )
                     at += chunk
     return sorted(found.values())

@@ -1,5 +1,6 @@
-"""OCI images made of a base layout and layers of our own, without a container engine, with the same bytes
-each time.
+"""OCI images made of a base layout and layers of our own, with the same bytes each time.
+
+No container engine is needed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import tarfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 from veilor.lab.debian_base import epoch
 from veilor.lab.verdict import LabFault
@@ -39,7 +41,7 @@ def tree_layer(tree: Path) -> bytes:
     return out.getvalue()
 
 
-def read_manifest(layout: Path) -> tuple[dict, dict, str]:
+def read_manifest(layout: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     """The manifest, the configuration and the manifest's digest of a layout that holds one image.
 
     Raises LabFault when LAYOUT is no OCI layout with one image.
@@ -58,8 +60,7 @@ def read_manifest(layout: Path) -> tuple[dict, dict, str]:
 
 
 def missing_paths(layout: Path, wanted: dict[str, str]) -> list[str]:
-    """The keys of WANTED (what it is: pattern of a file's path, without a leading slash) that no layer in
-    LAYOUT has.
+    """The keys of WANTED that no layer in LAYOUT has; its values are patterns of paths without leading slash.
 
     Layers are read until everything was found. Where one is packed in a way that Python cannot read (zstd),
     nothing is said to be lacking. Raises LabFault for a layout that is damaged.
@@ -88,7 +89,7 @@ def blob_path(layout: Path, digest: str) -> Path:
     return layout / "blobs" / digest.replace(":", "/", 1)
 
 
-def write_blob(layout: Path, data: bytes) -> dict:
+def write_blob(layout: Path, data: bytes) -> dict[str, Any]:
     """Write DATA as a blob; its descriptor's digest and size."""
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     path = blob_path(layout, digest)
@@ -104,9 +105,9 @@ def add_layers(
     version: str,
     labels: dict[str, str] | None = None,
 ) -> str:
-    """Write to the new folder DEST the image in BASE with LAYERS (name, tar bytes) on top; the manifest's
-    digest.
+    """Write the image in BASE with LAYERS (name, tar bytes) on top to the new folder DEST.
 
+    VERSION and LABELS go into its configuration and annotations. Returns the manifest's digest.
     Blobs of the base are hard links where the file system allows it. The same inputs give the same digest.
     """
     manifest, config, _ = read_manifest(base)
@@ -136,16 +137,17 @@ def add_layers(
     top |= write_blob(dest, json.dumps(manifest, sort_keys=True).encode())
     (dest / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     (dest / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
-    return top["digest"]
+    digest: str = top["digest"]
+    return digest
 
 
 def release_layer(version: str, size: int = 1_000_000) -> bytes:
-    """The tar of what alone differs from one rehearsed release to the next: its version and SIZE bytes that
-    don't compress.
+    """The tar of what alone differs from one rehearsed release to the next.
+
+    That is its version, and SIZE bytes that don't compress.
     """
-    filler = b"".join(hashlib.sha256(f"{version} {n}".encode()).digest() for n in range(size // 32 + 1))[
-        :size
-    ]
+    noise = b"".join(hashlib.sha256(f"{version} {n}".encode()).digest() for n in range(size // 32 + 1))
+    filler = noise[:size]
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, data in (

@@ -1,4 +1,4 @@
-"""A machine's memory read from outside, as somebody with a probe in it would: pages, and what they hold."""
+"""A machine's memory read from outside, as by somebody with a probe in it: pages, and what they hold."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ LOW, HIGH_AT = 2 << 30, 4 << 30
 
 
 def count_pages(memory: Path, marker: bytes, secret: bytes, chunk: int = 64 << 20) -> tuple[int, int]:
-    """In the file MEMORY, which begins at a page's start: how many pages begin with MARKER, and how many of
-    these hold SECRET.
+    """How many pages in the file MEMORY begin with MARKER, and how many of these hold SECRET.
 
-    CHUNK, a multiple of a page, is how much is read at a time, in bytes.
+    The file begins at a page's start. CHUNK, a multiple of a page, is how much is read at a time, in bytes.
     """
     marked = holding = 0
     with memory.open("rb") as dump:
@@ -30,8 +29,9 @@ def count_pages(memory: Path, marker: bytes, secret: bytes, chunk: int = 64 << 2
 
 
 def read_pages(machine: Machine, marker: bytes, secret: bytes, step: int = 256 << 20) -> tuple[int, int]:
-    """As `count_pages`, of all memory of the running MACHINE, of which STEP bytes at a time lie on this
-    host's disk.
+    """As `count_pages`, of all memory of the running MACHINE.
+
+    STEP bytes of it at a time lie on this host's disk.
     """
     total, dump = machine.hardware.memory_mib << 20, machine.dir / "memory"
     marked = holding = 0

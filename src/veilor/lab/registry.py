@@ -31,13 +31,20 @@ from veilor.lab.verdict import LabFault
 
 
 def make_authority(folder: Path, name: str) -> None:
-    """Write server.crt and server.key for NAME and 127.0.0.1 into FOLDER, and ../trust/ca.crt; good for a
-    year.
+    """Write server.crt and server.key for NAME and 127.0.0.1 into FOLDER, and ../trust/ca.crt.
+
+    They are valid for a year from yesterday on.
     """
     folder.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.UTC)
 
-    def certificate(subject: str, issuer: str, key, signer, extensions):
+    def certificate(
+        subject: str,
+        issuer: str,
+        key: ec.EllipticCurvePrivateKey,
+        signer: ec.EllipticCurvePrivateKey,
+        extensions: list[tuple[x509.ExtensionType, bool]],
+    ) -> x509.Certificate:
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
@@ -73,7 +80,7 @@ def make_authority(folder: Path, name: str) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """One line of the access log: method, path, status and the bytes of the answer's body."""
+    """One line of the access log; SIZE are the bytes of the answer's body, AGENT who asked."""
 
     method: str
     path: str
@@ -131,10 +138,12 @@ class Registry:
 
     @property
     def ca(self) -> Path:
+        """The certificate of its authority."""
         return self.folder / "trust/ca.crt"
 
     @property
     def log(self) -> Path:
+        """Its output, with the access log."""
         return self.folder / "access.log"
 
     def start(self) -> Registry:
@@ -222,11 +231,11 @@ class Registry:
         return False
 
     def log_position(self) -> int:
-        """A place in the access log, for `requests`."""
+        """The end of the access log now, for `requests`."""
         return self.log.stat().st_size if self.log.exists() else 0
 
     def requests(self, since: int = 0) -> list[Request]:
-        """The guest's requests answered since SINCE (a `log_position`), in order."""
+        """The guest's requests that were answered since SINCE (a `log_position`), in order."""
         found = []
         with self.log.open("rb") as log:
             log.seek(since)

@@ -1,6 +1,4 @@
-"""What a guest's screen shows: its pixels, judged by the palette's colours, and the keys that are pressed in
-front of it.
-"""
+"""What a guest's screen shows, by the palette's colours, and the keys that are pressed in front of it."""
 
 from __future__ import annotations
 
@@ -9,6 +7,8 @@ import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+
+from qemu.qmp.legacy import QEMUMonitorProtocol
 
 NEAR = 14  # of 255, in each channel: edges of letters are blended with what is behind them
 KEYS = {" ": "spc", "\n": "ret", "-": "minus"}
@@ -24,7 +24,7 @@ class Screen:
     height: int
     rgb: bytes
 
-    def count(self, colour: str) -> int:
+    def count_pixels(self, colour: str) -> int:
         """How many pixels have nearly the COLOUR #rrggbb."""
         found = -1
         for channel in range(3):
@@ -40,35 +40,33 @@ class Screen:
 
     def share(self, colour: str) -> float:
         """How much of the picture has nearly the COLOUR #rrggbb, from 0 to 1."""
-        return self.count(colour) / (self.width * self.height)
+        return self.count_pixels(colour) / (self.width * self.height)
 
 
 def dark_colours(source: Path) -> dict[str, str]:
-    """The dark half of the product's palette in the repository SOURCE, in which boot screen, login and a new
-    desktop are drawn.
+    """The dark half of the product's palette in the repository SOURCE: colour #rrggbb by its name.
+
+    Boot screen, login and a new desktop are drawn in it.
     """
-    return tomllib.loads((source / "artwork/palette.toml").read_text())["dark"]
+    dark: dict[str, str] = tomllib.loads((source / "artwork/palette.toml").read_text())["dark"]
+    return dark
 
 
 def read_ppm(data: bytes) -> Screen:
-    """The picture in a binary PPM of 8 bits, which is QEMU's own form. Raises
-    ValueError for anything else.
-    """
+    """The picture in a binary PPM of 8 bits, which is QEMU's own form. Raises ValueError for others."""
     head = re.match(rb"P6\n(\d+) (\d+)\n255\n", data)
     if not head or len(data) - head.end() != 3 * int(head[1]) * int(head[2]):
         raise ValueError("this is no binary PPM of 8 bits")
     return Screen(int(head[1]), int(head[2]), data[head.end() :])
 
 
-def press_keys(qmp, *keys: str) -> None:
+def press_keys(qmp: QEMUMonitorProtocol, *keys: str) -> None:
     """Press KEYS, QEMU's names such as "caps_lock", together."""
     qmp.cmd("send-key", **{"keys": [{"type": "qcode", "data": key} for key in keys], "hold-time": HOLD})
     time.sleep(PAUSE)
 
 
-def type_keys(qmp, text: str) -> None:
-    """Type TEXT: small letters, digits, spaces, dashes and line ends. Raises KeyError for what has no key
-    here.
-    """
+def type_keys(qmp: QEMUMonitorProtocol, text: str) -> None:
+    """Type TEXT: small letters, digits, spaces, dashes and line ends. Raises KeyError for anything else."""
     for char in text:
         press_keys(qmp, char if char.isascii() and (char.islower() or char.isdigit()) else KEYS[char])

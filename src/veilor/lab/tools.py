@@ -51,8 +51,9 @@ class Finished:
 
 
 def ensure_host_programs() -> None:
-    """Install mmdebstrap and bubblewrap by apt where we may, else raise NotRun
-    with the one command to run.
+    """Install mmdebstrap and bubblewrap by apt where we may.
+
+    Raises NotRun, with the one command to run, where they are still not there.
     """
     missing = missing_on_host()
     if not missing:
@@ -74,11 +75,9 @@ def ensure_host_programs() -> None:
 
 
 def missing_on_host() -> list[str]:
-    """The packages that the host has to have and has not: programs, and the
-    keys by which apt knows Debian.
-    """
+    """The packages that the host has to have and lacks: programs, and the keys by which apt knows Debian."""
     lacking = [package for program, package in HOST_PACKAGES.items() if not shutil.which(program)]
-    return lacking + ([] if any(Path(place).exists() for place in KEYRINGS) else ["debian-archive-keyring"])
+    return lacking + ([] if any(Path(path).exists() for path in KEYRINGS) else ["debian-archive-keyring"])
 
 
 def ensure_namespaces() -> None:
@@ -93,17 +92,15 @@ def ensure_namespaces() -> None:
         raise NotRun(
             "bubblewrap cannot make namespaces here "
             f"({probe.stderr.decode(errors='replace').strip() or 'no reason given'}), so no rehearsal can "
-            "run; run as "
-            "root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)"
+            "run; run as root, or allow user namespaces (sysctl kernel.unprivileged_userns_clone=1)"
         )
     if os.geteuid() and not (
         shutil.which("newuidmap") and has_id_range(Path("/etc/subuid")) and has_id_range(Path("/etc/subgid"))
     ):
         raise NotRun(
             "you have no range of user ids of your own (newuidmap, /etc/subuid, /etc/subgid), which "
-            "unpacking Debian needs; run as "
-            "root, or once: sudo apt-get install uidmap; sudo usermod --add-subuids 100000-165535 "
-            "--add-subgids 100000-165535 $USER"
+            "unpacking Debian needs; run as root, or once: sudo apt-get install uidmap; "
+            "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER"
         )
 
 
@@ -121,11 +118,11 @@ def has_id_range(table: Path) -> bool:
 
 
 def run_in_own_group(argv: list[str], out: BinaryIO, timeout: float) -> int | None:
-    """Run ARGV, which starts others, in a process group of its own, and leave none of them behind; its exit
-    code, None when TIMEOUT seconds were not enough.
+    """Run ARGV, which starts others, in a process group of its own, and leave none of them behind.
 
-    mmdebstrap hangs up its whole group when it fails, which would be ours too. It is asked to end before it
-    is killed, since it has mounts and a temporary folder to take away.
+    Its outputs go to OUT. Returns its exit code, None when TIMEOUT seconds were not enough. mmdebstrap hangs
+    up its whole group when it fails, which would be ours too. It is asked to end before it is killed, since
+    it has mounts and a temporary folder to remove.
     """
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     try:
@@ -145,13 +142,13 @@ def bootstrap_debian(
 ) -> None:
     """Write a minimal Debian with PACKAGES to the tar file DEST by mmdebstrap.
 
-    Raises NotRun without room for it, LabFault with mmdebstrap's own last words: most often the mirror could
-    not be reached.
+    HOOKS are shell commands that mmdebstrap runs on the tree. Raises NotRun without room for it, LabFault
+    with mmdebstrap's own last words: most often the mirror could not be reached.
     """
-    for place in {dest.parent, Path(tempfile.gettempdir())}:
-        if (free := shutil.disk_usage(place).free / (1 << 30)) < ROOM_GIB:
+    for folder in {dest.parent, Path(tempfile.gettempdir())}:
+        if (free := shutil.disk_usage(folder).free / (1 << 30)) < ROOM_GIB:
             raise NotRun(
-                f"{place} has {free:.0f} GiB free and a Debian tree needs {ROOM_GIB}; make room, or set "
+                f"{folder} has {free:.0f} GiB free and a Debian tree needs {ROOM_GIB}; make room, or set "
                 "VEILOR_CACHE and TMPDIR"
             )
     argv = [
@@ -183,7 +180,7 @@ def bootstrap_debian(
 
 
 def unpack_tree(tar: Path, dest: Path) -> None:
-    """The tree of `bootstrap`'s TAR in the new folder DEST, without its devices."""
+    """Unpack the TAR that `bootstrap_debian` wrote to the new folder DEST, without its devices."""
     dest.mkdir()
     subprocess.run(
         ["tar", "-C", str(dest), "--no-same-owner", "--exclude=./dev/*", "-xf", str(tar)],
@@ -228,8 +225,9 @@ class Tools:
         return [*wrap, "--", *argv]
 
     def versions(self, packages: Iterable[str]) -> dict[str, str]:
-        """The installed version of each of PACKAGES, from dpkg's own record. Raises LabFault for one that is
-        not in the tree.
+        """The installed version of each of PACKAGES, from dpkg's own record.
+
+        Raises LabFault for one that is not in the tree.
         """
         record = (self.root / "var/lib/dpkg/status").read_text()
         found = dict(re.findall(r"^Package: (\S+)\n(?:\S.*\n|\s.*\n)*?Version: (\S+)$", record, re.M))
@@ -250,8 +248,9 @@ class Tools:
         stdin: bytes | None = None,
         check: bool = True,
     ) -> Finished:
-        """Run ARGV in the tree to its end. Raises LabFault on a non-zero exit (unless CHECK is false) or
-        time-out.
+        """Run ARGV in the tree to its end, with BINDS writable at their own paths.
+
+        Raises LabFault after TIMEOUT seconds, and with CHECK also on a non-zero exit.
         """
         try:
             done = subprocess.run(
@@ -293,9 +292,8 @@ def tools_tree(cache: Path) -> Tools:
             unpack_tree(tar, dest)
             (dest / "etc/ssl/certs").mkdir(parents=True, exist_ok=True)
             host = host_certificates()
-            if (
-                host
-            ):  # a host with certificates of its own needs them in the tree as well, for cargo's registry
+            # a host with certificates of its own needs them in the tree as well, for cargo's registry
+            if host:
                 shutil.copyfile(host, dest / "etc/ssl/certs/ca-certificates.crt")
         finally:
             tar.unlink(missing_ok=True)
@@ -304,9 +302,7 @@ def tools_tree(cache: Path) -> Tools:
 
 
 def tools_inputs() -> dict[str, str]:
-    """What the tools tree is made from: another list of packages, or other
-    files left out, is another tree.
-    """
+    """What the tools tree is made from: other packages, or other files left out, are another tree."""
     host = host_certificates()
     return {
         "packages": " ".join(PACKAGES),
@@ -317,17 +313,17 @@ def tools_inputs() -> dict[str, str]:
 
 
 def find_tools_tree(cache: Path) -> Path:
-    """Where the tools tree of these packages lies in CACHE, made or not."""
+    """The folder of the tools tree of these packages in CACHE, made or not."""
     return cache / f"tools-{key_of('tools', tools_inputs())[:KEY_CHARS]}" / "tools"
 
 
 def host_certificates() -> Path | None:
-    """The host's CA bundle, or None where it has none at the usual places."""
-    for place in (
+    """The host's CA bundle, or None where it has none in the usual folders."""
+    for path in (
         os.environ.get("SSL_CERT_FILE", ""),
         "/etc/ssl/certs/ca-certificates.crt",
         "/etc/pki/tls/certs/ca-bundle.crt",
     ):
-        if place and Path(place).is_file():
-            return Path(place)
+        if path and Path(path).is_file():
+            return Path(path)
     return None
