@@ -25,7 +25,7 @@ BOTH = (
 
 
 def test_it_says_what_was_blocked_and_how_to_let_it_in():
-    line = blocked.outcome(STICK).line()
+    line = blocked.describe(STICK).line()
     assert "“Ultra” (0781:5581), by its own words a drive" in line
     assert "`run0 usbguard allow-device 7`, then `run0 veilor-usbguard-enroll`" in line
 
@@ -33,32 +33,33 @@ def test_it_says_what_was_blocked_and_how_to_let_it_in():
 def test_the_picture_in_the_documents_shows_these_words():
     assert {topic: (code, line) for topic, code, line in NOTICES}["usb-blocked"] == (
         4,
-        blocked.outcome(STICK).line(),
+        blocked.describe(STICK).line(),
     )
 
 
 def test_a_stick_that_is_a_keyboard_as_well_is_called_both():
-    number, about = blocked.say(BOTH)
+    device = blocked.parse_device(BOTH)
     assert (
-        number == "12"
-        and about == "“Pretty stick” (1234:0001), by its own words a drive and a keyboard, mouse or the like"
+        device.number == "12"
+        and device.description
+        == "“Pretty stick” (1234:0001), by its own words a drive and a keyboard, mouse or the like"
     )
 
 
 def test_nothing_blocked_is_nothing_to_say():
-    assert blocked.outcome("") is None
-    assert blocked.outcome("7: allow " + STICK.partition("block ")[2]) is None
+    assert blocked.describe("") is None
+    assert blocked.describe("7: allow " + STICK.partition("block ")[2]) is None
 
 
 @pytest.mark.parametrize("name", ["\\x1b[2J\\x1b[31m", "x`; rm -rf ~`<b>", "a" * 500, "\u202egnp.exe", ""])
 def test_a_name_brings_no_commands_markup_or_length(name):
-    _, about = blocked.say(STICK.replace("Ultra", name))
+    about = blocked.parse_device(STICK.replace("Ultra", name)).description
     shown = about[1 : about.index("”")]
     assert len(shown) <= 40 and not set(shown) & set("`<>;\\\x1b\u202e") and shown
 
 
 def test_many_are_counted():
-    line = blocked.outcome("\n".join(STICK.replace("7:", f"{number}:", 1) for number in range(9))).line()
+    line = blocked.describe("\n".join(STICK.replace("7:", f"{number}:", 1) for number in range(9))).line()
     assert line.count("allow-device") == 3 and "and 6 more" in line
 
 
@@ -67,10 +68,10 @@ def test_the_notice_comes_and_goes(tmp_path, monkeypatch):
     lists = iter([STICK, STICK, "", ""])
     monkeypatch.setattr(blocked, "run", lambda *_, **__: type("Done", (), {"code": 0, "out": next(lists)}))
     monkeypatch.setattr(blocked, "STEADY", 0)
-    blocked.look(None)
+    blocked.notify_until_steady(None)
     assert (
         "0781:5581"
         in json.loads((tmp_path / "run/veilor/notice.json").read_text())["notices"]["usb-blocked"]["line"]
     )
-    blocked.look(None)
+    blocked.notify_until_steady(None)
     assert json.loads((tmp_path / "run/veilor/notice.json").read_text())["notices"] == {}

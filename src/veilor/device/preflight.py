@@ -1,8 +1,9 @@
-"""Looks at this machine before something is fetched. What each finding does stands in core/preflight.py.
+"""Examines this machine before something is fetched. What each finding leads to stands in core/preflight.py.
 
 Whatever cannot be told (no such service, no such file) is no finding: the update goes on.
 """
 
+import argparse
 import os
 import sys
 from datetime import datetime
@@ -17,6 +18,7 @@ from veilor.device.run import DeviceError, at
 
 MiB, GiB = 1 << 20, 1 << 30
 SUPPLIES = "/sys/class/power_supply"
+MAINS = ("Mains", "USB", "Wireless")
 MACHINE_ID = "/etc/machine-id"
 
 
@@ -29,34 +31,40 @@ def free(path: Path) -> int | None:
         return None
 
 
-def size(number: int) -> str:
+def format_size(number: int) -> str:
     """NUMBER of bytes for a sentence."""
     return f"{number / GiB:.1f} GiB" if number >= GiB else f"{number // MiB} MiB"
 
 
 def low_battery() -> int | None:
-    """Per cent of the fullest battery when the machine runs on it and it is below BATTERY; else None.
-
-    Facts: Documentation/ABI/testing/sysfs-class-power. `scope` Device is a mouse's or a headset's battery.
-    """
+    """Per cent of the fullest battery when the machine runs on it and it is below BATTERY; else None."""
     levels = []
-    for supply in sorted(at(SUPPLIES).glob("*")):
-        said = {}
-        for name in ("type", "scope", "online", "status", "capacity", "present"):
-            try:
-                said[name] = (supply / name).read_text().strip()
-            except (OSError, ValueError):
-                continue
-        if said.get("scope") == "Device" or said.get("present") == "0":
-            continue
-        if said.get("type") in ("Mains", "USB", "Wireless") and said.get("online") == "1":
+    for folder in sorted(at(SUPPLIES).glob("*")):
+        supply = read_supply(folder)
+        if supply.get("scope") == "Device" or supply.get("present") == "0":
+            continue  # a mouse's or a headset's battery, or an empty bay
+        if supply.get("type") in MAINS and supply.get("online") == "1":
             return None
-        if said.get("type") == "Battery":
-            if said.get("status") != "Discharging":
-                return None
-            if said.get("capacity", "").isdecimal():
-                levels.append(int(said["capacity"]))
-    return max(levels) if levels and max(levels) < BATTERY else None
+        if supply.get("type") != "Battery":
+            continue
+        if supply.get("status") != "Discharging":
+            return None
+        if supply.get("capacity", "").isdecimal():
+            levels.append(int(supply["capacity"]))
+    if not levels or max(levels) >= BATTERY:
+        return None
+    return max(levels)
+
+
+def read_supply(folder: Path) -> dict[str, str]:
+    """What the kernel says of the power supply in FOLDER (Documentation/ABI/testing/sysfs-class-power)."""
+    found = {}
+    for name in ("type", "scope", "online", "status", "capacity", "present"):
+        try:
+            found[name] = (folder / name).read_text().strip()
+        except (OSError, ValueError):
+            continue
+    return found
 
 
 def machine_id() -> str:
@@ -73,59 +81,72 @@ def offline() -> list[PreflightFinding]:
 
 
 def clock(now: datetime, known: datetime | None) -> list[PreflightFinding]:
-    """Whether the clock, which says NOW, is behind a moment that is KNOWN to have passed."""
+    """Whether the clock, which says NOW, is behind a time that is KNOWN to have passed."""
     if known is None or now >= known - CLOCK_SLACK:
         return []
     return [found("clock", clock=f"{now:%Y-%m-%d %H:%M}", known=f"{known:%Y-%m-%d}")]
 
 
-def before_download(
-    program: str, said: Statement | None, now: datetime, alone: bool = False
-) -> list[PreflightFinding]:
-    """What to find before an image is fetched by PROGRAM; with SAID, the machine's turn belongs to it. ALONE:
-    nobody asked.
+def turn(program: str, said: Statement, now: datetime, unattended: bool) -> list[PreflightFinding]:
+    """Whether this machine's turn in the rollout of the release that SAID announces is still to come.
+
+    UNATTENDED: a machine that slept through its turn gets a second one, unless somebody asks for the update.
     """
-    findings, names = [], {"program": program}
-    due = said and waits(said, machine_id(), config.rollout(), now)
-    if said and not due and alone:
+    due = waits(said, machine_id(), config.rollout(), now)
+    if not due and unattended:
         noted = state.parse_time(state.get_dict(state.read_record(state.STATE), "look").get("turn"))
         due = second_turn(said, machine_id(), config.rollout(), now, noted)
-    if due:
-        findings.append(
-            found(
-                "turn",
-                title=said.title,
-                when=f"{due:%Y-%m-%d %H:%M} UTC",
-                turn=state.format_time(due),
-                **names,
-            )
-        )
-    if network.metered():
-        findings.append(found("metered", **names))
-    percent = low_battery()
-    if percent is not None:
-        findings.append(found("battery", percent=percent, **names))
+    if not due:
+        return []
+    when = f"{due:%Y-%m-%d %H:%M} UTC"
+    return [found("turn", title=said.title, when=when, turn=state.format_time(due), program=program)]
+
+
+def room(program: str) -> list[PreflightFinding]:
+    """Whether there is too little free space for an update, for the system and on /boot."""
+    findings = []
     # Not of /: that may be a composefs image, which has no free space of its own.
-    space, boot = free(at("/sysroot")), free(at("/boot"))
-    if space is not None and space < SPACE * GiB:
-        findings.append(found("full" if space < FULL * MiB else "space", free=size(space), **names))
+    system, boot = free(at("/sysroot")), free(at("/boot"))
+    if system is not None and system < FULL * MiB:
+        findings.append(found("full", free=format_size(system), program=program))
+    elif system is not None and system < SPACE * GiB:
+        findings.append(found("space", free=format_size(system), program=program))
     if boot is not None and boot < BOOT * MiB:
-        findings.append(found("boot", free=size(boot), **names))
+        findings.append(found("boot", free=format_size(boot), program=program))
     return findings
 
 
-def can_ask(args) -> bool:
-    """Whether there is a person to ask."""
+def before_download(
+    program: str, said: Statement | None, now: datetime, unattended: bool = False
+) -> list[PreflightFinding]:
+    """What to find before an image is fetched by PROGRAM.
+
+    With SAID, the machine waits for its turn in that release's rollout. UNATTENDED: nobody asked for it now.
+    """
+    findings = turn(program, said, now, unattended) if said else []
+    if network.metered():
+        findings.append(found("metered", program=program))
+    percent = low_battery()
+    if percent is not None:
+        findings.append(found("battery", percent=percent, program=program))
+    return findings + room(program)
+
+
+def can_ask(args: argparse.Namespace) -> bool:
+    """Whether there is a person to ask: somebody at a terminal who did not ask for JSON."""
     return not args.json and sys.stdin.isatty()
 
 
 def require(findings: list[PreflightFinding], now: bool, ask: bool) -> tuple[str, ...]:
-    """Go on, with warnings, or raise DeviceError as FINDINGS demand; with ASK a person is asked, and may say
-    no.
+    """Go on, with warnings, or raise DeviceError as FINDINGS demand.
+
+    NOW: --now was given. With ASK a person is asked, and may say no.
     """
     stop, asks, warnings = judge(findings, now, ask)
     if stop:
-        facts = {"finding": stop.name} | ({"turn": stop.details["turn"]} if "turn" in stop.details else {})
+        facts = {"finding": stop.name}
+        if "turn" in stop.details:
+            facts["turn"] = stop.details["turn"]
         raise DeviceError(stop.what, stop.means, stop.next, stop.row.code, facts)
     for finding in asks:
         print(f"{finding.what}: {finding.means}.")
@@ -134,8 +155,8 @@ def require(findings: list[PreflightFinding], now: bool, ask: bool) -> tuple[str
     return tuple(warnings)
 
 
-def as_facts(findings: list[PreflightFinding]) -> list[dict]:
-    """FINDINGS for --json."""
+def as_facts(findings: list[PreflightFinding]) -> list[dict[str, str | bool]]:
+    """FINDINGS for --json: name, what it does, the sentence, and whether --now goes on all the same."""
     return [
         {
             "finding": one.name,

@@ -1,15 +1,16 @@
-"""veilor-usbguard-enroll: from now on only the USB devices that are attached now, hubs (a rule of the image),
-and perhaps a keyboard that comes later.
+"""veilor-usbguard-enroll: from now on only the USB devices that are attached now are let in, and hubs.
 
-The rules for attached devices are usbguard's own, without hashes and ports: by id, serial number, name and
-interfaces, so that a dock may be plugged in elsewhere. Two devices that say the same of themselves cannot be
-told apart by them.
+Hubs have a rule of the image; perhaps a keyboard that comes later is let in as well. The rules for attached
+devices are usbguard's own, without hashes and ports: by id, serial number, name and interfaces, so that a
+dock may be plugged in elsewhere. Two devices that say the same of themselves cannot be told apart by them.
 
 A keyboard that comes later is let in by itself only where the machine has no other: a machine whose only
 keyboard breaks must not be lost. A laptop has one inside, so there the person allows it from the unlocked
 session.
 """
 
+import argparse
+import contextlib
 import re
 import time
 from dataclasses import dataclass
@@ -47,8 +48,9 @@ LATER = (
 
 @dataclass(frozen=True)
 class Keyboard:
-    """A keyboard as the kernel knows it: its name, its bus, and the sysfs folder and id of its USB device, if
-    it is one.
+    """A keyboard as the kernel knows it: its name and its bus (linux/input.h).
+
+    One on USB also has its device's folder in sysfs, and its id ("046d:c31c").
     """
 
     name: str
@@ -57,7 +59,7 @@ class Keyboard:
     id: str | None
 
 
-def read(path: Path) -> str:
+def read_sysfs(path: Path) -> str:
     """The text of a sysfs file; an empty one when it cannot be read."""
     try:
         return path.read_text().strip()
@@ -65,7 +67,7 @@ def read(path: Path) -> str:
         return ""
 
 
-def number(text: str) -> int:
+def parse_hex(text: str) -> int:
     """TEXT as a hexadecimal number; 0 when it is none."""
     return int(text, 16) if re.fullmatch(r"[0-9a-fA-F]{1,16}", text) else 0
 
@@ -74,41 +76,40 @@ def keyboards() -> list[Keyboard]:
     """Every keyboard that is attached now, from /sys/class/input."""
     found = []
     for entry in sorted(at("/sys/class/input").glob("input*")):
-        lowest = (read(entry / "capabilities/key").split() or [""])[-1]
-        if number(lowest) & LETTERS != LETTERS:
+        lowest_keys = (read_sysfs(entry / "capabilities/key").split() or [""])[-1]
+        if parse_hex(lowest_keys) & LETTERS != LETTERS:
             continue
-        bus, device = number(read(entry / "id/bustype")), None
-        if bus == USB:
-            device = next(
-                (folder for folder in entry.resolve().parents if (folder / "idVendor").exists()), None
-            )
-        name = device and f"{read(device / 'idVendor')}:{read(device / 'idProduct')}"
-        found.append(Keyboard(read(entry / "name") or "a keyboard", bus, device, name))
+        bus = parse_hex(read_sysfs(entry / "id/bustype"))
+        device = usb_device_of(entry) if bus == USB else None
+        usb_id = None
+        if device:
+            usb_id = f"{read_sysfs(device / 'idVendor')}:{read_sysfs(device / 'idProduct')}"
+        found.append(Keyboard(read_sysfs(entry / "name") or "a keyboard", bus, device, usb_id))
     return found
+
+
+def usb_device_of(entry: Path) -> Path | None:
+    """The sysfs folder of the USB device that the input device at ENTRY belongs to."""
+    return next((folder for folder in entry.resolve().parents if (folder / "idVendor").exists()), None)
 
 
 def built_in(known: list[Keyboard]) -> Keyboard | None:
     """The one of KNOWN that is part of the machine and not on USB; None when there is none for certain."""
-    chassis = read(at("/sys/class/dmi/id/chassis_type"))
+    chassis = read_sysfs(at("/sys/class/dmi/id/chassis_type"))
     if not chassis.isdecimal() or int(chassis) not in WITH_KEYBOARD:
         return None
     return next((keyboard for keyboard in known if keyboard.bus in BUILT_IN_BUSES), None)
 
 
 def attached_rules() -> list[str]:
-    """usbguard's rules for what is attached now. Raises DeviceError."""
+    """usbguard's rules for what is attached now, none empty. Raises DeviceError."""
     done = run(GENERATE, timeout=60)
-    # Not how a port is built in: a dock can have both kinds.
-    rules = [
-        re.sub(r' with-connect-type "[^"\\]*"$', "", line.strip())
-        for line in done.out.splitlines()
-        if line.strip()
-    ]
-    if (
-        done.code
-        or not rules
-        or not all(re.match(r"allow id [0-9a-f]{4}:[0-9a-f]{4} ", rule) for rule in rules)
-    ):
+    rules = []
+    for line in done.out.splitlines():
+        if line.strip():  # not how a port is built in: a dock can have both kinds
+            rules.append(re.sub(r' with-connect-type "[^"\\]*"$', "", line.strip()))
+    shaped = all(re.match(r"allow id [0-9a-f]{4}:[0-9a-f]{4} ", rule) for rule in rules)
+    if done.code or not rules or not shaped:
         raise DeviceError(
             f"usbguard did not say which devices are attached ({done.reason})",
             "nothing was changed",
@@ -118,20 +119,23 @@ def attached_rules() -> list[str]:
 
 
 def merge(old: str, attached: list[str], own: Keyboard | None) -> list[str]:
-    """The rules to be: the owner's of OLD first, then those ATTACHED that are new, then ours. OWN: the
-    keyboard inside.
+    """The rules to be, each once: the owner's in OLD first, then those ATTACHED that are new, then ours.
+
+    OWN: the keyboard inside the machine, with which no rule for a later keyboard is needed.
     """
-    kept = [
-        line
-        for line in (line.strip() for line in old.splitlines())
-        if line and not line.startswith("#") and line != LATER
-    ]
-    rules = kept + [rule for rule in attached if rule not in kept]
-    return [*dict.fromkeys(rules), *([] if own else [LATER])]
+    kept = []
+    for line in map(str.strip, old.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        if line == LATER:
+            continue  # it stays the last one, or goes
+        kept.append(line)
+    rules = list(dict.fromkeys(kept + attached))
+    return rules if own else [*rules, LATER]
 
 
-def way(own: Keyboard | None) -> str:
-    """Which way was chosen for a keyboard that comes later, as a sentence."""
+def explain_later_keyboard(own: Keyboard | None) -> str:
+    """What happens to a keyboard that comes later, as a sentence. OWN: the keyboard inside the machine."""
     if own:
         return (
             f"this machine has a keyboard of its own ({own.name}), so one that is plugged in later is "
@@ -146,32 +150,40 @@ def way(own: Keyboard | None) -> str:
     )
 
 
-def enroll(args) -> Outcome:
-    """The whole program, as asked by ARGS."""
-    ask.require_root(PROGRAM, args)
-    config = re.findall(r"^RuleFile=(.*)$", read(at(CONFIG)), re.M)
-    if config and config[-1].strip() != RULES:
+def check_rule_file() -> None:
+    """Raise DeviceError (UNFIT) when usbguard is set up to read its rules from another file than RULES."""
+    named = re.findall(r"^RuleFile=(.*)$", read_sysfs(at(CONFIG)), re.M)
+    if named and named[-1].strip() != RULES:
         raise DeviceError(
-            f"usbguard reads its rules from {config[-1].strip()}, not from {RULES}",
+            f"usbguard reads its rules from {named[-1].strip()}, not from {RULES}",
             "somebody has set it up in another way, so nothing was changed",
             f"set RuleFile={RULES} in {CONFIG}",
             Code.UNFIT,
         )
-    known = keyboards()
-    own, attached = built_in(known), attached_rules()
-    nameless = [
-        keyboard.name
-        for keyboard in known
-        if keyboard.device and not any(f"allow id {keyboard.id} " in rule for rule in attached)
-    ]
-    if nameless:
+
+
+def check_keyboards_have_rules(known: list[Keyboard], attached: list[str]) -> None:
+    """Raise DeviceError when one of the keyboards KNOWN on USB has no rule among those ATTACHED."""
+    without = []
+    for keyboard in known:
+        if keyboard.device and not any(f"allow id {keyboard.id} " in rule for rule in attached):
+            without.append(keyboard.name)
+    if without:
         raise DeviceError(
-            f"usbguard has no rule for {', '.join(nameless)}",
+            f"usbguard has no rule for {', '.join(without)}",
             "it would be shut out, so nothing was changed",
             "unplug it and plug it in again, then try again",
         )
-    old = "" if args.forget else read(at(RULES))
-    rules = merge(old, attached, own)
+
+
+def enroll(args: argparse.Namespace) -> Outcome:
+    """The whole program, as asked by ARGS. Raises DeviceError."""
+    ask.require_root(PROGRAM, args)
+    check_rule_file()
+    known = keyboards()
+    own, attached = built_in(known), attached_rules()
+    check_keyboards_have_rules(known, attached)
+    rules = merge("" if args.forget else read_sysfs(at(RULES)), attached, own)
     facts = {
         "rules": rules,
         "own_keyboard": own and own.name,
@@ -181,14 +193,14 @@ def enroll(args) -> Outcome:
     if args.dry_run:
         if not args.json:
             print("\n".join(rules))
-        return Outcome(Code.DONE, f"Nothing was changed; {way(own)}", facts={**facts, "state": "dry run"})
+        what = f"Nothing was changed; {explain_later_keyboard(own)}"
+        return Outcome(Code.DONE, what, facts={**facts, "state": "dry run"})
     with state.exclusive_lock():
         install("\n".join(rules) + "\n", known)
-    what = f"Only the {len(attached)} USB devices that are attached now are let in, and those allowed before"
     outcome = Outcome(
         Code.DONE,
-        what,
-        way(own),
+        f"Only the {len(attached)} USB devices that are attached now are let in, and those allowed before",
+        explain_later_keyboard(own),
         f"`{PROGRAM}` again takes in more; `systemctl disable --now {UNIT}` ends it",
         {**facts, "state": "enrolled"},
     )
@@ -197,29 +209,36 @@ def enroll(args) -> Outcome:
     return outcome
 
 
+def active_state() -> str:
+    """What systemd says of usbguard's unit: "active", "inactive", "failed", …"""
+    return run(["systemctl", "is-active", UNIT], timeout=30).out.strip()
+
+
 def install(text: str, known: list[Keyboard]) -> None:
-    """Put the rules in TEXT to work, and take them back if one of the keyboards KNOWN is shut out. Raises
-    DeviceError.
+    """Apply the rules in TEXT, and put the former ones back if one of the keyboards KNOWN is shut out.
+
+    Raises DeviceError when they were put back.
     """
     rules = at(RULES)
     old = rules.read_bytes() if rules.exists() else None
-    was_active = run(["systemctl", "is-active", UNIT], timeout=30).out.strip() == "active"
+    was_active = active_state() == "active"
     if old is not None:
         state.replace_file(BEFORE, old, PRIVATE)
     state.replace_file(RULES, text.encode(), PRIVATE)
-    trouble = put_to_work(known)
+    trouble = apply_rules(known)
     if not trouble:
         return
-    state.replace_file(RULES, old, PRIVATE) if old is not None else rules.unlink()
+    if old is not None:
+        state.replace_file(RULES, old, PRIVATE)
+    else:
+        rules.unlink()
     run(["systemctl", "restart" if was_active else "stop", UNIT], timeout=60)
     if not was_active:
         run(["systemctl", "disable", UNIT], timeout=60)
     for keyboard in known:
         if keyboard.device:
-            try:
+            with contextlib.suppress(OSError):
                 (keyboard.device / "authorized").write_text("1")
-            except OSError:
-                continue
     raise DeviceError(
         f"The rules were taken back: {trouble}",
         "USB devices are let in as before",
@@ -227,9 +246,10 @@ def install(text: str, known: list[Keyboard]) -> None:
     )
 
 
-def put_to_work(known: list[Keyboard]) -> str | None:
-    """Enable and restart usbguard, then see for a while that the keyboards KNOWN still work. What is wrong,
-    as a sentence.
+def apply_rules(known: list[Keyboard]) -> str | None:
+    """Enable and restart usbguard, then see for SETTLE seconds that the keyboards KNOWN still work.
+
+    Returns what is wrong, as a sentence; None when nothing is.
     """
     for verb in ("enable", "restart"):
         done = run(["systemctl", verb, UNIT], timeout=120)
@@ -237,21 +257,22 @@ def put_to_work(known: list[Keyboard]) -> str | None:
             return f"`systemctl {verb} {UNIT}` failed ({done.reason})"
     deadline = time.monotonic() + SETTLE
     while True:
-        lost = [
-            keyboard.name
-            for keyboard in known
-            if keyboard.device and read(keyboard.device / "authorized") == "0"
-        ]
+        lost = [keyboard.name for keyboard in known if is_shut_out(keyboard)]
         if lost:
             return f"{', '.join(lost)} would have been shut out"
         if time.monotonic() > deadline:
             break
         time.sleep(0.2)
-    active = run(["systemctl", "is-active", UNIT], timeout=30).out.strip()
+    active = active_state()
     return None if active == "active" else f"{UNIT} is {active or 'in an unknown state'} after it was started"
 
 
-def make_parser():
+def is_shut_out(keyboard: Keyboard) -> bool:
+    """Whether the kernel lets nothing of KEYBOARD in."""
+    return keyboard.device is not None and read_sysfs(keyboard.device / "authorized") == "0"
+
+
+def make_parser() -> argparse.ArgumentParser:
     """The command line of veilor-usbguard-enroll."""
     about = (
         "Lets in the USB devices that are attached now, and blocks others. A keyboard that comes later "

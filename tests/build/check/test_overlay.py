@@ -309,8 +309,8 @@ CASES = [
     (
         guards.check_polkit,
         "usr/share/polkit-1/rules.d/10-veilor-guard.rules",
-        "var looks",
-        "var var looks",
+        "var harmless",
+        "var var harmless",
         None,
         "SyntaxError",
     ),
