@@ -178,7 +178,7 @@ class Host:
         the reason.
         """
         refuse_open_policy(origin)
-        # Without the parent-death signal the pull would go on, unlocked, when the front is told to end.
+        # Without the parent-death signal the pull would go on, unlocked, when the front is ended.
         argv = ["setpriv", "--pdeathsig", "TERM", "ostree", "container", "image", "pull", "--quiet"]
         argv += [REPO, origin, *([f"--check={manifest}"] if manifest else [])]
         child = subprocess.Popen(

@@ -259,6 +259,15 @@ def test_a_firmware_that_takes_nothing_is_told_of(firmware):
     assert "took no request" in talk("yes\n")
 
 
+@pytest.mark.parametrize("failing", ["--generate-hash", "--import", "--list-new"])
+def test_a_step_that_fails_without_a_word_is_no_request(firmware, failing):
+    program = firmware / "mokutil"
+    program.write_text(
+        program.read_text().replace('case "$1"', f'case "$1" in {failing}*) exit 1;; esac\ncase "$1"')
+    )
+    assert "took no request" in talk("yes\n")
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [

@@ -1,4 +1,4 @@
-"""The desktop tree, and the staged tree that is stamped on it."""
+"""The desktop tree, and the staged tree whose look the tests read."""
 
 from __future__ import annotations
 

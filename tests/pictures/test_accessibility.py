@@ -63,12 +63,12 @@ def greeter(stage: DesktopTools, place: Path, **more) -> dict:
 
 
 def called(node: dict) -> str:
-    """Qt tells a password field's name by its description alone, since it has no text that may be read."""
+    """The name of NODE. Qt gives a password field a description alone, since its text may not be read."""
     return node["name"] or node["description"]
 
 
-def nameless(told: dict) -> list[dict]:
-    return [node for node in told["all"] if node["focusable"] and not called(node)]
+def nameless(seen: dict) -> list[dict]:
+    return [node for node in seen["all"] if node["focusable"] and not called(node)]
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +120,8 @@ def test_a_tab_key_that_leads_nowhere_is_found(person, tree, tmp_path):
     copy = changed(
         tree, tmp_path, f"{THEME}/Main.qml", "KeyNavigation.tab: enter", "KeyNavigation.tab: password"
     )
-    told = greeter(person, copy, tabs=8)
-    assert "Log in" not in [called(node) for node in told["walk"]]
+    seen = greeter(person, copy, tabs=8)
+    assert "Log in" not in [called(node) for node in seen["walk"]]
 
 
 @pytest.mark.parametrize(("size", "scale"), [("800x600", 1), ("1920x1200", 2), ("2560x1600", 2)])
@@ -138,9 +138,9 @@ def test_every_control_is_on_the_screen(person, tree, size, scale):
 
 
 def test_the_splash_says_what_it_is(person, tree):
-    told = ask(person, tree, ["ksplashqml", "--test", "--window", "org.veilor.dark.desktop"])
+    seen = ask(person, tree, ["ksplashqml", "--test", "--window", "org.veilor.dark.desktop"])
     assert ("progress bar", "The desktop is starting") in {
-        (node["role"], node["name"]) for node in told["all"]
+        (node["role"], node["name"]) for node in seen["all"]
     }
 
 

@@ -31,7 +31,7 @@ def answer(*argv: str) -> subprocess.CompletedProcess:
     )
 
 
-def told(text: str) -> list[str]:
+def status_lines(text: str) -> list[str]:
     """What veilor-status says of the deployments in TEXT, by its own parser and words."""
     seen, reference = host.parse(text), load(ROOT / "product.toml").image_ref
     return [
@@ -43,7 +43,7 @@ def told(text: str) -> list[str]:
 
 
 def test_the_programs_take_it_for_a_verified_machine_with_an_update_ready():
-    lines = told(answer(*bootc.STATUS[1:]).stdout)
+    lines = status_lines(answer(*bootc.STATUS[1:]).stdout)
     assert [line.split(":")[0] for line in lines] == ["runs now", "staged", "kept"]
     assert all("verified by policy" in line and "unverified" not in line for line in lines)
     assert [line.endswith("boots next") for line in lines] == [False, True, False] and "6 days old" in lines[
@@ -54,7 +54,7 @@ def test_the_programs_take_it_for_a_verified_machine_with_an_update_ready():
 def test_a_status_without_a_signature_would_be_seen():
     data = json.loads(answer(*bootc.STATUS[1:]).stdout)
     del data["status"]["booted"]["image"]["image"]["signature"]
-    assert "unverified" in told(json.dumps(data))[0]
+    assert "unverified" in status_lines(json.dumps(data))[0]
 
 
 def test_it_answers_nothing_but_status():

@@ -40,20 +40,21 @@ def until(what, ready):
     raise SystemExit(f"{what} did not come within {PATIENCE} s")
 
 
-def below(node):
+def with_descendants(node):
     """NODE and every node below it that the bus shows."""
     yield node
     for place in range(node.get_child_count()):
         child = node.get_child_at_index(place)
         if child:
-            yield from below(child)
+            yield from with_descendants(child)
 
 
 def has(node, state):
     return node.get_state_set().contains(state)
 
 
-def told(node):
+def describe_node(node):
+    """NODE as it is printed; its box is None where it has no place on the screen."""
     box = node.get_component_iface() and node.get_extents(Atspi.CoordType.SCREEN)
     return {
         "role": node.get_role_name(),
@@ -71,7 +72,8 @@ def application():
         (
             one
             for one in found
-            if one and any(has(node, Atspi.StateType.SHOWING) for node in below(one) if node != one)
+            if one
+            and any(has(node, Atspi.StateType.SHOWING) for node in with_descendants(one) if node != one)
         ),
         None,
     )
@@ -103,7 +105,7 @@ def main():
         return next(
             (
                 node
-                for node in below(top)
+                for node in with_descendants(top)
                 if has(node, Atspi.StateType.FOCUSED) and has(node, Atspi.StateType.FOCUSABLE)
             ),
             None,
@@ -111,13 +113,13 @@ def main():
 
     walk = []
     if int(tabs):
-        walk.append(told(until("a first focus", focused)))
+        walk.append(describe_node(until("a first focus", focused)))
     for _ in range(int(tabs)):
         subprocess.run(["xdotool", "key", "Tab"], **quiet, check=True)
         time.sleep(0.6)
         now = focused()
-        walk.append(told(now) if now else None)
-    shown = [told(node) for node in below(top) if has(node, Atspi.StateType.SHOWING)]
+        walk.append(describe_node(now) if now else None)
+    shown = [describe_node(node) for node in with_descendants(top) if has(node, Atspi.StateType.SHOWING)]
     print(json.dumps({"all": shown, "walk": walk}))
     sys.stdout.flush()
     os._exit(0)

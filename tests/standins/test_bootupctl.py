@@ -93,10 +93,10 @@ def test_bios_code_leaves_the_partition_table_alone(source, root, tmp_path):
     assert install(source, root, "--device", str(disk), tools=tmp_path).returncode == 0
     written, boot = disk.read_bytes(), (source / "usr/lib/bootupd/updates/bios/boot.img").read_bytes()
     assert written[:0x5C] == boot[:0x5C] and written[0x64:440] == boot[0x64:440]
-    assert int.from_bytes(written[0x5C:0x64], "little") == 8, "boot.img is told where core.img begins"
+    assert int.from_bytes(written[0x5C:0x64], "little") == 8, "boot.img knows where core.img begins"
     assert written[440:4096] == b"\xee" * (4096 - 440)
     core = written[4096 : 4096 + 700]
-    assert int.from_bytes(core[0x1F4:0x1FC], "little") == 9, "core.img is told where it goes on"
+    assert int.from_bytes(core[0x1F4:0x1FC], "little") == 9, "core.img knows where it goes on"
     assert core[:0x1F4] == b"\1" * 0x1F4
 
 

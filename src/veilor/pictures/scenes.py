@@ -277,8 +277,10 @@ def scene_notifications(width: int, height: int) -> None:
     start_session(width, height, "dark")
     Path("/run/veilor").mkdir()
     fedora = tomllib.loads(Path("/usr/lib/veilor/product.toml").read_text())["product"]["version"]
-    told = {topic: {"code": code, "line": line.replace("{fedora}", fedora)} for topic, code, line in NOTICES}
-    Path("/run/veilor/notice.json").write_text(json.dumps({"schema": 1, "notices": told}))
+    notices = {
+        topic: {"code": code, "line": line.replace("{fedora}", fedora)} for topic, code, line in NOTICES
+    }
+    Path("/run/veilor/notice.json").write_text(json.dumps({"schema": 1, "notices": notices}))
     print(run(["python3", "-I", "/usr/lib/veilor/app", "notices"], timeout=60), file=sys.stderr)
     time.sleep(10)
 
