@@ -326,3 +326,40 @@ def test_a_read_only_boot_is_made_writable_first(machine, monkeypatch):
     machine.release("44.2")
     assert machine.program("update").code == 0
     assert machine.calls("mount")[0][1:3] == ["-o", "remount,rw"] and machine.grub["boot_counter"] == "3"
+
+
+def test_fields_of_a_newer_release_stay_where_they_are(updated):
+    """At each level of the record, through a boot that is counted, three bad ones and the return."""
+    path = updated.root / "var/lib/veilor/health.json"
+    record = json.loads(path.read_text())
+    record |= {"schema": 3, "later": {"x": 1}, "healthy": [{"digest": "d", "by": "update", "later": 2}]}
+    record["armed"] |= {"later": 3}
+    record["armed"]["target"] |= {"later": 4}
+    path.write_text(json.dumps(record))
+    for number in range(3):
+        assert updated.power_on(clean=number == 0) == "44.2"
+    armed = json.loads(path.read_text())["armed"]
+    assert armed == record["armed"] | {"unlocked": 3}
+    assert updated.power_on() == "44.1"
+    now = json.loads(path.read_text())
+    assert (now["schema"], now["later"], now["healthy"], now["armed"]) == (
+        3,
+        {"x": 1},
+        record["healthy"],
+        None,
+    )
+    assert (now["return"]["later"], now["return"]["target"]) == (3, record["armed"]["target"])
+    assert set(now["return"]) == {*armed, "handled", "again", "reason"} and now["return"]["handled"] is True
+
+
+@pytest.mark.parametrize("damage", [5, True, ["c"], {"c": 1}, ""])
+def test_a_damaged_checksum_never_means_that_any_deployment_is_the_target(updated, damage):
+    """No checksum means that it was not staged yet; then whatever is not the source is the target."""
+    path = updated.root / "var/lib/veilor/health.json"
+    updated.power_on(clean=True)
+    record = json.loads(path.read_text())
+    for checksum, restarts in ((damage, 0), (None, 1)):
+        record["armed"]["target"]["checksum"] = checksum
+        path.write_text(json.dumps(record))
+        updated.moment("deadline")
+        assert updated.world_reboots() == restarts
