@@ -14,7 +14,7 @@ from veilor.build.check.threats import check_threats
 from veilor.build.errors import BuildError
 from veilor.build.threats import code, command, image, page, results, results_page, rules
 from veilor.build.threats.kinds.registry import Kind
-from veilor.build.threats.model import ImageCheck, Model, Trial, load_model, render_claims
+from veilor.build.threats.model import Axis, Cell, ImageCheck, Model, Trial, load_model, render_claims
 from veilor.core import claims
 from veilor.lab.sabotage import SABOTAGES
 
@@ -121,6 +121,7 @@ BROKEN = [
     ({"controls": ("overlay/usr/lib/sysctl.d/60-veilor.conf#nonsense",)}, "does not say nonsense"),
     ({"controls": ("base:nonsense",)}, "names no base:nonsense"),
     ({"controls": ()}, "names no control"),
+    ({"controls": ("base:selinux-ptrace",)}, "add FILE#kernel.yama.ptrace_scope"),
     ({"id": "usb.dma"}, "two claims have this id"),
     ({"id": "other.ptrace"}, "another adversary"),
     ({"boot": (LOOK, LOOK)}, "two checks of one layer"),
@@ -295,8 +296,8 @@ def clean(clone):
 
 def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_checks(clean, cell):
     results.record(clean, load_model(clean), report(clean))
-    assert cell("local.ptrace", "attack") == "PASS, fails without (stand-in, 2099-01-01)"
-    assert cell("local.ptrace", "boot") == "PASS, not yet seen to fail (stand-in, 2099-01-01)"
+    assert cell("local.ptrace", "attack") == "PASS, negative control (stand-in, 2099-01-01)"
+    assert cell("local.ptrace", "boot") == "PASS, no negative control (stand-in, 2099-01-01)"
     assert cell("local.links", "attack") == "OS_FAULT (2099-01-01)"
     assert cell("local.userns", "attack") == "NOT_RUN (2099-01-01)"
     assert cell("local.modules", "attack") == "NOT_RUN in part: 1 of 2 PASS (stand-in, 2099-01-01)"
@@ -313,7 +314,7 @@ def test_a_report_is_taken_in_by_claims_and_goes_stale_with_its_controls_and_che
         {"name": name, "verdict": "NOT_RUN", "carried": "", "checks": []} for name in ("processes", "doctor")
     ]
     results.record(clean, MODEL, report(clean, phases=left_out))
-    assert cell("local.ptrace", "attack") == "PASS, fails without (stand-in, 2099-01-01)", (
+    assert cell("local.ptrace", "attack") == "PASS, negative control (stand-in, 2099-01-01)", (
         "a phase left out takes nothing away"
     )
     for path, layer, old, new in (
@@ -356,12 +357,12 @@ def test_a_phase_stands_on_the_helpers_that_it_uses_and_on_no_others():
 def test_a_sabotaged_run_shows_only_that_a_check_can_fail(clean, cell):
     phase = {"name": "bad-update", "verdict": "PASS", "carried": "", "checks": []}
     results.record(clean, MODEL, report(clean, scenario="life", phases=[phase]))
-    assert cell("supply.bad-release", "attack") == "PASS, not yet seen to fail (stand-in, 2099-01-01)"
+    assert cell("supply.bad-release", "attack") == "PASS, no negative control (stand-in, 2099-01-01)"
     spoilt = {"scenario": "life", "sabotage": "health-check-missing", "noticed": True}
     results.record(clean, MODEL, report(clean, **spoilt))
-    assert cell("supply.bad-release", "attack") == "PASS, fails without (stand-in, 2099-01-01)"
+    assert cell("supply.bad-release", "attack") == "PASS, negative control (stand-in, 2099-01-01)"
     results.record(clean, MODEL, report(clean, **spoilt | {"noticed": False}))
-    assert cell("supply.bad-release", "attack") == "PASS, not yet seen to fail (stand-in, 2099-01-01)"
+    assert cell("supply.bad-release", "attack") == "PASS, no negative control (stand-in, 2099-01-01)"
     assert cell("local.ptrace", "attack") == "NOT_RUN", "nothing but the claims that name the sabotage"
 
 
@@ -420,9 +421,9 @@ def unfounded(model: Model):
     no list of search hits.
     """
     ids, ours = {claim.id for claim in model.claims}, {one.id for one in model.adversaries}
-    for axis in model.compared["axis"]:
-        for system, (_, source, _) in axis["cells"].items():
-            for part in source.split(", ") if system == "veilor-os" else [source]:
+    for axis in model.compared.axes:
+        for system, cell in axis.cells.items():
+            for part in cell.source.split(", ") if system == "veilor-os" else [cell.source]:
                 known = (
                     part in ids
                     or part.startswith(("make ", "veilor ", "github.com/"))
@@ -431,7 +432,7 @@ def unfounded(model: Model):
                 )
                 claim = part.split(".")[0] in ours
                 if "/topics/" in part or (system == "veilor-os" or claim) and not known:
-                    yield f"{axis['title']}: {system}: {part}"
+                    yield f"{axis.title}: {system}: {part}"
 
 
 @pytest.mark.parametrize(
@@ -445,36 +446,29 @@ def unfounded(model: Model):
     ],
 )
 def test_a_source_that_names_nothing_is_found(system, source):
-    axis = {"title": "x", "cells": {system: ["so", source, date(2026, 1, 1)]}}
-    assert list(unfounded(replace(MODEL, compared={**MODEL.compared, "axis": [axis]}))) == [
-        f"x: {system}: {source}"
-    ]
+    axis = Axis("x", "", {system: Cell("so", source, date(2026, 1, 1))})
+    found = unfounded(replace(MODEL, compared=replace(MODEL.compared, axes=(axis,))))
+    assert list(found) == [f"x: {system}: {source}"]
 
 
 def test_the_page_is_what_its_source_says_and_no_cell_of_the_comparison_is_without_source():
     assert (ROOT / page.PAGE).read_text() == page.page(ROOT)
     assert (ROOT / results_page.PAGE).read_text() == results_page.results_page(ROOT)
-    for axis in MODEL.compared["axis"]:
-        assert axis["best"] and axis["cells"]["veilor-os"]
-        for system, (text, source, when) in axis["cells"].items():
-            assert (
-                system in MODEL.compared["systems"] + MODEL.compared["tools"]
-                and text
-                and source
-                and isinstance(when, date)
-            )
+    for axis in MODEL.compared.axes:
+        assert axis.best and axis.cells["veilor-os"]
+        for system, cell in axis.cells.items():
+            assert system in MODEL.compared.systems + MODEL.compared.tools
+            assert cell.text and cell.source and isinstance(cell.when, date)
     assert list(unfounded(MODEL)) == []
     losing = [
-        axis
-        for axis in MODEL.compared["axis"]
-        if "veilor-os" not in axis["best"] and "not known" not in axis["best"]
+        axis for axis in MODEL.compared.axes if "veilor-os" not in axis.best and "not known" not in axis.best
     ]
     assert len(losing) >= 5, "a comparison in which we win everywhere is an advertisement"
 
 
 def test_what_is_stale_is_neither_shown_nor_wrong():
     shown, stale, wrong = (
-        "PASS, fails without (stand-in, 2099-01-01)",
+        "PASS, negative control (stand-in, 2099-01-01)",
         "NOT_RUN (stale: OS_FAULT on 2099-01-01)",
         "LAB_FAULT (2099-01-01)",
     )

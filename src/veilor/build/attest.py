@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from veilor.build.errors import BuildError
 from veilor.build.sign import TIMEOUT, old_format, registry_setting, sign_image
@@ -36,7 +37,7 @@ BESIDE = "kickstart"  # what lies in the repository and in no image
 OPAQUE, WHITEOUT = ".wh..wh..opq", ".wh."
 
 
-def unpack(image: Path, dest: Path, run: Callable) -> Path:
+def unpack(image: Path, dest: Path, run: Callable[..., Any]) -> Path:
     """Lay the files of the IMAGE (a folder as skopeo's dir: writes it) out in the new folder DEST as a
     machine has them.
 
@@ -68,7 +69,7 @@ def unpack(image: Path, dest: Path, run: Callable) -> Path:
 
 
 def lay(dest: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    """Put one MEMBER of a layer into DEST, or take away what its whiteout names."""
+    """Put one MEMBER of a layer into DEST, or remove what its whiteout names."""
     path = dest / member.name.lstrip("./")
     if not path.parent.resolve().is_relative_to(dest.resolve()) or ".." in Path(member.name).parts:
         raise BuildError(
@@ -78,15 +79,13 @@ def lay(dest: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
     if name == OPAQUE:
         shutil.rmtree(path.parent, ignore_errors=True)
         return
-    gone = path.with_name(name.removeprefix(WHITEOUT)) if name.startswith(WHITEOUT) else None
-    for old in (
-        (gone,) if gone else () if member.isdir() and path.is_dir() and not path.is_symlink() else (path,)
-    ):
-        if old.is_dir() and not old.is_symlink():
-            shutil.rmtree(old)
-        else:
-            old.unlink(missing_ok=True)
-    if gone or path == dest:
+    if name.startswith(WHITEOUT):
+        remove(path.with_name(name.removeprefix(WHITEOUT)))
+        return
+    stays = member.isdir() and path.is_dir() and not path.is_symlink()
+    if not stays:
+        remove(path)
+    if path == dest:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if member.isdir():
@@ -98,8 +97,17 @@ def lay(dest: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         if os.path.lexists(source):
             os.link(source, path, follow_symlinks=False)
     elif member.isreg():
-        path.write_bytes(tar.extractfile(member).read() if member.size <= CONTENT else b"")
+        content = tar.extractfile(member) if member.size <= CONTENT else None
+        path.write_bytes(content.read() if content else b"")
         path.chmod(member.mode | 0o600)
+
+
+def remove(path: Path) -> None:
+    """Remove the file, link or folder at PATH, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def of_image(claim: Claim) -> list[ImageCheck]:
@@ -113,7 +121,7 @@ def of_image(claim: Claim) -> list[ImageCheck]:
     ]
 
 
-def on_image(source_root: Path, files: Path, when: str) -> list[dict]:
+def on_image(source_root: Path, files: Path, when: str) -> list[dict[str, Any]]:
     """The results of every image check that looks at FILES, an image's: one for each claim. Raises BuildError
     when a claim is not kept: such an image is not to be released."""
     model, found = load_model(source_root), []
@@ -137,7 +145,7 @@ def on_image(source_root: Path, files: Path, when: str) -> list[dict]:
     return found
 
 
-def on_tree(source_root: Path) -> tuple[str, list[dict]]:
+def on_tree(source_root: Path) -> tuple[str, list[dict[str, Any]]]:
     """The staged tree's digest, and what recorded rehearsals of that very tree showed, none of it stale."""
     with tempfile.TemporaryDirectory(prefix="veilor-attest-") as scratch:
         tree = tree_digest(stage(source_root, Path(scratch, "tree")))
@@ -149,7 +157,7 @@ def on_tree(source_root: Path) -> tuple[str, list[dict]]:
     return tree, rows
 
 
-def attested(one: Result) -> dict:
+def attested(one: Result) -> dict[str, Any]:
     """What an attestation says of ONE result."""
     return {
         "claim": one.claim,
@@ -164,7 +172,7 @@ def attested(one: Result) -> dict:
 
 
 def attach(
-    source_root: Path, ref: str, image: Path, *, key: Path, run: Callable, ca: Path | None = None
+    source_root: Path, ref: str, image: Path, *, key: Path, run: Callable[..., Any], ca: Path | None = None
 ) -> str:
     """Attach to REF (REPOSITORY@sha256:…), whose files lie in the folder IMAGE, what was shown of it and of
     its tree, signed by KEY; what that is, in words. What was attached before is replaced. Raises

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from veilor.build.check.finding import Finding, Remark
 from veilor.build.errors import BuildError
@@ -11,7 +13,7 @@ from veilor.build.threats.model import FOLDER, load_model
 from veilor.build.threats.results import RESULTS, load_results, stale
 
 
-def check_threats(root: Path, run) -> list[Finding]:
+def check_threats(root: Path, run: Callable[..., Any] | None) -> list[Finding]:
     """Rules of threats/ and every image check on the staged tree. That each check can fail is proved by
     `veilor threats --mutate`.
     """
@@ -26,7 +28,7 @@ def check_threats(root: Path, run) -> list[Finding]:
     return [Finding(FOLDER, 0, what) for what in wrong]
 
 
-def check_results(root: Path, run) -> list[Finding]:
+def check_results(root: Path, run: Callable[..., Any] | None) -> list[Finding]:
     """Results of rehearsals that no longer count, since a control, a check or a phase has changed: a remark,
     as such a result is true of the sources that it was shown with.
     """

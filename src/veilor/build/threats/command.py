@@ -8,6 +8,7 @@ from pathlib import Path
 
 from veilor.build.errors import BuildError
 from veilor.build.threats import image
+from veilor.build.threats.kinds.subject import Subject
 from veilor.build.threats.model import LAYERS, Claim, Model, load_model
 from veilor.build.threats.results import RESULTS, Result, cell, load_results, record
 from veilor.build.threats.results_page import PAGE, write_results_page
@@ -64,7 +65,7 @@ def count(cells: list[str]) -> tuple[int, int, int]:
     """
     shown = sum("PASS" in cell and "NOT_RUN" not in cell and "FAULT" not in cell for cell in cells)
     wrong = sum(bool(re.search(r"(?<!stale: )(OS|LAB)_FAULT", cell)) for cell in cells)
-    return shown, wrong, sum("fails without" in cell and "not yet" not in cell for cell in cells)
+    return shown, wrong, sum("negative control" in cell and "no negative" not in cell for cell in cells)
 
 
 def take_in(source_root: Path, model: Model, report: Path) -> int:
@@ -79,7 +80,7 @@ def take_in(source_root: Path, model: Model, report: Path) -> int:
     return 0
 
 
-def prove(model: Model, subject: image.Subject) -> int:
+def prove(model: Model, subject: Subject) -> int:
     """Remove or weaken each control of SUBJECT in a copy, and say which was not noticed; the exit code."""
     tried, blind = image.mutate(model, subject)
     for one in blind:

@@ -20,6 +20,7 @@ import tomllib
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from veilor.build.errors import BuildError
 from veilor.build.threats import code
@@ -116,7 +117,7 @@ def setting(path: str, line: str) -> str:
     return re.sub(r" ?= ?", "=", flat, count=1) if matches(path, (SYSCTL, *INI)) else flat
 
 
-def toml_value(table: dict, key: str) -> str | None:
+def toml_value(table: dict[str, Any], key: str) -> str | None:
     """The value of the dotted KEY in TABLE as JSON."""
     value: object = table
     for name in key.split("."):

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from veilor.build.errors import BuildError
@@ -29,7 +29,7 @@ def staged(source_root: Path) -> Iterator[Subject]:
         yield Subject(tree, Path(scratch, "sources"))
 
 
-def subject(source_root: Path, tree: Path | None = None):
+def subject(source_root: Path, tree: Path | None = None) -> AbstractContextManager[Subject]:
     """What the image checks look at: the files in TREE, of a built image, or else the tree staged from
     SOURCE_ROOT.
     """

@@ -9,8 +9,9 @@ import tomllib
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 
 from veilor.build.errors import BuildError
 from veilor.core import claims
@@ -29,7 +30,7 @@ class ImageCheck:
 
     id: str
     kind: str
-    arguments: dict
+    arguments: dict[str, Any]
     built: bool = False
 
 
@@ -64,9 +65,10 @@ class Claim:
     attack: tuple[Trial, ...] = ()
     usability: tuple[Trial, ...] = ()
 
-    def layer(self, name: str) -> tuple:
+    def layer(self, name: str) -> tuple[Any, ...]:
         """The checks at the layer NAME, one of LAYERS."""
-        return getattr(self, name)
+        found: tuple[Any, ...] = getattr(self, name)
+        return found
 
     def trials(self, layer: str) -> tuple[Trial, ...]:
         """The trials at LAYER, attack or usability."""
@@ -75,8 +77,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Adversary:
-    """Who is meant, what they can do, and what is claimed. `tool` and `because`: the better tool for one out
-    of scope.
+    """Who is meant, what they can do, and what is claimed.
+
+    `scope` is `in` or `out`; `tool` and `because` are the better tool for one out of scope.
     """
 
     id: str
@@ -91,73 +94,128 @@ class Adversary:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What the protection costs a person, as the page says it."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class BaseSetting:
+    """A setting of the base that claims name as `base:NAME`. `known_by`: who says that it is so, and when."""
+
+    name: str
+    what: str
+    known_by: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is so of one system on one axis of the comparison, where that is said, and when it was current."""
+
+    text: str
+    source: str
+    when: date
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing on which systems are compared. `best`: who serves a person best; `cells` by system."""
+
+    title: str
+    best: str
+    cells: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The systems that are compared on each axis; `tools` stand only where they are the better tool."""
+
+    systems: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    axes: tuple[Axis, ...] = ()
+
+
+@dataclass(frozen=True)
 class Model:
-    """All of threats/. `base`: the base's named settings; `excused`: overlay files that are no control;
-    `compared`: raw data.
+    """All of threats/. `base`: the base's settings by name; `excused`: path or pattern of overlay files that
+    are no control, with the reason.
     """
 
     adversaries: tuple[Adversary, ...]
-    costs: tuple[dict, ...] = ()
-    base: dict[str, dict] = field(default_factory=dict)
+    costs: tuple[Cost, ...] = ()
+    base: dict[str, BaseSetting] = field(default_factory=dict)
     excused: dict[str, str] = field(default_factory=dict)
-    compared: dict = field(default_factory=dict)
+    compared: Comparison = Comparison()
 
     @property
     def claims(self) -> tuple[Claim, ...]:
+        """Every claim, in the order of the adversaries."""
         return tuple(claim for adversary in self.adversaries for claim in adversary.claims)
 
 
-def read(path: Path) -> dict:
+def read_toml(path: Path) -> dict[str, Any]:
     """The TOML file at PATH. Raises BuildError."""
     try:
         return tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise BuildError(
-            f"{path} cannot be used ({error}); mend it, nothing was made from the threat model"
+            f"{path} cannot be used ({error}); fix it, nothing was made from the threat model"
         ) from None
 
 
 def load_model(source_root: Path) -> Model:
-    """The threat model of the repository at SOURCE_ROOT. Raises BuildError that names the file and what is
-    wrong in it.
+    """The threat model of the repository at SOURCE_ROOT.
+
+    Raises BuildError that names the file and what is wrong in it.
     """
     folder = source_root / FOLDER
     files = sorted(path for path in folder.glob("*.toml") if path.stem not in ALONE)
     if not files:
         raise BuildError(f"{folder} holds no adversary; stage from a whole clone of the repository")
     schema = json.loads((folder / "schema.json").read_text())
-    adversaries, costs = [], []
+    adversaries: list[Adversary] = []
+    costs: list[Cost] = []
     for path in files:
-        data = read(path)
-        problem = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(plain(data))), None)
+        data = read_toml(path)
+        problem = next(iter(jsonschema.Draft202012Validator(schema).iter_errors(dates_as_text(data))), None)
         if problem:
             where = "/".join(map(str, problem.absolute_path)) or "the file"
             raise BuildError(f"{FOLDER}/{path.name}: {where}: {problem.message[:300]}")
-        costs += [{**cost, "adversary": data["id"]} for cost in data.get("cost", [])]
-        adversaries.append(adversary(data, path.name))
-    base = {row["name"]: row for row in read(folder / "base.toml").get("setting", [])}
-    excused = {row["path"]: row["because"] for row in read(folder / "excused.toml").get("excused", [])}
+        costs += [Cost(cost["title"], cost["text"]) for cost in data.get("cost", [])]
+        adversaries.append(make_adversary(data, path.name))
+    settings = [BaseSetting(**row) for row in read_toml(folder / "base.toml").get("setting", [])]
+    excused = read_toml(folder / "excused.toml").get("excused", [])
     return Model(
         tuple(sorted(adversaries, key=lambda one: (one.scope != "in", one.order))),
         tuple(costs),
-        base,
-        excused,
-        read(folder / "compared.toml"),
+        {one.name: one for one in settings},
+        {row["path"]: row["because"] for row in excused},
+        make_comparison(read_toml(folder / "compared.toml")),
     )
 
 
-def plain(data):
+def dates_as_text(data: Any) -> Any:
     """DATA with dates as text, which JSON schemas can describe."""
     if isinstance(data, dict):
-        return {key: plain(value) for key, value in data.items()}
+        return {key: dates_as_text(value) for key, value in data.items()}
     if isinstance(data, list):
-        return [plain(value) for value in data]
+        return [dates_as_text(value) for value in data]
     return data.isoformat() if isinstance(data, date) else data
 
 
-def adversary(data: dict, file: str) -> Adversary:
+def make_comparison(data: dict[str, Any]) -> Comparison:
+    """The comparison in the DATA of compared.toml."""
+    axes = []
+    for row in data["axis"]:
+        cells = {system: Cell(*cell) for system, cell in row["cells"].items()}
+        axes.append(Axis(row["title"], row["best"], cells))
+    return Comparison(tuple(data["systems"]), tuple(data["tools"]), tuple(axes))
+
+
+def make_adversary(data: dict[str, Any], file: str) -> Adversary:
     """The adversary in the valid DATA of FILE."""
-    found = tuple(claim(row, data["id"]) for row in data.get("claim", []))
     return Adversary(
         data["id"],
         file,
@@ -167,71 +225,29 @@ def adversary(data: dict, file: str) -> Adversary:
         data["story"],
         data.get("tool", ""),
         data.get("because", ""),
-        found,
+        tuple(make_claim(row, data["id"]) for row in data.get("claim", [])),
     )
 
 
-def claim(row: dict, adversary_id: str) -> Claim:
+def make_claim(row: dict[str, Any], adversary_id: str) -> Claim:
     """A claim with the checks it states, and those that its short lists (sysctl, karg, masked) stand for."""
-    name = row["id"]
-    image = [
-        ImageCheck(
-            f"{name}/{one.get('name', one['kind'])}",
-            one["kind"],
-            one.get("with", {}),
-            one.get("built", False),
-        )
-        for one in row.get("image", [])
-    ]
-    boot = [
-        claims.Check(
-            f"{name}/{one.get('name', one['kind'])}",
-            one["kind"],
-            one.get("with", {}),
-            one["mend"],
-            one.get("capability", ""),
-            one.get("when", ""),
-            one.get("otherwise", ""),
-        )
-        for one in row.get("boot", [])
-    ]
+    image, boot = stated_checks(row)
     for text in row.get("sysctl", []):
         key, want = text.split(" = ", 1)
-        image.append(ImageCheck(f"{name}/{key}", "sysctl", {"key": key, "want": want}))
-        boot.append(
-            claims.Check(
-                f"{name}/{key}",
-                "sysctl",
-                {"key": key, "want": want},
-                f"look for a file in /etc/sysctl.d that sets {key}, remove the line and restart",
-            )
-        )
+        fix = f"look for a file in /etc/sysctl.d that sets {key}, remove the line and restart"
+        arguments = {"key": key, "want": want}
+        image.append(ImageCheck(f"{row['id']}/{key}", "sysctl", arguments))
+        boot.append(claims.Check(f"{row['id']}/{key}", "sysctl", arguments, fix))
     for text in row.get("karg", []):
-        image.append(ImageCheck(f"{name}/{text}", "karg", {"argument": text}))
-        boot.append(
-            claims.Check(
-                f"{name}/{text}",
-                "karg",
-                {"argument": text},
-                f"`rpm-ostree kargs --append-if-missing={text}`, or remove what overrides it, and restart",
-            )
-        )
+        fix = f"`rpm-ostree kargs --append-if-missing={text}`, or remove what overrides it, and restart"
+        image.append(ImageCheck(f"{row['id']}/{text}", "karg", {"argument": text}))
+        boot.append(claims.Check(f"{row['id']}/{text}", "karg", {"argument": text}, fix))
     for unit in row.get("masked", []):
-        image.append(ImageCheck(f"{name}/{unit}", "masked", {"path": f"etc/systemd/system/{unit}"}))
-        boot.append(
-            claims.Check(
-                f"{name}/{unit}",
-                "unit",
-                {"name": unit, "load": ["masked"], "active": "inactive"},
-                f"`sudo systemctl mask --now {unit}`",
-            )
-        )
-    trials = {
-        layer: tuple(Trial(one["run"], one["negative_control"]) for one in row.get(layer, []))
-        for layer in ("attack", "usability")
-    }
+        state = {"name": unit, "load": ["masked"], "active": "inactive"}
+        image.append(ImageCheck(f"{row['id']}/{unit}", "masked", {"path": f"etc/systemd/system/{unit}"}))
+        boot.append(claims.Check(f"{row['id']}/{unit}", "unit", state, f"`sudo systemctl mask --now {unit}`"))
     return Claim(
-        name,
+        row["id"],
         adversary_id,
         row["asset"],
         row["says"],
@@ -243,8 +259,36 @@ def claim(row: dict, adversary_id: str) -> Claim:
         row.get("how", ""),
         tuple(image),
         tuple(boot),
-        **trials,
+        make_trials(row.get("attack", [])),
+        make_trials(row.get("usability", [])),
     )
+
+
+def stated_checks(row: dict[str, Any]) -> tuple[list[ImageCheck], list[claims.Check]]:
+    """The checks that a claim's ROW states one by one: of the image, and of the running machine."""
+    image = []
+    for one in row.get("image", []):
+        name = f"{row['id']}/{one.get('name', one['kind'])}"
+        image.append(ImageCheck(name, one["kind"], one.get("with", {}), one.get("built", False)))
+    boot = []
+    for one in row.get("boot", []):
+        boot.append(
+            claims.Check(
+                f"{row['id']}/{one.get('name', one['kind'])}",
+                one["kind"],
+                one.get("with", {}),
+                one["mend"],
+                one.get("capability", ""),
+                one.get("when", ""),
+                one.get("otherwise", ""),
+            )
+        )
+    return image, boot
+
+
+def make_trials(rows: list[dict[str, str]]) -> tuple[Trial, ...]:
+    """The trials in ROWS of a claim."""
+    return tuple(Trial(one["run"], one["negative_control"]) for one in rows)
 
 
 def render_claims(model: Model) -> str:

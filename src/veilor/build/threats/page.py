@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 from veilor.build.threats.controls import parse_control
-from veilor.build.threats.model import LAYERS, Adversary, Claim, Model, load_model
+from veilor.build.threats.model import LAYERS, Adversary, Claim, Comparison, Model, load_model
 
 PAGE = "docs/THREAT-MODEL.md"
 HEAD = """# What veilor-os protects, from whom, and how you can tell
@@ -35,14 +36,17 @@ TITLES = {
 
 
 def flat(text: str) -> str:
+    """TEXT in one line."""
     return " ".join(text.split())
 
 
 def row(*cells: str) -> str:
+    """A row of a table; an empty cell is a dash."""
     return "| " + " | ".join(flat(cell).replace("|", "\\|") or "–" for cell in cells) + " |\n"
 
 
 def table(*titles: str) -> str:
+    """The head of a table."""
     return "\n" + row(*titles) + "|" + "---|" * len(titles) + "\n"
 
 
@@ -59,7 +63,7 @@ def page(source_root: Path) -> str:
             *not_against(outside),
             *costs(model),
             *claims_table(model),
-            *compared(model),
+            *comparison(model.compared),
         ]
     )
 
@@ -80,6 +84,7 @@ def section(number: int, one: Adversary) -> str:
 
 
 def not_against(outside: list[Adversary]) -> list[str]:
+    """The adversaries out of scope, each with the tool that serves better."""
     head = (
         "## Against whom not, and what serves better\n\nWhoever fears these should take the other tool, "
         "or take it as well.\n"
@@ -93,26 +98,31 @@ def not_against(outside: list[Adversary]) -> list[str]:
 
 
 def costs(model: Model) -> list[str]:
+    """What the protection costs a person."""
     return [
         "## What it costs you\n\n",
-        *(f"- **{flat(cost['title'])}.** {flat(cost['text'])}\n" for cost in model.costs),
+        *(f"- **{flat(cost.title)}.** {flat(cost.text)}\n" for cost in model.costs),
         "\n",
     ]
 
 
-def compared(model: Model) -> list[str]:
+def comparison(compared: Comparison) -> list[str]:
     """The comparison: a table without sources, and the source and date of each cell below it."""
-    systems, sources, said = [*model.compared["systems"], *model.compared["tools"]], [], []
-    for axis in model.compared["axis"]:
+    systems = [*compared.systems, *compared.tools]
+    sources: list[tuple[str, date]] = []
+    rows = []
+    for axis in compared.axes:
         cells = []
         for system in systems:
-            if system not in axis["cells"]:
-                cells.append("" if system in model.compared["tools"] else "not looked up")
+            cell = axis.cells.get(system)
+            if cell is None:
+                cells.append("" if system in compared.tools else "not looked up")
                 continue
-            text, *source = axis["cells"][system]
-            sources += [source] if source not in sources else []
-            cells.append(f"{text} [{sources.index(source) + 1}]")
-        said.append(row(f"**{axis['title']}**", axis["best"], *cells))
+            source = (cell.source, cell.when)
+            if source not in sources:
+                sources.append(source)
+            cells.append(f"{cell.text} [{sources.index(source) + 1}]")
+        rows.append(row(f"**{axis.title}**", axis.best, *cells))
     head = (
         "## Beside others\n\nWhat is better elsewhere stands here as plainly as what is better here. The "
         "number behind a cell "
@@ -123,7 +133,7 @@ def compared(model: Model) -> list[str]:
     return [
         head,
         table("on what", "best served by", *systems),
-        *said,
+        *rows,
         "\nSources:\n\n",
         *(f"{number}. {source}, {when.isoformat()}\n" for number, (source, when) in enumerate(sources, 1)),
     ]
@@ -145,6 +155,7 @@ def checks_cell(claim: Claim) -> str:
 
 
 def claims_table(model: Model) -> list[str]:
+    """Every claim with its state, controls, checks, known bypass and cost."""
     head = (
         "## Every claim\n\nControls are files of this repository, `#` and what a file says of one thing, or "
         "`base:` for a setting of the base that threats/base.toml names. Checks are made of the image and of "

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from veilor.build.errors import BuildError
 from veilor.build.threats import code
@@ -91,17 +93,18 @@ def doctor_code(source_root: Path, kinds: set[str]) -> list[str]:
     return found
 
 
-def boot_facts(check: claims.Check) -> list:
+def boot_facts(check: claims.Check) -> list[Any]:
     """What a boot check asks; what it tells a person to do is no part of that."""
     return [check.id, check.kind, check.arguments, check.capability, check.when]
 
 
 def proof_of(source_root: Path, model: Model, claim: Claim, layer: str, run: str) -> str:
     """The hash of what a result of RUN (SCENARIO:PHASE) for CLAIM at LAYER rests on in the sources."""
-    rests_on: list = [claim.id, layer, run]
+    rests_on: list[Any] = [claim.id, layer, run]
     for control in claim.controls:
         if control.startswith("base:"):
-            rests_on.append([control, model.base.get(control.removeprefix("base:"), {})])
+            setting = model.base.get(control.removeprefix("base:"))
+            rests_on.append([control, asdict(setting) if setting else None])
         else:
             rests_on.append([control, content(source_root, parse_control(control))])
     if layer == "boot":

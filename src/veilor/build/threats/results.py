@@ -12,6 +12,7 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from veilor.build.errors import BuildError
 from veilor.build.stage import stage, tree_digest
@@ -44,6 +45,13 @@ class NegativeControl:
     verdict: str
     when: str
     proof: str
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> NegativeControl:
+        """The negative control in DATA of a row of results.json. Raises LookupError, TypeError."""
+        return NegativeControl(
+            text_of(data, "by"), text_of(data, "verdict"), text_of(data, "when"), text_of(data, "proof")
+        )
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Result:
         """Whether the check was seen to fail with its control removed, on the sources on which it held."""
         return self.fails is not None and self.fails.verdict == "PASS" and self.fails.proof == self.proof
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The result as results.json has it: what is not known is left out."""
         data = asdict(self)
         if not self.verdict:
@@ -88,35 +96,39 @@ class Result:
         return data
 
     @staticmethod
-    def from_dict(data: dict) -> Result:
+    def from_dict(data: dict[str, Any]) -> Result:
         """The result in DATA, a row of results.json; keys that it does not know are left out.
 
         Raises LookupError, TypeError or ValueError for another shape.
         """
-        names = [text_of(data, key) for key in ("claim", "layer", "run")]
-        fails = None
-        if "fails" in data:
-            fails = NegativeControl(
-                *(text_of(data["fails"], key) for key in ("by", "verdict", "when", "proof"))
-            )
-        found = Result(*names, fails=fails)
+        found = Result(
+            text_of(data, "claim"),
+            text_of(data, "layer"),
+            text_of(data, "run"),
+            fails=NegativeControl.from_dict(data["fails"]) if "fails" in data else None,
+        )
         if "verdict" not in data:
             return found
         passed, total = map(int, data["passed"])
         return replace(
             found,
-            **{key: text_of(data, key) for key in ("verdict", "base", "tree", "when", "proof")},
+            verdict=text_of(data, "verdict"),
             passed=(passed, total),
             not_run=tuple((str(title), str(reason)) for title, reason in data["not_run"]),
+            base=text_of(data, "base"),
             stand_ins=tuple(map(str, data["stand_ins"])),
+            tree=text_of(data, "tree"),
+            when=text_of(data, "when"),
+            proof=text_of(data, "proof"),
         )
 
 
-def text_of(data: dict, key: str) -> str:
+def text_of(data: dict[str, Any], key: str) -> str:
     """The text that DATA has under KEY. Raises LookupError, TypeError."""
-    if not isinstance(data[key], str):
+    value = data[key]
+    if not isinstance(value, str):
         raise TypeError(f"{key} is no text")
-    return data[key]
+    return value
 
 
 @dataclass(frozen=True)
@@ -169,7 +181,7 @@ def runs(claim: Claim) -> list[Run]:
     return boot + [Run(layer, trial.run, trial.negative_control) for layer, trial in trials]
 
 
-def snapshot(source_root: Path) -> dict:
+def snapshot(source_root: Path) -> dict[str, Any]:
     """What a rehearsal's report says of the sources it is made with: the staged tree's digest, and every
     result's proof.
     """
@@ -235,7 +247,7 @@ def read_report(path: Path) -> Report:
     return report
 
 
-def read_phase(data: dict) -> ReportedPhase:
+def read_phase(data: dict[str, Any]) -> ReportedPhase:
     """The phase in DATA of a report. Raises LookupError, TypeError, ValueError."""
     checks = tuple(
         ReportedCheck(check["title"], check["verdict"], check.get("detail", "")) for check in data["checks"]
@@ -347,7 +359,7 @@ def describe(row: Result, negative_control: str) -> str:
         return f"{row.verdict} ({row.when})"
     if negative_control.startswith("none"):
         return f"PASS ({where})"
-    return f"PASS, {'fails without' if row.proved else 'not yet seen to fail'} ({where})"
+    return f"PASS, {'' if row.proved else 'no '}negative control ({where})"
 
 
 def cell(source_root: Path, model: Model, results: list[Result], claim: Claim, layer: str) -> str:

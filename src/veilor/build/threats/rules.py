@@ -8,12 +8,15 @@ from datetime import date
 from fnmatch import fnmatch
 from pathlib import Path
 
-from veilor.build.threats.controls import LINES, Control, content, holds_many, parse_control
+from veilor.build.threats.controls import LINES, Control, content, holds_many, matches, parse_control
 from veilor.build.threats.kinds.files import audit_rules
 from veilor.build.threats.kinds.registry import KINDS
 from veilor.build.threats.kinds.subject import Mutation, lines_of
 from veilor.build.threats.model import Claim, Model
 from veilor.build.threats.proof import DOCTOR, phases
+
+# Image checks of one setting by their kind: the argument that names it.
+SETTING_OF = {"sysctl": "key", "karg": "argument"}
 
 
 def problems(
@@ -45,19 +48,19 @@ def names(model: Model) -> Iterator[str]:
     """Ids are each another, begin with their adversary's, and that is the file's name; nine adversaries are
     in scope and nine out.
     """
-    checks = [check.id for claim in model.claims for check in (*claim.image, *claim.boot)]
     ids = [claim.id for claim in model.claims]
     for one in sorted({one for one in ids if ids.count(one) > 1}):
         yield f"{one}: two claims have this id"
     for claim in model.claims:
-        for layer in (claim.image, claim.boot):
-            twice = {check.id for check in layer if [other.id for other in layer].count(check.id) > 1}
+        for layer in (claim.layer("image"), claim.layer("boot")):
+            named = [check.id for check in layer]
+            twice = {one for one in named if named.count(one) > 1}
             yield from (
                 f"{one}: two checks of one layer have this id; give one a name" for one in sorted(twice)
             )
         if claim.id.split(".")[0] != claim.adversary:
             yield f"{claim.id}: it stands with {claim.adversary}, and its id says another adversary"
-    if not checks:
+    if not any(claim.image or claim.boot for claim in model.claims):
         yield "no claim has a check"
     for adversary in model.adversaries:
         if adversary.file != f"{adversary.id}.toml":
@@ -101,9 +104,19 @@ def controls(source_root: Path, model: Model) -> Iterator[str]:
                     "too, and a change in it would make the results of all of them stale; name the key: "
                     f"{control.path}#key"
                 )
+        yield from uncontrolled(claim)
         if claim.state in ("enforced", "opt-in") and not claim.controls:
             yield f"{claim.id}: it is {claim.state}, and names no control"
     yield from (f"threats/base.toml: no claim names {name}" for name in sorted(set(model.base) - used))
+
+
+def uncontrolled(claim: Claim) -> Iterator[str]:
+    """Single settings that CLAIM checks in the image and does not name as a control."""
+    keys = {control.key for control in own_controls(claim)}
+    for check in claim.image:
+        setting = str(check.arguments.get(SETTING_OF.get(check.kind, ""), "")).split("=")[0]
+        if setting and setting not in keys:
+            yield f"{claim.id}: it checks {setting}, and no control of it says so; add FILE#{setting} to them"
 
 
 def layers(model: Model) -> Iterator[str]:
@@ -133,25 +146,19 @@ def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None)
 
 
 def claimed_settings(model: Model) -> set[str]:
-    """What some claim's image check looks at: `#KEY` of sysctl, `#ARGUMENT` of the kernel, `PATH#LINE` of a
-    file, and `PATH#WORD ` where it looks at every line that begins with a word."""
-    found = set()
+    """What some claim's image check is about: `#KEY` of sysctl, `#ARGUMENT` of the kernel, `PATH#LINE` of a
+    file, and `PATH#WORD ` where it is about every line that begins with a word."""
+    found: set[str] = set()
     for check in (check for claim in model.claims for check in claim.image):
         given, path = check.arguments, check.arguments.get("path")
-        found |= {
-            f"#{given[name]}"
-            for kind, name in (("sysctl", "key"), ("karg", "argument"))
-            if check.kind == kind and name in given
-        }
-        found |= {f"{path}#{word} " for word in given.get("words", ()) if check.kind == "every"}
-        seen = (
-            given.get("has", ())
-            if check.kind == "lines"
-            else audit_rules(given["watch"])
-            if check.kind == "audit"
-            else ()
-        )
-        found |= {f"{path}#{line}" for line in seen}
+        if check.kind in SETTING_OF:
+            found.add(f"#{given.get(SETTING_OF[check.kind])}")
+        elif check.kind == "every":
+            found.update(f"{path}#{word} " for word in given.get("words", ()))
+        elif check.kind == "lines":
+            found.update(f"{path}#{line}" for line in given.get("has", ()))
+        elif check.kind == "audit":
+            found.update(f"{path}#{line}" for line in audit_rules(given["watch"]))
     return found
 
 
@@ -163,8 +170,9 @@ def settings_of(file: Path) -> list[str]:
         return [line.split("=")[0].strip() for line in lines_of(file.read_text())]
     if file.parent.name == "kargs.d":
         return list(tomllib.loads(file.read_text())["kargs"])
-    every = any(fnmatch(str(file), pattern) for pattern in LINES)
-    return [line for line in lines_of(file.read_text()) if not line.startswith("[")] if every else []
+    if not matches(str(file), LINES):
+        return []
+    return [line for line in lines_of(file.read_text()) if not line.startswith("[")]
 
 
 def unclaimed(source_root: Path, model: Model) -> Iterator[str]:
@@ -172,20 +180,21 @@ def unclaimed(source_root: Path, model: Model) -> Iterator[str]:
     there.
     """
     named = {control.path for claim in model.claims for control in own_controls(claim)}
-    claimed, needed = claimed_settings(model), set()
+    claimed = claimed_settings(model)
+    needed: set[str] = set()
     for file in sorted((source_root / "overlay").rglob("*")):
         if (file.is_dir() and not file.is_symlink()) or "__pycache__" in file.parts:
             continue
         path = str(file.relative_to(source_root))
-        single = [] if file.is_symlink() else settings_of(file)
-        for setting in single:
-            place = path.removeprefix("overlay/")
-            if not claimed & {f"#{setting}", f"{place}#{setting}", f"{place}#{setting.split()[0]} "}:
+        installed = path.removeprefix("overlay/")
+        for setting in [] if file.is_symlink() else settings_of(file):
+            names = {f"#{setting}", f"{installed}#{setting}", f"{installed}#{setting.split()[0]} "}
+            if not claimed & names:
                 needed.add(f"{path}#{setting}")
         if path not in named:
             needed.add(path)
     for path in sorted(needed):
-        if not any(fnmatch(path, pattern) for pattern in model.excused):
+        if not matches(path, tuple(model.excused)):
             yield f"{path}: no claim names it, and threats/excused.toml gives no reason"
     for pattern in model.excused:
         if not any(fnmatch(path, pattern) for path in needed):

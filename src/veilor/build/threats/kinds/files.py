@@ -17,6 +17,8 @@ def lines(subject: Subject, path: str, has: list[str]) -> str | None:
 
 
 def lines_mutations(path: str, has: list[str]) -> list[Mutation]:
+    """Each line of HAS is a comment, and the file at PATH is gone."""
+
     def without(one: str) -> Callable[[Subject], None]:
         def change(subject: Subject) -> None:
             kept = [
@@ -33,25 +35,26 @@ def lines_mutations(path: str, has: list[str]) -> list[Mutation]:
 
 
 def audit_rules(watch: dict[str, list[str]]) -> list[str]:
-    """The rules that write a change to each place of WATCH (key to places) down, by both ways into the
+    """The rules that log a change to each path of WATCH (key in the log to paths), by both ways into the
     kernel.
     """
     return [
-        f"-a always,exit -F arch={way} -F {place} -F perm=wa -F key={key}"
+        f"-a always,exit -F arch={way} -F {path} -F perm=wa -F key={key}"
         for way in ("b64", "b32")
-        for key, places in watch.items()
-        for place in places
+        for key, paths in watch.items()
+        for path in paths
     ]
 
 
 def audit(subject: Subject, path: str, watch: dict[str, list[str]]) -> str | None:
-    """The file at PATH has audit's rules for each place of WATCH: `path=FILE` or `dir=FOLDER`, by its key in
+    """The file at PATH has audit's rules for each path of WATCH: `path=FILE` or `dir=FOLDER`, by its key in
     the log.
     """
     return lines(subject, path, audit_rules(watch))
 
 
 def audit_mutations(path: str, watch: dict[str, list[str]]) -> list[Mutation]:
+    """Each of the rules is a comment, and the file at PATH is gone."""
     return lines_mutations(path, audit_rules(watch))
 
 
@@ -59,16 +62,14 @@ def every(subject: Subject, path: str, words: list[str], has: str) -> str | None
     """In the file at PATH there are lines that begin with one of WORDS, and each has the word HAS."""
     found = [line.split() for line in lines_of(subject.text(path)) if line.split()[0] in words]
     bare = [line[1] for line in found if has not in line[1:]]
-    return (
-        f"{path}: without {has}: {', '.join(bare)}"
-        if bare
-        else None
-        if found
-        else f"{path} has no {' or '.join(words)}"
-    )
+    if bare:
+        return f"{path}: without {has}: {', '.join(bare)}"
+    return None if found else f"{path} has no {' or '.join(words)}"
 
 
 def every_mutations(path: str, words: list[str], has: str) -> list[Mutation]:
+    """One more line without HAS, and none at all."""
+
     def add(subject: Subject) -> None:
         subject.write(path, subject.text(path) + f"{words[0]} example.org\n")
 
@@ -82,15 +83,16 @@ def every_mutations(path: str, words: list[str], has: str) -> list[Mutation]:
 
 
 def masked(subject: Subject, path: str) -> str | None:
+    """The unit at PATH is masked: a link to /dev/null."""
     file = subject.at(path)
-    return (
-        None
-        if file.is_symlink() and str(file.readlink()) == "/dev/null"
-        else f"{path} does not lead to /dev/null"
-    )
+    if file.is_symlink() and str(file.readlink()) == "/dev/null":
+        return None
+    return f"{path} does not lead to /dev/null"
 
 
 def masked_mutations(path: str) -> list[Mutation]:
+    """The unit at PATH is not masked, and is enabled."""
+
     def real(subject: Subject) -> None:
         subject.remove(path)
         subject.at(path).symlink_to(f"/usr/lib/systemd/system/{Path(path).name}")
@@ -101,20 +103,21 @@ def masked_mutations(path: str) -> list[Mutation]:
 def link(subject: Subject, path: str) -> str | None:
     """The link at PATH leads to a file of the tree (so a unit is wanted and there)."""
     file = subject.at(path)
-    target = subject.tree / str(file.readlink()).lstrip("/") if file.is_symlink() else None
-    return (
-        None if target and target.is_file() else f"{path} leads nowhere" if target else f"{path} is missing"
-    )
+    if not file.is_symlink():
+        return f"{path} is missing"
+    target = subject.tree / str(file.readlink()).lstrip("/")
+    return None if target.is_file() else f"{path} leads nowhere"
 
 
 def link_mutations(path: str) -> list[Mutation]:
+    """The link at PATH is gone, and what it leads to."""
     return [
         ("the link is gone", lambda s: s.remove(path)),
         ("what it leads to is gone", lambda s: s.remove(str(s.at(path).readlink()).lstrip("/"))),
     ]
 
 
-def xml(subject: Subject, path: str, attributes: dict, children: list[str]) -> str | None:
+def xml(subject: Subject, path: str, attributes: dict[str, str], children: list[str]) -> str | None:
     """The XML file at PATH has a root with just ATTRIBUTES of those named, and just CHILDREN as 'tag name'
     beside the texts.
     """
@@ -131,7 +134,9 @@ def xml(subject: Subject, path: str, attributes: dict, children: list[str]) -> s
     return None if found == sorted(children) else f"{path} holds {found}, not {children}"
 
 
-def xml_mutations(path: str, attributes: dict, children: list[str]) -> list[Mutation]:
+def xml_mutations(path: str, attributes: dict[str, str], children: list[str]) -> list[Mutation]:
+    """A zone of firewalld opens a service, accepts everything, and is gone."""
+
     def opened(subject: Subject) -> None:
         subject.write(path, subject.text(path).replace("</zone>", '<service name="ssh"/></zone>'))
 
@@ -147,28 +152,28 @@ def xml_mutations(path: str, attributes: dict, children: list[str]) -> list[Muta
     ]
 
 
-# An image's own object store: a machine is given the files, and each is looked at where it lies.
+# An image's own object store: a machine is given the files, and each is checked where it lies.
 STORE = PurePosixPath("/sysroot/ostree/repo")
 
 
 def no_setuid(subject: Subject, allowed: list[str]) -> str | None:
-    """No file has the set-user-ID or set-group-ID bit but those ALLOWED: paths, in which * stands for a part
-    of one name.
+    """No file has the set-user-ID or set-group-ID bit except those ALLOWED: paths, in which * stands for a
+    part of one name.
     """
     for path in sorted(subject.tree.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
         name = PurePosixPath("/", path.relative_to(subject.tree))
-        if (
-            path.is_file()
-            and not path.is_symlink()
-            and path.stat().st_mode & 0o6000
-            and not name.is_relative_to(STORE)
-        ):
-            if not any(name.match(f"/{pattern}") for pattern in allowed):
-                return f"set-user-ID: {name.relative_to('/')}"
+        if not path.stat().st_mode & 0o6000 or name.is_relative_to(STORE):
+            continue
+        if not any(name.match(f"/{pattern}") for pattern in allowed):
+            return f"set-user-ID: {name.relative_to('/')}"
     return None
 
 
 def no_setuid_mutations(allowed: list[str]) -> list[Mutation]:
+    """A program of ours has the bit, and a file beside each of those ALLOWED."""
+
     def give(path: str) -> Callable[[Subject], None]:
         def change(subject: Subject) -> None:
             if not subject.at(path).exists():

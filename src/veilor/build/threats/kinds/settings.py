@@ -28,15 +28,16 @@ def settings(subject: Subject, pattern: str) -> list[tuple[Path, str, str]]:
 
 
 def sysctl(subject: Subject, key: str, want: str) -> str | None:
+    """Of the sysctl.d files the last that sets KEY gives it the value WANT."""
     values = [value for _, name, value in settings(subject, "sysctl.d/*.conf") if name == key]
-    return (
-        None
-        if values and values[-1] == want
-        else f"{key} is {values[-1] if values else 'not set'}, not {want}"
-    )
+    if values and values[-1] == want:
+        return None
+    return f"{key} is {values[-1] if values else 'not set'}, not {want}"
 
 
 def sysctl_mutations(key: str, want: str) -> list[Mutation]:
+    """KEY is not set, and set to a weaker value than WANT."""
+
     def without(subject: Subject) -> None:
         for path in {path for path, name, _ in settings(subject, "sysctl.d/*.conf") if name == key}:
             kept = [line for line in path.read_text().splitlines() if line.partition("=")[0].strip() != key]
@@ -50,20 +51,22 @@ def sysctl_mutations(key: str, want: str) -> list[Mutation]:
 
 
 def kargs(subject: Subject) -> list[str]:
+    """The kernel arguments that the kargs.d files of SUBJECT give, in their order."""
     files = sorted((subject.tree / "usr/lib/bootc/kargs.d").glob("*.toml"))
     return [one for path in files for one in tomllib.loads(path.read_text())["kargs"]]
 
 
 def karg(subject: Subject, argument: str) -> str | None:
+    """Of the kernel arguments with the name of ARGUMENT the last is this one."""
     same = [one for one in kargs(subject) if one.split("=")[0] == argument.split("=")[0]]
-    return (
-        None
-        if same and same[-1] == argument
-        else f"the kernel is started with {same or 'nothing of that name'}, not {argument}"
-    )
+    if same and same[-1] == argument:
+        return None
+    return f"the kernel is started with {same or 'nothing of that name'}, not {argument}"
 
 
 def karg_mutations(argument: str) -> list[Mutation]:
+    """ARGUMENT is gone, and followed by another value."""
+
     def without(subject: Subject) -> None:
         for path in (subject.tree / "usr/lib/bootc/kargs.d").glob("*.toml"):
             if f'"{argument}"' in path.read_text():
@@ -79,12 +82,16 @@ def karg_mutations(argument: str) -> list[Mutation]:
     ]
 
 
+class CaseKept(configparser.ConfigParser):
+    """A reader of ini files in which the case of a key matters, as it does for systemd."""
+
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr
+
+
 def ini(subject: Subject, path: str, section: str, key: str, want: str) -> str | None:
     """The file at PATH, read as systemd reads its own, gives KEY in SECTION the value WANT."""
-    found = configparser.ConfigParser(
-        strict=False, interpolation=None, delimiters=("=",), comment_prefixes=("#", ";")
-    )
-    found.optionxform = str
+    found = CaseKept(strict=False, interpolation=None, delimiters=("=",), comment_prefixes=("#", ";"))
     try:
         found.read_string(subject.text(path))
         value = found.get(section, key)
@@ -94,6 +101,8 @@ def ini(subject: Subject, path: str, section: str, key: str, want: str) -> str |
 
 
 def ini_mutations(path: str, section: str, key: str, want: str) -> list[Mutation]:
+    """KEY is gone, has another value than WANT, and the whole file is gone."""
+
     def change(to: str) -> Callable[[Subject], None]:
         def write(subject: Subject) -> None:
             given = subject.text(path).splitlines()

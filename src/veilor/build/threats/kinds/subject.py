@@ -1,4 +1,4 @@
-"""What image checks look at: a staged (or built) tree, and the repository's kickstart beside it."""
+"""What image checks inspect: a staged (or built) tree, and the repository's kickstart beside it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from veilor.core.product import Product, load
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at: a TREE as it lies on the machine, and beside it SOURCES with the repository's
+    """What is checked: a TREE as it lies on the machine, and beside it SOURCES with the repository's
     kickstart/.
     """
 
@@ -29,7 +29,7 @@ class Subject:
         return file.read_text(errors="replace") if file.is_file() else ""
 
     def write(self, path: str, text: str) -> None:
-        """Replace the file at PATH, which a mutation has to change."""
+        """Replace the file at PATH by TEXT. Raises BuildError where that changes nothing."""
         file = self.at(path)
         if file.is_file() and file.read_text(errors="replace") == text:
             raise BuildError(f"the mutation changes nothing in {path}: it has to follow the product")
@@ -37,7 +37,7 @@ class Subject:
         file.write_text(text)
 
     def remove(self, path: str) -> None:
-        """Take the file at PATH away."""
+        """Remove the file at PATH. Raises BuildError where there is none."""
         try:
             self.at(path).unlink()
         except FileNotFoundError:
@@ -47,6 +47,7 @@ class Subject:
 
     @property
     def product(self) -> Product:
+        """The product's facts, as the tree has them."""
         return load(self.tree / "usr/lib/veilor/product.toml")
 
 

@@ -5,34 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from typing import Any
 
 from veilor.build.threats.kinds.subject import Mutation, Subject
 from veilor.core import policy
 from veilor.core.product import KEYS_DIR, Product
 
+POLICY, REGISTRIES = "etc/containers/policy.json", "etc/containers/registries.d/veilor.yaml"
+FLOOR = "usr/lib/veilor/channel-floor.json"
+
 
 def policy_intact(subject: Subject) -> str | None:
-    found = policy.problems(subject.text("etc/containers/policy.json"), subject.product)
-    if not found and "use-sigstore-attachments: true" not in subject.text(
-        "etc/containers/registries.d/veilor.yaml"
-    ):
+    """The container policy takes nothing but what our keys have signed, and the signatures are looked up."""
+    found = policy.problems(subject.text(POLICY), subject.product)
+    if found:
+        return "; ".join(found)
+    if "use-sigstore-attachments: true" not in subject.text(REGISTRIES):
         return "registries.d does not say where the signatures lie"
-    return "; ".join(found) or None
+    return None
 
 
 def policy_mutations() -> list[Mutation]:
-    path = "etc/containers/policy.json"
+    """The policy in its weaker forms, and the files gone."""
 
-    def edit(change: Callable[[dict, Product], None]) -> Callable[[Subject], None]:
+    def edit(change: Callable[[dict[str, Any], Product], object]) -> Callable[[Subject], None]:
         def write(subject: Subject) -> None:
-            data = json.loads(subject.text(path))
+            data = json.loads(subject.text(POLICY))
             change(data, subject.product)
-            subject.write(path, json.dumps(data))
+            subject.write(POLICY, json.dumps(data))
 
         return write
 
-    def scope(data: dict, product: Product) -> dict:
-        return data["transports"]["docker"][product.image_repo][0]
+    def scope(data: dict[str, Any], product: Product) -> dict[str, Any]:
+        requirement: dict[str, Any] = data["transports"]["docker"][product.image_repo][0]
+        return requirement
 
     anything = [{"type": "insecureAcceptAnything"}]
     return [
@@ -53,12 +59,13 @@ def policy_mutations() -> list[Mutation]:
             "a rule of its own for the tag",
             edit(lambda data, product: data["transports"]["docker"].update({product.image_ref: anything})),
         ),
-        ("there is no policy", lambda s: s.remove(path)),
-        ("nothing says where signatures lie", lambda s: s.remove("etc/containers/registries.d/veilor.yaml")),
+        ("there is no policy", lambda s: s.remove(POLICY)),
+        ("nothing says where signatures lie", lambda s: s.remove(REGISTRIES)),
     ]
 
 
 def key_paths(subject: Subject) -> list[str]:
+    """Where the product's public keys lie in the tree."""
     return [
         f"{KEYS_DIR}/{name}".lstrip("/")
         for name in (*subject.product.image_keys, *subject.product.channel_keys)
@@ -71,18 +78,20 @@ def keys(subject: Subject) -> str | None:
     """
     texts = {path: subject.text(path) for path in key_paths(subject)}
     bad = [path for path, text in texts.items() if "BEGIN PUBLIC KEY" not in text]
-    if bad or len(set(texts.values())) < len(texts):
-        return f"{bad[0]} is no public key" if bad else "a key stands twice"
+    if bad:
+        return f"{bad[0]} is no public key"
+    if len(set(texts.values())) < len(texts):
+        return "a key stands twice"
     shipped = subject.text(policy.SUMS.lstrip("/")).splitlines()
-    other = [
-        path
-        for path in texts
-        if f"{hashlib.sha256(subject.at(path).read_bytes()).hexdigest()}  /{path}" not in shipped
-    ]
-    return f"{policy.SUMS} has no such hash for {other[0]}" if other else None
+    for path in texts:
+        total = hashlib.sha256(subject.at(path).read_bytes()).hexdigest()
+        if f"{total}  /{path}" not in shipped:
+            return f"{policy.SUMS} has no such hash for {path}"
+    return None
 
 
 def keys_mutations() -> list[Mutation]:
+    """Keys that are missing, the same, or others, and no hashes of them."""
     return [
         ("a key is missing", lambda s: s.remove(key_paths(s)[1])),
         ("the channel's key is the image's", lambda s: s.write(key_paths(s)[-1], s.text(key_paths(s)[0]))),
@@ -94,15 +103,17 @@ def keys_mutations() -> list[Mutation]:
 def floor(subject: Subject) -> str | None:
     """The image says below which statement nothing is taken."""
     try:
-        number = json.loads(subject.text("usr/lib/veilor/channel-floor.json"))["sequence"]
+        number = json.loads(subject.text(FLOOR))["sequence"]
     except (ValueError, LookupError, TypeError):
         return "there is no channel-floor.json that can be read"
-    return None if isinstance(number, int) and number >= 0 else f"the floor is {number!r}"
+    if isinstance(number, int) and number >= 0:
+        return None
+    return f"the floor is {number!r}"
 
 
 def floor_mutations() -> list[Mutation]:
-    path = "usr/lib/veilor/channel-floor.json"
+    """There is no floor, and one below all statements."""
     return [
-        ("there is none", lambda s: s.remove(path)),
-        ("it is below all", lambda s: s.write(path, '{"sequence": -1}')),
+        ("there is none", lambda s: s.remove(FLOOR)),
+        ("it is below all", lambda s: s.write(FLOOR, '{"sequence": -1}')),
     ]
