@@ -89,7 +89,7 @@ def load() -> tuple[Claim, ...]:
 
 
 def observe(check: Check, units: services.Units) -> Observation:
-    """What CHECK sees on this machine. Whatever goes wrong while it looks is UNKNOWN, and raises nothing."""
+    """What CHECK sees on this machine. Whatever goes wrong in it is UNKNOWN, and raises nothing."""
     try:
         if check.when and not at(check.when).exists():
             return not_applicable(check.otherwise)
