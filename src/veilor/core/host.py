@@ -34,6 +34,7 @@ class Entry:
 
     @property
     def deployment(self) -> tuple[str | None, int]:
+        """Checksum and serial."""
         return self.checksum, self.serial
 
     @property

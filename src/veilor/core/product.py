@@ -34,18 +34,22 @@ class Product:
 
     @property
     def image_repo(self) -> str:
+        """The images' repository, with its registry: ghcr.io/veilor/veilor-os."""
         return f"{self.registry}/{self.repository}"
 
     @property
     def channel_repo(self) -> str:
+        """The channel statements' repository, with its registry."""
         return f"{self.registry}/{self.channel}"
 
     @property
     def image_ref(self) -> str:
+        """The reference that machines follow: repository and tag."""
         return f"{self.image_repo}:{self.tag}"
 
     @property
     def channel_ref(self) -> str:
+        """Where the newest channel statement is fetched from."""
         return f"{self.channel_repo}:{self.tag}"
 
     @property

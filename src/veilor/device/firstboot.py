@@ -116,11 +116,13 @@ class Walk:
         )
 
     def explain(self) -> Outcome:
+        """Say why nothing is done on a machine that this is not for."""
         outcome = update.unfit(ImageState(self.row), self.host, self.facts)
         tell.announce("firstboot", outcome)
         return outcome
 
     def fetch(self) -> str:
+        """Ask the channel what is announced; the event says how it answered. Raises DeviceError."""
         try:
             if not network.connected():  # said at once, while the boot screen is still there
                 why, then = network.EXPLAINED["offline"]
@@ -138,6 +140,7 @@ class Walk:
         return "held" if self.announced.digest in state.held_back() else "announced"
 
     def wait(self) -> str:
+        """Say what is waited for, wait, and begin again. Raises DeviceError after the last of DELAYS."""
         why, then = network.EXPLAINED[self.error.outcome.facts.get("network", "unknown")]
         tell.announce(
             "firstboot",
@@ -151,9 +154,11 @@ class Walk:
         return "start"
 
     def stop(self) -> Outcome:
+        """End with the newest error. Raises DeviceError."""
         raise self.error
 
     def leave(self) -> Outcome:
+        """Say why what is announced is not installed by itself."""
         entry = state.held_back()[self.announced.digest]
         # LATER: what runs is unverified, so the unit goes on looking for something newer.
         outcome = Outcome(
@@ -166,6 +171,7 @@ class Walk:
         return outcome
 
     def stage(self) -> str:
+        """Fetch and compare what is announced; the way back is pinned before. Raises DeviceError."""
         # Its turn in a rollout is no matter here: what runs is unverified.
         self.warnings += preflight.require(
             preflight.before_download(PROGRAM, None, datetime.now(UTC)), self.now, self.ask
@@ -180,22 +186,28 @@ class Walk:
         return "staged"
 
     def drop(self) -> str:
+        """Make sure that what is staged never boots."""
         if self.host.staged:
             update.drop(self.host.staged)
         return "announced"
 
     def drop_and_stop(self) -> Outcome:
+        """Do both. Raises DeviceError."""
         self.drop()
         return self.stop()
 
     def let_go(self) -> str:
+        """Let what was downloaded and locked boot at the next restart."""
         self.keep_bootstrap()
         self.host, more = update.let_go(self.host, "first boot")
         self.warnings += more
         return "staged"
 
     def finish(self) -> Outcome:
-        """Only ever reached when what is booted or staged is the announced digest, verified: see TABLE."""
+        """Leave the stamp, disable the unit and say that it is done.
+
+        TABLE leads here only when what is booted or staged is the announced digest, verified.
+        """
         said, staged = self.announced, self.host.staged
         if staged and not health.armed_for(staged):
             self.warnings += update.try_to_arm(self.host.running, Deployment.from_entry(staged), "first boot")
