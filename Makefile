@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lock checkers test rehearse rehearse-sabotage rehearse-slot rehearse-all docs site screenshots clean
+.PHONY: help setup lock checkers lint format test test-all coverage rehearse rehearse-sabotage rehearse-slot rehearse-all docs site screenshots clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +12,10 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check install
 
 help:
 	@echo "make setup          .venv with the veilor command"
-	@echo "make test           linters and tests, no machine booted"
+	@echo "make test           linters and tests, no machine booted (ARGS=\"tests/core -k words\": some of them)"
+	@echo "make test-all       the same, after fetching what some tests need besides: Chromium, a desktop, bluebuild"
+	@echo "make format         every Python file as ruff formats it, imports in order"
+	@echo "make coverage       the tests again, and how much of core and device they run, by module"
 	@echo "make checkers       what veilor check needs besides (ARGS=--all: bluebuild as well, some minutes)"
 	@echo "make rehearse       a machine's whole life in QEMU; report in build/report/index.html"
 	@echo "make rehearse-sabotage  a cheap sabotage after it, to see that the rehearsal can fail"
@@ -48,12 +51,38 @@ lock:
 checkers: setup
 	@$(VENV)/bin/python -m veilor.build.check.programs $(ARGS)
 
+# Bytecode is kept whatever the environment says: without it each of the many programs that the tests start is compiled
+# anew. A process for each processor; one that is done takes tests over from another.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest --quiet --numprocesses auto --dist worksteal
+
+lint: setup
+	@$(VENV)/bin/ruff format --no-cache --quiet --check . \
+	  || { echo "lint: the files above are not as ruff formats them; run make format" >&2; exit 1; }
+	@$(VENV)/bin/ruff check --no-cache --quiet . \
+	  || { echo "lint: ruff found what stands above; make format fixes some of it, the rest is by hand" >&2; exit 1; }
+
+format: setup
+	@$(VENV)/bin/ruff check --no-cache --quiet --fix-only .
+	@$(VENV)/bin/ruff format --no-cache .
+
 # Without the tools tree, or the checkers, the tests that need them say NOT RUN.
-test: setup
+test: lint
 	@$(VENV)/bin/python -m veilor.build.check.programs || true
 	@$(VENV)/bin/veilor lab tools >/dev/null || echo "make test: goes on without the tools tree; what needs it will say NOT RUN" >&2
-	@$(VENV)/bin/ruff check --no-cache .
-	@$(VENV)/bin/python -m pytest --quiet
+	@$(PYTEST) $(ARGS) || { echo "make test: one test alone: $(VENV)/bin/python -m pytest FILE::NAME" >&2; exit 1; }
+
+# What a clean machine lacks comes first: a Chromium, bluebuild, the desktop tree; the first time that takes 5 to 10 minutes.
+test-all: lint
+	@$(VENV)/bin/python -m veilor.build.check.programs --browser || true
+	@$(VENV)/bin/veilor lab tools >/dev/null || true
+	@$(VENV)/bin/python -m veilor.build.check.programs --all || true & \
+	$(VENV)/bin/veilor pictures --tree >/dev/null || echo "make test-all: goes on without the desktop tree" >&2; \
+	wait
+	@$(MAKE) --no-print-directory test ARGS='$(ARGS)'
+
+# What runs in the tests' own processes counts; programs that a test starts beside them do not.
+coverage: setup
+	@$(PYTEST) --cov=src/veilor/core --cov=src/veilor/device --cov-report=term $(ARGS)
 
 docs: setup
 	@$(VENV)/bin/python -c 'from pathlib import Path; from veilor.build.docs import write_pages; write_pages(Path("."))'

@@ -299,8 +299,16 @@ def do_lab_slot(args) -> int:
 
 def do_pictures(args) -> int:
     from veilor.build.stage import stage
+    from veilor.lab.cache import cache_root
+    from veilor.lab.tools import ensure_host_programs, ensure_namespaces
+    from veilor.pictures.desktop import desktop_tree
     from veilor.pictures.draw import make_pictures
 
+    if args.tree:
+        ensure_host_programs()
+        ensure_namespaces()
+        print(desktop_tree(cache_root()))
+        return 0
     with tempfile.TemporaryDirectory(prefix="veilor-pictures-") as scratch:
         for path in make_pictures(stage(SOURCE_ROOT, Path(scratch, "tree")), args.out, args.name):
             print(path)
@@ -538,6 +546,11 @@ def parser() -> argparse.ArgumentParser:
         "draw the pictures in docs/ by the real programs: Plymouth, SDDM, Plasma",
     )
     one.add_argument("name", nargs="*", metavar="NAME", help="just these (default: all)")
+    one.add_argument(
+        "--tree",
+        action="store_true",
+        help="only make the tree of programs that draws them, and say where it is",
+    )
     one.add_argument(
         "--out",
         type=Path,

@@ -24,9 +24,8 @@ LOOKS = [f"org.veilor.{mode}.desktop" for mode in palettes.MODES]
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """The staged tree of this repository, read only."""
-    return stage(ROOT, tmp_path_factory.mktemp("look") / "tree")
+def tree(staged):
+    return staged
 
 
 def ini(path: Path) -> configparser.RawConfigParser:

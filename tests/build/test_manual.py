@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,14 @@ import pytest
 
 from veilor.build import manual
 from veilor.build.errors import BuildError
-from veilor.build.stage import stage
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return stage(ROOT, tmp_path_factory.mktemp("stage") / "tree")
+def tree(staged, tmp_path_factory):
+    """A copy of its own, since programs started in it leave their bytecode there."""
+    return shutil.copytree(staged, tmp_path_factory.mktemp("stage") / "tree", symlinks=True)
 
 
 @pytest.fixture(scope="module")

@@ -20,14 +20,20 @@ def load(name: str):
 
 
 def made_by_make_test(makefile: str) -> set[str]:
-    """The commands of the target `test` in MAKEFILE, as they are typed at the top of a clone."""
-    recipe = re.search(r"^test:.*\n((?:\t.*\n)+)", makefile, re.M)[1]
-    return {line.strip().removeprefix("@").replace("$(VENV)", ".venv") for line in recipe.splitlines()}
+    """The commands of the target `test` in MAKEFILE, as they are typed at the top of a clone, and `make NAME`
+    for each target that it needs.
+    """
+    needs, recipe = re.search(r"^test:(.*)\n((?:\t.*\n)+)", makefile, re.M).groups()
+    variable = re.search(r"^PYTEST := (?:\w+= )*(.*)$", makefile, re.M)
+    if variable:
+        recipe = recipe.replace("$(PYTEST)", variable[1])
+    commands = {line.strip().removeprefix("@").replace("$(VENV)", ".venv") for line in recipe.splitlines()}
+    return commands | {f"make {target}" for target in needs.split()}
 
 
 def hooks_of_its_own(hooks: list[dict], makefile: str) -> list[str]:
     """The hooks that run something else than `make test` does; one that runs fewer tests runs the same."""
-    known = {command.split(" -n ")[0] for command in made_by_make_test(makefile)}
+    known = {command.split(" --numprocesses ")[0] for command in made_by_make_test(makefile)}
     return [hook["id"] for hook in hooks if hook["entry"].split(" tests/")[0] not in known]
 
 

@@ -2,12 +2,12 @@
 phase.
 """
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from veilor.build.stage import stage
 from veilor.lab.sabotage import SABOTAGES, apply_live, apply_to_tree, was_noticed
 from veilor.lab.scenario import load_scenario
 from veilor.lab.verdict import LabFault, Verdict
@@ -25,8 +25,8 @@ def contents(tree):
 
 
 @pytest.mark.parametrize("name", OF_THE_TREE)
-def test_it_changes_the_staged_tree_once(tmp_path, name):
-    tree = stage(ROOT, tmp_path / "tree")
+def test_it_changes_the_staged_tree_once(tmp_path, staged, name):
+    tree = shutil.copytree(staged, tmp_path / "tree", symlinks=True)
     before = contents(tree)
     apply_to_tree(name, tree, "44.9")
     after = contents(tree)
@@ -49,8 +49,8 @@ def test_each_is_expected_in_a_phase_that_exists_and_never_to_pass():
         )
 
 
-def test_one_that_begins_late_leaves_the_images_before_as_they_are(tmp_path):
-    tree = stage(ROOT, tmp_path / "tree")
+def test_one_that_begins_late_leaves_the_images_before_as_they_are(tmp_path, staged):
+    tree = shutil.copytree(staged, tmp_path / "tree", symlinks=True)
     before = contents(tree)
     apply_to_tree("health-check-missing", tree, "44.2")
     assert contents(tree) == before

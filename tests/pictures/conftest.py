@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from veilor.build.stage import stage
 from veilor.lab.cache import cache_root
 from veilor.lab.tools import Tools
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMED = "VEILOR_TEST_DESKTOP"
 
 
@@ -32,5 +30,5 @@ def desktop():
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    return stage(ROOT, tmp_path_factory.mktemp("look") / "tree")
+def tree(staged):
+    return staged

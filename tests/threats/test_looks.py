@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from veilor.build import stage
 from veilor.core import claims, policy
 from veilor.core.product import load
 from veilor.device.doctor import disk, trust
@@ -150,9 +149,9 @@ def test_an_image_that_nothing_here_announced_is_not_called_verified(box, capsys
         trust.announced_digests()
 
 
-def test_the_hashes_that_the_image_carries_are_those_of_its_keys(box, tmp_path):
+def test_the_hashes_that_the_image_carries_are_those_of_its_keys(box, staged):
     """In the form that sha256sum checks; without them no key counts as shipped."""
-    tree = stage.stage(ROOT, tmp_path / "tree")
+    tree = staged
     lines = (tree / policy.SUMS.lstrip("/")).read_text().splitlines()
     product = load(ROOT / "product.toml")
     assert len(lines) == len(product.image_keys) + len(product.channel_keys) and all(

@@ -25,8 +25,12 @@ FULL_TREE = "VEILOR_BASE_TREE"
 
 
 @pytest.fixture
-def clone(tmp_path):
-    """What the check reads of this repository, to be changed."""
+def clone(tmp_path, staged, monkeypatch):
+    """What the check reads of this repository, to be changed. The tests here change recipe and stand-ins,
+    so what is staged stays the same;
+    tests/build/check/test_registry.py has the check stage it by itself.
+    """
+    monkeypatch.setattr(image_tree, "stage", lambda _root, dest: shutil.copytree(staged, dest, symlinks=True))
     root = tmp_path / "clone"
     for part in (
         "bluebuild",

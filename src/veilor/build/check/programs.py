@@ -2,7 +2,7 @@
 
 actionlint comes through Go's module proxy, whose checksum database vouches for it; BlueBuild's schemas from
 its crate, held against a hash; the `bluebuild` program itself (`--all`, some minutes) by cargo with the
-crate's own lock file.
+crate's own lock file. `--browser` takes a Chromium from Debian, where we may install one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.7"
 BLUEBUILD = "0.9.40"
 CRATE = f"https://static.crates.io/crates/blue-build/blue-build-{BLUEBUILD}.crate"
 CRATE_SHA256 = "33b81638441073620cb1398dbe38a8774d87085f59e9776ca0b9ee7e7355a9b5"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SCHEMAS = Path(sys.prefix, "share", f"blue-build-{BLUEBUILD}")
 
 
@@ -74,6 +75,30 @@ def install(name: str, argv: list[str], env: dict[str, str]) -> str:
     return f"{name}: {' / '.join(done.stderr.strip().splitlines()[-2:])}" if done.returncode else ""
 
 
+def install_browser() -> str:
+    """Install a Chromium by apt, where there is none and we may; what went wrong, or nothing."""
+
+    def found() -> bool:
+        return bool(os.environ.get("VEILOR_CHROMIUM")) or any(map(shutil.which, BROWSERS))
+
+    if not found() and os.geteuid() == 0 and shutil.which("apt-get"):
+        for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+            subprocess.run(
+                ["apt-get", "-o", "DPkg::Lock::Timeout=300", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=900,
+                check=False,
+            )
+    if found():
+        return ""
+    return (
+        "a Chromium: install one (Debian: apt-get install chromium; Fedora: dnf install chromium), or name "
+        "it in $VEILOR_CHROMIUM"
+    )
+
+
 def main(argv: list[str]) -> int:
     """Install what is missing; one line for each that could not be, and exit code 1 then."""
     here = Path(sys.executable).parent
@@ -84,6 +109,8 @@ def main(argv: list[str]) -> int:
     if "--all" in argv:
         root = ["--root", str(here.parent), "--locked", "--debug", "blue-build", "--version", BLUEBUILD]
         missing.append(install("bluebuild", ["cargo", "install", "--quiet", *root], {}))
+    if "--browser" in argv:
+        missing.append(install_browser())
     for line in filter(None, missing):
         print(f"checkers: without {line}; what needs it will say NOT RUN", file=sys.stderr)
     return 1 if any(missing) else 0
