@@ -256,8 +256,9 @@ def module():
             continue
         length = struct.unpack(">I", data[-len(mark) - 4 : -len(mark)])[0]
         bare = data[: len(data) - len(mark) - 12 - length]
-        place = len(bare) // 2
-        changed = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]  # its signature is still there
+        middle = len(bare) // 2
+        # Its signature is still there.
+        changed = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
         result = {"name": name, "unsigned": insert(bare), "changed": insert(changed), "signed": insert(data)}
         subprocess.run(["rmmod", name], capture_output=True)
         return json.dumps(result)
@@ -442,20 +443,20 @@ def plug(serial, *functions):
     """Plug in a device with SERIAL that is all of FUNCTIONS (hid, mass_storage, ecm), by the kernel's own
     dummy controller.
     """
-    place = GADGETS / serial
-    (place / "strings/0x409").mkdir(parents=True)
-    (place / "configs/c.1").mkdir(parents=True)
-    told = {
+    gadget = GADGETS / serial
+    (gadget / "strings/0x409").mkdir(parents=True)
+    (gadget / "configs/c.1").mkdir(parents=True)
+    identity = {
         "idVendor": "0x1d6b",
         "idProduct": "0x0104",
         "bcdUSB": "0x0200",
         "strings/0x409/serialnumber": serial,
         "strings/0x409/product": "Lab device",
     }
-    for name, text in told.items():
-        (place / name).write_text(text)
+    for name, text in identity.items():
+        (gadget / name).write_text(text)
     for function in functions:
-        part = place / "functions" / f"{function}.lab"
+        part = gadget / "functions" / f"{function}.lab"
         part.mkdir(parents=True)
         if function == "hid":
             for name, text in (
@@ -469,21 +470,22 @@ def plug(serial, *functions):
             backing = pathlib.Path("/run/veilor-lab", f"{serial}.img")
             backing.write_bytes(b"veilor" * 200000)
             (part / "lun.0/file").write_text(str(backing))
-        (place / "configs/c.1" / part.name).symlink_to(part)
+        (gadget / "configs/c.1" / part.name).symlink_to(part)
     controller = sorted(
         path.name for path in pathlib.Path("/sys/class/udc").iterdir() if path.name.startswith("dummy")
     )[0]
-    (place / "UDC").write_text(controller)
+    (gadget / "UDC").write_text(controller)
     return seen(serial)
 
 
 def unplug(serial):
-    place = GADGETS / serial
-    (place / "UDC").write_text("\n")
-    for link in (place / "configs/c.1").iterdir():
+    gadget = GADGETS / serial
+    (gadget / "UDC").write_text("\n")
+    for link in (gadget / "configs/c.1").iterdir():
         if link.is_symlink():
             link.unlink()
-    for folder in (*(place / "functions").iterdir(), place / "configs/c.1", place / "strings/0x409", place):
+    parts = (*(gadget / "functions").iterdir(), gadget / "configs/c.1", gadget / "strings/0x409")
+    for folder in (*parts, gadget):
         folder.rmdir()
 
 

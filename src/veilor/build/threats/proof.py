@@ -36,7 +36,7 @@ def read_scenarios(source_root: Path) -> dict[str, code.Module]:
             found[path.stem] = code.read_module(path.read_text())
         except (SyntaxError, ValueError) as error:
             raise BuildError(
-                f"{path} is no scenario that can be read ({error}); mend it, or take it from git"
+                f"{path} is no scenario that can be read ({error}); fix it, or take it from git"
             ) from None
     return found
 
