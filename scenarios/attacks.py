@@ -1,5 +1,4 @@
-"""Somebody tries: what the threat model claims of a running machine is attacked, and the control removed to
-see the claim fail.
+"""Somebody attacks what the threat model claims of a running machine, with each control and without it.
 
 Titles of checks begin with a claim's id, so that `veilor threats --record` knows whose they are: "ID: …" for
 what has to hold, "ID negative control: …" for what has to be seen once the control is removed. What the base

@@ -1,5 +1,6 @@
-"""New versions that never come to their health check: the kernel panics, start-up hangs, or ends in emergency
-mode.
+"""New versions that never come to their health check.
+
+The kernel panics, start-up hangs, or it ends in emergency mode.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ STORY = (
     "A machine was given three updates that never come to their health check, and left each of them by itself"
 )
 RESTARTING = rb"did not come to the end of its health check: restarting"
-STAYS = 75  # seconds; all limits below are shorter, the emulated start-up before them included
+STAYS_SECONDS = 75  # all limits below are shorter, the emulated start-up before them included
 UNITS = "usr/lib/systemd/system"
 # The person's machine waits ten minutes; only how long is changed, by the image that hangs.
 SHORT_LIMIT = "[Timer]\nOnActiveSec=\nOnActiveSec=20s\n"
@@ -47,9 +48,9 @@ ExecStart=/bin/false
 def add_unit(
     text: str, target: str, dependency: str = "wants", limit: str = "", without: str = ""
 ) -> Callable[[Path], None]:
-    """A mutation that puts a unit of TEXT into a staged tree, for TARGET to want or require.
+    """A function that adds a unit of TEXT to a staged tree, for TARGET to want or require.
 
-    LIMIT changes the time limit; WITHOUT names the link, below etc/systemd/system, of a unit that is then not
+    LIMIT changes the time limit. WITHOUT names the link, below etc/systemd/system, of a unit that is then not
     started.
     """
 
@@ -69,21 +70,22 @@ def add_unit(
     return mutate
 
 
-def stage(world: World, checks: Checks, version: str, mutate: Callable[[Path], None]) -> None:
-    """The running machine is given the update to VERSION, changed by MUTATE."""
+def stage_update(world: World, checks: Checks, version: str, mutate: Callable[[Path], None]) -> None:
+    """Publish the update to VERSION, changed by MUTATE, and stage it on the running machine."""
     world.publish(world.make_image(version, mutate=mutate))
     checks.equal(f"{version} is staged", world.run_program("veilor-update").code, 0)
 
 
-def comes_back(
+def check_machine_comes_back(
     world: World, checks: Checks, mutate: Callable[[Path], None], said: bytes, allowed: str = ""
 ) -> None:
-    """An update changed by MUTATE is started three times, SAID being on the console each time, and left.
+    """Check that an update changed by MUTATE is started three times and then left by itself.
 
-    ALLOWED names what else a console never says and this one may.
+    SAID is on the console each time that it goes wrong. ALLOWED names the forbidden word that the console may
+    say; see console.py.
     """
     world.boot()
-    stage(world, checks, "44.2", mutate)
+    stage_update(world, checks, "44.2", mutate)
     world.shut_down()
 
     machine = world.power_on()
@@ -122,11 +124,12 @@ def comes_back(
     world.check_console(frozenset({allowed}))
 
 
-def go_wrong(world: World, checks: Checks, mutate: Callable[[Path], None], said: bytes) -> Machine:
-    """The next update, changed by MUTATE so that the control is missing, is started and goes wrong, which is
-    SAID on the console.
+def start_broken_update(world: World, checks: Checks, mutate: Callable[[Path], None], said: bytes) -> Machine:
+    """Start the next update, changed by MUTATE so that the control is missing; the machine.
+
+    It goes wrong, which is SAID on the console.
     """
-    stage(world, checks, "44.3", mutate)
+    stage_update(world, checks, "44.3", mutate)
     world.machine.power_off()
     machine = world.power_on()
     at = world.type_passphrase()
@@ -134,10 +137,12 @@ def go_wrong(world: World, checks: Checks, mutate: Callable[[Path], None], said:
     return machine
 
 
-def stays(world: World, checks: Checks, mutate: Callable[[Path], None], said: bytes) -> None:
-    """As `go_wrong`; and the machine stays there."""
-    machine = go_wrong(world, checks, mutate, said)
-    time.sleep(STAYS)
+def check_machine_stays_broken(
+    world: World, checks: Checks, mutate: Callable[[Path], None], said: bytes
+) -> None:
+    """Check that after `start_broken_update` the machine stays there, since the control is missing."""
+    machine = start_broken_update(world, checks, mutate, said)
+    time.sleep(STAYS_SECONDS)
     checks.equal("without the control the machine does not restart", machine.console.count(COUNTED), 1)
     world.cut_power()
 
@@ -149,12 +154,14 @@ def stays(world: World, checks: Checks, mutate: Callable[[Path], None], said: by
     independent=True,
 )
 def panics(world: World, checks: Checks) -> None:
-    comes_back(
+    check_machine_comes_back(
         world, checks, add_unit(PANICS, "multi-user.target"), rb"Rebooting in 30 seconds", "kernel panic"
     )
     # QEMU's machine was seen to restart here all the same, so it is the kernel's own word that counts.
     unlimited = PANICS.replace("echo c", "echo 0 > /proc/sys/kernel/panic; echo c")
-    machine = go_wrong(world, checks, add_unit(unlimited, "multi-user.target"), rb"end Kernel panic")
+    machine = start_broken_update(
+        world, checks, add_unit(unlimited, "multi-user.target"), rb"end Kernel panic"
+    )
     checks.true(
         "without the control the kernel does not say that it restarts",
         b"Rebooting in" not in bytes(machine.console.buffer),
@@ -164,9 +171,11 @@ def panics(world: World, checks: Checks) -> None:
 
 @phase("hangs", "Start-up that hangs is ended by the time limit", starts_from="second-boot", independent=True)
 def hangs(world: World, checks: Checks) -> None:
-    comes_back(world, checks, add_unit(HANGS, "multi-user.target", limit=SHORT_LIMIT), RESTARTING)
+    check_machine_comes_back(
+        world, checks, add_unit(HANGS, "multi-user.target", limit=SHORT_LIMIT), RESTARTING
+    )
     timer = "sysinit.target.wants/veilor-health-deadline.timer"
-    stays(
+    check_machine_stays_broken(
         world,
         checks,
         add_unit(HANGS, "multi-user.target", limit=SHORT_LIMIT, without=timer),
@@ -176,11 +185,11 @@ def hangs(world: World, checks: Checks) -> None:
 
 @phase("emergency", "Emergency mode is left for a restart", starts_from="second-boot", independent=True)
 def emergency(world: World, checks: Checks) -> None:
-    comes_back(
+    check_machine_comes_back(
         world, checks, add_unit(EMERGENCY, "local-fs.target", "requires"), RESTARTING, "emergency mode"
     )
     service = "emergency.target.wants/veilor-health-deadline.service"
-    stays(
+    check_machine_stays_broken(
         world,
         checks,
         add_unit(EMERGENCY, "local-fs.target", "requires", without=service),

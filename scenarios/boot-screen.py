@@ -20,17 +20,15 @@ STORY = (
 # A person's machine has no serial console on its command line; the lab's has one, and Plymouth would keep to
 # text for it.
 WITHOUT_SERIAL = "plymouth.ignore-serial-consoles"
-# pixels: the edge of the field that the passphrase goes into has four times as many on the smallest screen
-ASKING = 300
-WRITTEN = 40  # pixels in full colour that a line of text has at the least
-LAYOUT = (
-    0.69,
-    0.76,
-)  # of the height: where the layout's name stands, below what is said of the passphrase and Caps Lock
+# The edge of the field that the passphrase goes into has four times as many on the smallest screen.
+FIELD_PIXELS = 300
+TEXT_PIXELS = 40  # in full colour that a line of text has at the least
+# Of the height: the layout's name, below what is said of the passphrase and Caps Lock.
+LAYOUT_ROWS = (0.69, 0.76)
 OPENED = rb"Finished [^\r\n]*Cryptography Setup|Reached target [^\r\n]*Local Encrypted Volumes"
 
 
-def start(world: World, arguments: str) -> Machine:
+def start_at_boot_menu(world: World, arguments: str) -> Machine:
     """Power on a machine of the flavour with kernel ARGUMENTS, and stop at its boot menu."""
     hardware = Hardware(
         [DiskFile(path) for path in world.make_locked_disks(arguments)],
@@ -53,9 +51,9 @@ def picture_prompt(world: World, checks: Checks) -> None:
     title = tomllib.loads((world.settings.source / "product.toml").read_text())["product"]["pretty_name"]
 
     def asks(shown: Screen) -> bool:
-        return shown.share(colour["window"]) > 0.7 and shown.count_pixels(colour["border"]) > ASKING
+        return shown.share(colour["window"]) > 0.7 and shown.count_pixels(colour["border"]) > FIELD_PIXELS
 
-    machine = start(world, WITHOUT_SERIAL)
+    machine = start_at_boot_menu(world, WITHOUT_SERIAL)
     checks.true(
         "the boot menu names the product",
         machine.console.wait_for(title.encode(), 15),
@@ -68,7 +66,7 @@ def picture_prompt(world: World, checks: Checks) -> None:
     first = machine.screen()
     world.take_screenshot("passphrase", "The passphrase prompt, while something is typed")
     machine.wait_screen(
-        lambda shown: shown.rows(*LAYOUT).count_pixels(colour["muted"]) >= WRITTEN,
+        lambda shown: shown.rows(*LAYOUT_ROWS).count_pixels(colour["muted"]) >= TEXT_PIXELS,
         30,
         "the name of the keyboard's layout",
     )
@@ -77,14 +75,16 @@ def picture_prompt(world: World, checks: Checks) -> None:
     press_keys(machine.qmp, "ret")
     began = time.monotonic()
     machine.wait_screen(
-        lambda shown: asks(shown) and shown.count_pixels(colour["negative"]) >= WRITTEN,
+        lambda shown: asks(shown) and shown.count_pixels(colour["negative"]) >= TEXT_PIXELS,
         120,
         "what is said of a wrong passphrase",
     )
     took = time.monotonic() - began
     press_keys(machine.qmp, "caps_lock")
     machine.wait_screen(
-        lambda shown: shown.count_pixels(colour["neutral"]) >= WRITTEN, 20, "the word that Caps Lock is on"
+        lambda shown: shown.count_pixels(colour["neutral"]) >= TEXT_PIXELS,
+        20,
+        "the word that Caps Lock is on",
     )
     world.take_screenshot("passphrase-wrong", "A wrong passphrase, said plainly; Caps Lock is on")
     press_keys(machine.qmp, "caps_lock")
@@ -105,7 +105,7 @@ def picture_prompt(world: World, checks: Checks) -> None:
 
 @phase("text-prompt", "The same machine with a serial console: the passphrase is asked for there as text")
 def text_prompt(world: World, checks: Checks) -> None:
-    machine = start(world, "systemd.show_status=true")
+    machine = start_at_boot_menu(world, "systemd.show_status=true")
     press_keys(machine.qmp, "ret")
     at = machine.wait_console(PROMPT, UNLOCK_TIMEOUT, "the passphrase prompt")
     world.take_screenshot("text-prompt", "The screen meanwhile: the same prompt as text")

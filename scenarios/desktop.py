@@ -1,6 +1,4 @@
-"""The desktop of an installed machine: its login screen, a first session, and what that is told of the move
-to the signed image.
-"""
+"""The desktop of an installed machine: login screen, sessions, and the notices about the signed image."""
 
 from __future__ import annotations
 
@@ -19,11 +17,11 @@ STORY = (
     "logged in, and was logged into again"
 )
 ACCOUNT, PASSWORD = "ada", "late night 7 trains"
-DRAWN = 400  # seconds that an emulated processor may take for a greeter or a session
-WORDS = 300  # pixels of text that a notice or a menu has at the least
-DRAWING = 20  # seconds, for what the desktop has already been told
-WALLPAPER = 0.05  # of the screen in the colours of its front folds, which the splash does not have
-FOCUS = 1000  # pixels of the accent: the ring around the field of the login that is typed into
+DRAW_TIMEOUT = 400  # seconds that an emulated processor may take for a greeter or a session
+TEXT_PIXELS = 300  # pixels of text that a notice or a menu has at the least
+DRAW_SECONDS = 20  # seconds, for what the desktop has already been told
+WALLPAPER_SHARE = 0.05  # of the screen in the colours of its front folds, which the splash does not have
+FOCUS_PIXELS = 1000  # pixels of the accent: the ring around the field of the login that is typed into
 FIELDS = (0.47, 0.62)  # the rows with the login's two fields, of a screen of 1280 x 800
 BUS = [
     "runuser",
@@ -38,21 +36,23 @@ BUS = [
 ]
 
 
-def wallpaper(colour: dict[str, str], shown: Screen) -> bool:
+def shows_wallpaper(colour: dict[str, str], shown: Screen) -> bool:
     """Whether SHOWN has the wallpaper, in the palette's COLOURs."""
-    return shown.share(colour["fold-5"]) + shown.share(colour["fold-6"]) >= WALLPAPER
+    return shown.share(colour["fold-5"]) + shown.share(colour["fold-6"]) >= WALLPAPER_SHARE
 
 
-def words(colour: dict[str, str], shown: Screen, top: float = 0.5) -> int:
-    """Pixels of text above the panel in SHOWN, from TOP on, a share of its height; notices and the menu are
-    in the lower half.
+def count_text_pixels(colour: dict[str, str], shown: Screen, top: float = 0.5) -> int:
+    """The pixels of text above the panel in SHOWN, from TOP on, a share of its height.
+
+    Notices and the menu are in the lower half.
     """
     return shown.rows(top, 0.93).count_pixels(colour["text"])
 
 
 def add_account(world: World, checks: Checks) -> None:
-    """The account that Plasma Setup asks for on Fedora, made by the lab, and an entry for the browser, which
-    Debian lacks.
+    """Make the account that Plasma Setup asks for on Fedora, and a menu entry for the browser.
+
+    Debian has neither.
     """
     machine = world.machine
     if machine.run(["test", "-e", "/usr/libexec/plasma-setup"], check=False).code == 0:
@@ -81,28 +81,37 @@ def add_account(world: World, checks: Checks) -> None:
 
 
 def log_in(world: World, checks: Checks, colour: dict[str, str], name: str) -> None:
-    """Type the password at the login screen, which knows the machine's only account, and wait for a session
-    that is drawn.
+    """Type the password at the login screen and wait for a session that is drawn.
+
+    The login screen knows the machine's only account. NAME goes into the names of screenshots.
     """
     machine = world.machine
 
     def ready(now: Screen) -> bool:
-        return wallpaper(colour, now) and now.rows(*FIELDS).count_pixels(colour["accent"]) > FOCUS
+        return (
+            shows_wallpaper(colour, now) and now.rows(*FIELDS).count_pixels(colour["accent"]) > FOCUS_PIXELS
+        )
 
-    machine.wait_screen(ready, DRAWN, "the login")
+    machine.wait_screen(ready, DRAW_TIMEOUT, "the login")
     world.take_screenshot(f"{name}-login", "The login screen")
     type_keys(machine.qmp, PASSWORD)
     press_keys(machine.qmp, "ret")
     machine.wait_until(
-        ["pgrep", "-u", ACCOUNT, "-x", "plasmashell"], lambda r: r.code == 0, DRAWN, "the desktop's shell"
+        ["pgrep", "-u", ACCOUNT, "-x", "plasmashell"],
+        lambda r: r.code == 0,
+        DRAW_TIMEOUT,
+        "the desktop's shell",
     )
     machine.wait_until(
-        [*BUS, "list"], lambda r: "org.freedesktop.Notifications" in r.out, DRAWN, "the desktop's notices"
+        [*BUS, "list"],
+        lambda r: "org.freedesktop.Notifications" in r.out,
+        DRAW_TIMEOUT,
+        "the desktop's notices",
     )
-    machine.wait_screen(lambda now: wallpaper(colour, now), DRAWN, "the desktop")
+    machine.wait_screen(lambda now: shows_wallpaper(colour, now), DRAW_TIMEOUT, "the desktop")
 
 
-def session(world: World) -> dict[str, str]:
+def read_session(world: World) -> dict[str, str]:
     """What logind knows of the account's session."""
     listed = json.loads(world.machine.run(["loginctl", "list-sessions", "-j"]).out)
     numbers = [one["session"] for one in listed if one["user"] == ACCOUNT and one.get("seat")]
@@ -115,13 +124,15 @@ def session(world: World) -> dict[str, str]:
 def start_by_keyboard(world: World, colour: dict[str, str], program: str) -> None:
     """Open the menu, search PROGRAM in it and start it, without a pointer."""
     machine = world.machine
-    before = words(colour, machine.screen())
+    before = count_text_pixels(colour, machine.screen())
     press_keys(machine.qmp, "meta_l")
-    machine.wait_screen(lambda now: words(colour, now) > before + WORDS, DRAWN, "the menu")
+    machine.wait_screen(
+        lambda now: count_text_pixels(colour, now) > before + TEXT_PIXELS, DRAW_TIMEOUT, "the menu"
+    )
     type_keys(machine.qmp, program)
-    time.sleep(DRAWING)
+    time.sleep(DRAW_SECONDS)
     press_keys(machine.qmp, "ret")
-    machine.wait_until(["pgrep", "-u", ACCOUNT, "-x", program], lambda r: r.code == 0, DRAWN, program)
+    machine.wait_until(["pgrep", "-u", ACCOUNT, "-x", program], lambda r: r.code == 0, DRAW_TIMEOUT, program)
 
 
 @phase("first-session", "First start: the login, a session, and the notice that the signed image is ready")
@@ -136,9 +147,11 @@ def first_session(world: World, checks: Checks) -> None:
     add_account(world, checks)
     log_in(world, checks, colour, "first")
     world.wait_startup_end()
-    checks.equal("the session is on Wayland", session(world)["Type"], "wayland", go_on=True)
+    checks.equal("the session is on Wayland", read_session(world)["Type"], "wayland", go_on=True)
     machine.wait_screen(
-        lambda now: words(colour, now) > WORDS, DRAWN, "the notice that it waits for a network"
+        lambda now: count_text_pixels(colour, now) > TEXT_PIXELS,
+        DRAW_TIMEOUT,
+        "the notice that it waits for a network",
     )
     checks.true(
         "the first boot waits in the background",
@@ -148,7 +161,7 @@ def first_session(world: World, checks: Checks) -> None:
     )
     world.take_screenshot("first-desktop", "The desktop of the first session says what it waits for")
 
-    written = words(colour, machine.screen())
+    written = count_text_pixels(colour, machine.screen())
     machine.set_link(True)
     machine.wait_unit("veilor-firstboot-rebase.service", "inactive", 400)
     staged = world.bootc_status()["staged"]
@@ -157,14 +170,14 @@ def first_session(world: World, checks: Checks) -> None:
     machine.wait_until(
         shown,
         lambda r: "Restart when you like" in r.out,
-        DRAWN,
+        DRAW_TIMEOUT,
         "the desktop to be told that the image is ready",
     )
-    time.sleep(DRAWING)
-    now = words(colour, machine.screen())
+    time.sleep(DRAW_SECONDS)
+    now = count_text_pixels(colour, machine.screen())
     checks.true(
         "one notice has taken the other's place",
-        WORDS < now < 1.5 * written,
+        TEXT_PIXELS < now < 1.5 * written,
         f"{now} of text, before {written}",
         go_on=True,
     )
@@ -185,11 +198,13 @@ def second_session(world: World, checks: Checks) -> None:
     checks.equal("what runs is verified", booted["image"]["image"].get("signature"), "containerPolicy")
     checks.true("healthy", world.wait_healthy(), world.grub_environment())
     start_by_keyboard(world, colour, "konsole")
-    time.sleep(DRAWING)
-    before = words(colour, machine.screen(), 0)
+    time.sleep(DRAW_SECONDS)
+    before = count_text_pixels(colour, machine.screen(), 0)
     type_keys(machine.qmp, "veilor-status\n")
     machine.wait_screen(
-        lambda now: words(colour, now, 0) > before + 4 * WORDS, DRAWN, "the terminal to answer"
+        lambda now: count_text_pixels(colour, now, 0) > before + 4 * TEXT_PIXELS,
+        DRAW_TIMEOUT,
+        "the terminal to answer",
     )
     world.take_screenshot("second-desktop", "A terminal, opened by keyboard alone, says what runs")
     world.check_console()

@@ -1,6 +1,4 @@
-"""The first boots of a machine that meets trouble: no network, a login page, a wrong clock, others' changes,
-kill -9.
-"""
+"""First boots in trouble: no network, a login page, a wrong clock, others' changes, kill -9."""
 
 from __future__ import annotations
 
@@ -42,8 +40,8 @@ http.server.HTTPServer(("127.0.0.1", 80), Page).serve_forever()
 """
 
 
-def wait_told(world: World, checks: Checks, words: str, what: str, timeout: float = 240) -> None:
-    """Wait until the login message has WORDS; console, notice and --status then say the same."""
+def check_waiting_notice(world: World, checks: Checks, words: str, what: str, timeout: float = 240) -> None:
+    """Wait until the login message has WORDS; check that console, notice and --status say the same."""
     world.machine.wait_until(
         ["sh", "-c", "cat /run/motd.d/*veilor*"],
         lambda r: words in r.out,
@@ -65,7 +63,7 @@ def wait_told(world: World, checks: Checks, words: str, what: str, timeout: floa
     checks.equal(f"{what}: nothing is staged", world.bootc_status()["staged"], None)
 
 
-def wait_moved(world: World, digest: str) -> None:
+def wait_signed_image_staged(world: World, digest: str) -> None:
     """Wait until the first boot has staged DIGEST and its unit has ended."""
     world.machine.wait_until(
         ["bootc", "status", "--format=json", "--format-version=1"],
@@ -89,7 +87,7 @@ def waits(world: World, checks: Checks) -> None:
     world.type_passphrase()
     machine.wait_agent(UNLOCK_TIMEOUT)
     world.wait_startup_end()
-    wait_told(world, checks, "not connected to a network", "no network")
+    check_waiting_notice(world, checks, "not connected to a network", "no network")
     state = machine.run(["systemctl", "is-active", UNIT, "multi-user.target"], check=False).out.split()
     checks.equal(
         "it waits in the background: the machine is up, and somebody could log in",
@@ -105,20 +103,20 @@ def waits(world: World, checks: Checks) -> None:
     world.write_file("/etc/hosts", honest.replace(REGISTRY_ADDRESS, "127.0.0.1"))
     machine.run(["systemd-run", "--quiet", "--unit=veilor-lab-portal", "python3", "-I", "-c", PORTAL])
     machine.set_link(True)
-    wait_told(world, checks, "login page", "a network's login page")
+    check_waiting_notice(world, checks, "login page", "a network's login page")
 
     now = int(machine.run(["date", "+%s"]).out)
     machine.run(["date", "-s", "@1577836800"])  # 2020: before the registry's certificate is valid
     world.write_file("/etc/hosts", honest)
-    wait_told(world, checks, "clock is most likely wrong", "a wrong clock")
+    check_waiting_notice(world, checks, "clock is most likely wrong", "a wrong clock")
     machine.run(["date", "-s", f"@{now + 60}"])
-    wait_told(world, checks, "did not give what was asked for", "a registry with nothing in it")
+    check_waiting_notice(world, checks, "did not give what was asked for", "a registry with nothing in it")
     tried = world.run_program(PROGRAM, "--now")
     plain = tried.code == 3 and "nothing was changed" in tried.text.lower()
     checks.true("--now waits for nothing, and says the same", plain, tried.text, go_on=True)
 
     world.publish(v0)
-    wait_moved(world, v0.digest)
+    wait_signed_image_staged(world, v0.digest)
     status = world.bootc_status()
     checks.equal(
         "the digest of the ISO is fetched under the policy all the same",
@@ -159,15 +157,15 @@ def waits(world: World, checks: Checks) -> None:
     world.cut_power()
 
 
-def left_alone(world: World, checks: Checks, state: str, says: str) -> None:
-    """Both programs end with 5 and STATE, with words that SAYS is part of, and change nothing."""
+def check_left_alone(world: World, checks: Checks, state: str, says: str) -> None:
+    """Check that both programs end with 5 and STATE and change nothing; SAYS is a part of their sentences."""
 
-    def seen() -> tuple:
+    def installed_versions() -> tuple[str, str]:
         return world.machine.run(["ostree", "admin", "status"], check=False).out, world.machine.run(
             ["ls", "/ostree/deploy"], check=False
         ).out
 
-    before = seen()
+    before = installed_versions()
     for argv in ([PROGRAM, "--now", "--json"], ["veilor-update", "--json"]):
         done = world.run_program(*argv)
         line = " ".join(done.data[part] for part in ("what", "means", "next"))
@@ -178,11 +176,11 @@ def left_alone(world: World, checks: Checks, state: str, says: str) -> None:
             go_on=True,
         )
         checks.true(f"{state}: {argv[0]} says what to do", says in line, line, go_on=True)
-    checks.equal(f"{state}: nothing has changed", seen(), before, go_on=True)
+    checks.equal(f"{state}: nothing has changed", installed_versions(), before, go_on=True)
 
 
-def others(world: World, checks: Checks) -> None:
-    """What somebody else did to the machine: written into its origin, or staged."""
+def check_foreign_changes(world: World, checks: Checks) -> None:
+    """Check that what somebody else did to the machine, in its origin or by staging, is left alone."""
     machine = world.machine
     machine.run(["mount", "-o", "remount,rw", "/sysroot"])
     [origin] = machine.run(["sh", "-c", "ls /sysroot/ostree/deploy/*/deploy/*.origin"]).out.split()
@@ -190,23 +188,26 @@ def others(world: World, checks: Checks) -> None:
     world.write_file(
         origin, "[origin]\ncontainer-image-reference=ostree-unverified-registry:ghcr.io/other/os:1\n"
     )
-    left_alone(world, checks, "foreign", "bootc switch --enforce-container-sigpolicy")
+    check_left_alone(world, checks, "foreign", "bootc switch --enforce-container-sigpolicy")
     # What bootc says of layered packages (`incompatible`) can't be had without rpm-ostree; a root that is
     # made from no image can.
     world.write_file(origin, "[origin]\nrefspec=fedora:fedora/44/x86_64/kinoite\n")
-    left_alone(world, checks, "layered", "rpm-ostree reset")
+    check_left_alone(world, checks, "layered", "rpm-ostree reset")
     world.write_file(origin, honest)
     machine.run(["mv", "/run/ostree-booted", "/run/veilor-lab/ostree-booted"])
-    left_alone(world, checks, "package", "back up your files and install veilor-os anew")
+    check_left_alone(world, checks, "package", "back up your files and install veilor-os anew")
     machine.run(["mv", "/run/veilor-lab/ostree-booted", "/run/ostree-booted"])
     commit = origin.rpartition("/")[2].partition(".")[0]
     machine.run(["ostree", "admin", "deploy", "--stage", commit], timeout=300)
-    left_alone(world, checks, "others-staged", "ostree admin undeploy 0")
+    check_left_alone(world, checks, "others-staged", "ostree admin undeploy 0")
     machine.run(["ostree", "admin", "undeploy", "0"], timeout=300)
 
 
-def start_anew(world: World) -> None:
-    """The state before the first run: nothing staged, pinned, counted or noted; what was downloaded stays."""
+def reset_first_boot(world: World) -> None:
+    """Go back to the state before the first run: nothing staged, counted or recorded.
+
+    What was downloaded stays.
+    """
     script = f"""rm -f {DONE} /run/veilor-lab/kill /run/veilor-lab/calls /var/lib/veilor/health.json
     test -e /run/ostree/staged-deployment && ostree admin undeploy 0
     mount -o remount,rw /boot; grub2-editenv /boot/grub2/grubenv unset boot_counter; systemctl enable {UNIT}; true"""  # noqa: E501
@@ -219,11 +220,11 @@ def disturbed(world: World, checks: Checks) -> None:
     machine = world.boot()
     machine.run(["systemctl", "stop", UNIT])
     world.publish(v1)
-    others(world, checks)
+    check_foreign_changes(world, checks)
 
     machine.run(["ostree", "admin", "pin", "0"])
     machine.run(["sh", "-c", TAP, "tap.sh", *TAPPED])
-    start_anew(world)
+    reset_first_boot(world)
     done = world.run_program(PROGRAM, "--now")
     checks.equal(
         "undisturbed it stages the announced image",
@@ -236,13 +237,13 @@ def disturbed(world: World, checks: Checks) -> None:
         go_on=True,
     )
     calls = world.read_file("/run/veilor-lab/calls").splitlines()
-    places = [f"{number} before" for number in range(1, len(calls) + 1)]
-    places += [f"{number} after" for number, call in enumerate(calls, 1) if call.startswith(CHANGING)]
+    kill_points = [f"{number} before" for number in range(1, len(calls) + 1)]
+    kill_points += [f"{number} after" for number, call in enumerate(calls, 1) if call.startswith(CHANGING)]
     seed = secrets.randbelow(10**6)
-    for place in random.Random(seed).sample(places, KILLS):
-        start_anew(world)
-        world.write_file("/run/veilor-lab/kill", place)
-        number, when = place.split()
+    for kill_point in random.Random(seed).sample(kill_points, KILLS):
+        reset_first_boot(world)
+        world.write_file("/run/veilor-lab/kill", kill_point)
+        number, when = kill_point.split()
         what = f"kill -9 {when} call {number} of {len(calls)} (`{calls[int(number) - 1][:60]}`; seed {seed})"
         killed = world.run_program(PROGRAM, "--now")
         checks.true(f"{what}: it was killed", killed.code in (-9, 137), killed.text[-200:])
@@ -265,19 +266,21 @@ def disturbed(world: World, checks: Checks) -> None:
             world.grub_environment(),
         )
 
-    start_anew(world)
+    reset_first_boot(world)
     # Behind the stamp the unit has nothing to do any more.
     early = [
-        place for place in places[1:] if not calls[int(place.split()[0]) - 1].startswith("systemctl disable")
+        kill_point
+        for kill_point in kill_points[1:]
+        if not calls[int(kill_point.split()[0]) - 1].startswith("systemctl disable")
     ]
-    place = random.Random(seed + 1).choice(early)
-    world.write_file("/run/veilor-lab/kill", place)
+    kill_point = random.Random(seed + 1).choice(early)
+    world.write_file("/run/veilor-lab/kill", kill_point)
     world.run_program(PROGRAM, "--now")
     world.cut_power()
     machine = world.boot()
-    wait_moved(world, v1.digest)
+    wait_signed_image_staged(world, v1.digest)
     checks.true(
-        f"killed {place} and the power cut: the unit goes on by itself",
+        f"killed {kill_point} and the power cut: the unit goes on by itself",
         world.bootc_status()["staged"],
         world.login_notice(),
     )

@@ -1,4 +1,4 @@
-"""The fixes of what was wrong in 0.5.32, seen on a booted machine, and missed where they are taken away.
+"""The fixes of what was wrong in 0.5.32, checked on a booted machine, with a negative control for each.
 
 What the base lacks (USBGuard, firewalld, hostapd, dracut) is NOT_RUN there, with the reason.
 """
@@ -38,41 +38,38 @@ LOGIN = {
     "display-manager.service\n",
 }
 FIRST_BOOT, STAMP = "veilor-firstboot-rebase.service", "/var/lib/veilor/firstboot-done"
-ENROL, RULES, ADDED = (
-    "veilor-usbguard-enroll.service",
-    "/etc/usbguard/rules.conf",
-    "/etc/usbguard/rules.d/90-added.conf",
-)
+ENROL = "veilor-usbguard-enroll.service"
+RULES, ADDED = "/etc/usbguard/rules.conf", "/etc/usbguard/rules.d/90-added.conf"
 SETTINGS = "/etc/usbguard/usbguard-daemon.conf"
 
 
-def see(world: World, what: str, *arguments: str, peer: bool = False) -> Any:
-    """The answer of WHAT of guest/seen.py on the machine, or on its neighbour."""
+def observe(world: World, what: str, *arguments: str, peer: bool = False) -> Any:
+    """The answer of the function WHAT of guest/seen.py on the machine, or on its neighbour."""
     there = ["ip", "netns", "exec", PEER] if peer else []
     said = world.machine.run([*there, "python3", "-I", "-c", SEEN, what, *arguments], timeout=600).out.strip()
     return json.loads(said) if said[:1] in "[{" else said
 
 
-def has(world: World, program: str) -> bool:
+def has_program(world: World, program: str) -> bool:
     """Whether the machine has PROGRAM."""
     return world.machine.run(["sh", "-c", 'command -v "$1"', "sh", program], check=False).code == 0
 
 
-def shown(world: World, unit: str, name: str) -> str:
+def unit_property(world: World, unit: str, name: str) -> str:
     """The property NAME of UNIT."""
     return world.machine.run(["systemctl", "show", "-P", name, unit]).out.strip()
 
 
 # -- settings, the firewall, graphics, the look: one boot
-# ------------------------------------------------------------------
 
 
-def tailscale(world: World, checks: Checks) -> None:
-    """A neighbour on the overlay network gets answers and pings, and nothing else; without the zone not even
-    those.
+def check_overlay_network(world: World, checks: Checks) -> None:
+    """Check that a neighbour on the overlay network gets answers and pings, and nothing else.
+
+    Negative control: without the zone not even those.
     """
     machine = world.machine
-    if not has(world, "firewall-cmd"):
+    if not has_program(world, "firewall-cmd"):
         checks.not_run("what the overlay network lets through", "this base has no firewalld")
         return
     machine.wait_unit("firewalld.service")
@@ -92,11 +89,11 @@ def tailscale(world: World, checks: Checks) -> None:
     )
     machine.run(["systemd-run", "--unit=veilor-lab-far", "ip", "netns", "exec", PEER, "python3", "-c", serve])
 
-    def knocks() -> list[str]:
+    def knock_from_both_sides() -> list[str]:
         return [
-            see(world, "knock", "ping", NEAR, peer=True),
-            see(world, "knock", "tcp", NEAR, peer=True),
-            see(world, "knock", "tcp", FAR),
+            observe(world, "knock", "ping", NEAR, peer=True),
+            observe(world, "knock", "tcp", NEAR, peer=True),
+            observe(world, "knock", "tcp", FAR),
         ]
 
     zone = machine.run(["firewall-cmd", "--get-zone-of-interface=tailscale0"]).out.strip()
@@ -104,40 +101,45 @@ def tailscale(world: World, checks: Checks) -> None:
     want = (
         "a ping is answered, a program that listens is refused at once, and answers to this machine come in"
     )
-    checks.equal(want, knocks(), ["answer", "refused", "open"])
+    checks.equal(want, knock_from_both_sides(), ["answer", "refused", "open"])
     machine.run(["firewall-cmd", "--zone=tailscale", "--add-port=8022/tcp"])
-    checks.equal("a port that the person opens for it is open", knocks()[1], "open")
+    checks.equal("a port that the person opens for it is open", knock_from_both_sides()[1], "open")
     machine.run(["firewall-cmd", "--zone=tailscale", "--remove-port=8022/tcp"])
     machine.run(["firewall-cmd", "--zone=tailscale", "--remove-interface=tailscale0"])
-    checks.equal("without the zone the network is silent, as in 0.5.32", knocks()[:2], ["silence", "silence"])
+    checks.equal(
+        "without the zone the network is silent, as in 0.5.32",
+        knock_from_both_sides()[:2],
+        ["silence", "silence"],
+    )
     machine.run(["firewall-cmd", "--zone=trusted", "--change-interface=tailscale0"])
-    checks.equal("in “trusted” everything would be open", knocks()[1], "open")
+    checks.equal("in “trusted” everything would be open", knock_from_both_sides()[1], "open")
 
 
-def graphics(world: World, checks: Checks) -> None:
-    """dracut takes the graphics drivers into an initramfs by the image's settings, and without them it
-    doesn't.
+def check_graphics_drivers_in_initramfs(world: World, checks: Checks) -> None:
+    """Check that dracut takes the graphics drivers into an initramfs by the image's settings.
+
+    Negative control: without them it doesn't.
     """
-    if not has(world, "dracut"):
+    if not has_program(world, "dracut"):
         checks.not_run("graphics drivers are in the initramfs", "this base has no dracut")
         return
     checks.equal(
         "dracut takes the graphics drivers into the initramfs",
-        see(world, "graphics", "yes"),
+        observe(world, "graphics", "yes"),
         ["amdgpu", "i915", "nouveau", "xe"],
     )
-    checks.equal("without our settings it takes none", see(world, "graphics", "no"), [])
+    checks.equal("without our settings it takes none", observe(world, "graphics", "no"), [])
 
 
-def look(world: World, checks: Checks) -> None:
-    """Everything that the look's settings name is there, and nothing in a new home stands before them."""
-    checks.equal("everything that the look's settings name is there", see(world, "look"), [])
+def check_look_settings(world: World, checks: Checks) -> None:
+    """Check that all that the look's settings name is there, and that nothing in a new home precedes them."""
+    checks.equal("everything that the look's settings name is there", observe(world, "look"), [])
     own = world.machine.run(["sh", "-c", OWN]).out.split()
     checks.equal("nothing in a new person's home stands before the settings for all", own, [])
     world.machine.run(["mount", "-t", "tmpfs", "none", "/usr/share/plasma/look-and-feel"])
     checks.true(
         "a look-and-feel package that is gone is missed",
-        "org.veilor.dark.desktop" in str(missed := see(world, "look")),
+        "org.veilor.dark.desktop" in str(missed := observe(world, "look")),
         missed,
     )
     world.machine.run(["umount", "/usr/share/plasma/look-and-feel"])
@@ -151,8 +153,8 @@ def look(world: World, checks: Checks) -> None:
 )
 def settings(world: World, checks: Checks) -> None:
     machine = world.boot()
-    checks.equal("every sysctl setting of the image is in effect", see(world, "sysctl"), {})
-    checks.equal("every kernel argument of the image was given", see(world, "kargs"), [])
+    checks.equal("every sysctl setting of the image is in effect", observe(world, "sysctl"), {})
+    checks.equal("every kernel argument of the image was given", observe(world, "kargs"), [])
     checks.true(
         "the kernel is locked down", "[confidentiality]" in world.read_file("/sys/kernel/security/lockdown")
     )
@@ -162,18 +164,17 @@ def settings(world: World, checks: Checks) -> None:
         tried.code != 0 and "thunderbolt" not in world.read_file("/proc/modules"),
         tried.err,
     )
-    tailscale(world, checks)
-    graphics(world, checks)
-    look(world, checks)
+    check_overlay_network(world, checks)
+    check_graphics_drivers_in_initramfs(world, checks)
+    check_look_settings(world, checks)
     machine.run(["sysctl", "-w", "kernel.kptr_restrict=0"])
     checks.equal(
-        "a setting that was taken back is missed", see(world, "sysctl"), {"kernel.kptr_restrict": "0"}
+        "a setting that was taken back is missed", observe(world, "sysctl"), {"kernel.kptr_restrict": "0"}
     )
     world.shut_down()
 
 
 # -- the first boot
-# ----------------------------------------------------------------------------
 
 
 @phase(
@@ -186,7 +187,7 @@ def first_boot_order(world: World, checks: Checks) -> None:
     machine = world.boot(world.hardware(network=False, kernel_says=LOGIN))
     machine.wait_unit("display-manager.service")
     units = (FIRST_BOOT, "plasma-setup.service", "display-manager.service")
-    began = [int(shown(world, unit, "InactiveExitTimestampMonotonic") or 0) for unit in units]
+    began = [int(unit_property(world, unit, "InactiveExitTimestampMonotonic") or 0) for unit in units]
     checks.true(
         "it starts before the first account is made and the login screen comes up",
         0 < began[0] < began[1] < began[2],
@@ -194,27 +195,27 @@ def first_boot_order(world: World, checks: Checks) -> None:
     )
     checks.equal(
         "the login screen does not wait for it",
-        [shown(world, unit, "ActiveState") for unit in units],
+        [unit_property(world, unit, "ActiveState") for unit in units],
         ["active"] * 3,
     )
     cycle = ["journalctl", "-b", "--grep", "ordering cycle", "--output", "cat"]
     checks.equal("systemd finds no ordering cycle", machine.run(cycle, check=False).out, "")
 
-    def started_again() -> str:
+    def start_again() -> str:
         for verb in ("stop", "reset-failed", "start"):
             machine.run(["systemctl", verb, FIRST_BOOT], check=verb != "reset-failed")
-        return shown(world, FIRST_BOOT, "ActiveState")
+        return unit_property(world, FIRST_BOOT, "ActiveState")
 
-    checks.equal("started again, it goes on", started_again(), "active")
+    checks.equal("started again, it goes on", start_again(), "active")
     world.write_file(STAMP, "{}\n")
-    checks.equal("once it is done, it does not start", started_again(), "inactive")
+    checks.equal("once it is done, it does not start", start_again(), "inactive")
     machine.run(["rm", STAMP])
     machine.run(["systemctl", "disable", FIRST_BOOT])
     world.shut_down()
 
     machine = world.boot(world.hardware(network=False, kernel_says=LOGIN))
     machine.wait_unit("display-manager.service")
-    never = shown(world, FIRST_BOOT, "InactiveExitTimestampMonotonic")
+    never = unit_property(world, FIRST_BOOT, "InactiveExitTimestampMonotonic")
     checks.equal("without its WantedBy the login comes, and it never runs", never, "0")
     machine.run(["systemctl", "enable", FIRST_BOOT])
     machine.run(["sync"])
@@ -231,35 +232,35 @@ def first_boot_order(world: World, checks: Checks) -> None:
 
 
 # -- USB
-# ----------------------------------------------------------------------------
 
 
-def plug(world: World, serial: str, port: str, driver: str = "usb-kbd") -> None:
+def plug_in(world: World, serial: str, port: str, driver: str = "usb-kbd") -> None:
     """Plug a device, a keyboard unless DRIVER says otherwise, with SERIAL into PORT."""
     world.machine.qmp.cmd("device_add", driver=driver, id=serial, serial=serial, bus="xhci.0", port=port)
 
 
-def comes_to(world: World, serial: str, what: str, timeout: float = 20) -> str:
-    """What became of the device SERIAL: waits a while for WHAT, and a little longer when that is what it is
-    to stay.
+def wait_usb_state(world: World, serial: str, what: str, timeout: float = 20) -> str:
+    """Wait until the device SERIAL is in the state WHAT (works, blocked, gone); the state it is in.
+
+    One that is to be blocked is asked for again 3 s later, since it has to stay so.
     """
     deadline = time.monotonic() + timeout
-    while (seen := see(world, "usb").get(serial, "gone")) != what and time.monotonic() < deadline:
+    while (seen := observe(world, "usb").get(serial, "gone")) != what and time.monotonic() < deadline:
         time.sleep(0.5)
     if what == "blocked":
         time.sleep(3)
-        seen = see(world, "usb").get(serial, "gone")
+        seen = observe(world, "usb").get(serial, "gone")
     return seen
 
 
 def unplug(world: World, serial: str) -> None:
     """Pull the device SERIAL."""
     world.machine.qmp.cmd("device_del", id=serial)
-    comes_to(world, serial, "gone")
+    wait_usb_state(world, serial, "gone")
 
 
-def restart_guard(world: World, rules: str | None = None) -> None:
-    """Start usbguard anew, with RULES as the enrolled ones if given."""
+def restart_usbguard(world: World, rules: str | None = None) -> None:
+    """Restart usbguard, with RULES as the enrolled ones if given."""
     if rules is not None:
         world.write_file(RULES, rules)
     world.machine.run(["systemctl", "restart", "usbguard.service"], check=False)
@@ -269,15 +270,15 @@ def restart_guard(world: World, rules: str | None = None) -> None:
 def start_with_keyboard(world: World, port: str) -> None:
     """Boot with the person's keyboard in PORT, plugged in before the firmware looks."""
     world.power_on(world.hardware(usb=True))
-    plug(world, "MINE", port)
+    plug_in(world, "MINE", port)
     world.type_passphrase()
     world.machine.wait_agent(UNLOCK_TIMEOUT)
     world.wait_startup_end()
     world.check_console()
 
 
-def from_the_first_start(world: World, checks: Checks) -> str:
-    """The machine has enrolled by itself; the rules that it made."""
+def check_enrolled_at_first_start(world: World, checks: Checks) -> str:
+    """Check that the machine has enrolled its keyboard by itself; the rules that it made."""
     world.machine.wait_unit(ENROL, "inactive", 120)
     rules = world.read_file(RULES)
     checks.true(
@@ -286,76 +287,80 @@ def from_the_first_start(world: World, checks: Checks) -> str:
     checks.equal(
         "by what it is, not by hash or port", [word for word in ("hash", "via-port") if word in rules], []
     )
-    checks.equal("usbguard runs", shown(world, "usbguard.service", "ActiveState"), "active")
-    checks.equal("the keyboard works", see(world, "usb").get("MINE"), "works")
+    checks.equal("usbguard runs", unit_property(world, "usbguard.service", "ActiveState"), "active")
+    checks.equal("the keyboard works", observe(world, "usb").get("MINE"), "works")
     checks.true("the person is told", "USB devices" in world.login_notice(), world.login_notice())
     return rules
 
 
-def others(world: World, checks: Checks) -> None:
-    """What else is plugged in beside the person's keyboard, on its dock or in its place."""
-    plug(world, "SECOND", "2")
+def check_other_usb_devices(world: World, checks: Checks) -> None:
+    """Check what becomes of devices beside the person's keyboard, on its dock or in its stead."""
+    plug_in(world, "SECOND", "2")
     checks.equal(
-        "a second keyboard of the same make is blocked", comes_to(world, "SECOND", "blocked"), "blocked"
+        "a second keyboard of the same make is blocked", wait_usb_state(world, "SECOND", "blocked"), "blocked"
     )
     unplug(world, "MINE")
-    plug(world, "DOCK", "3", "usb-hub")
-    plug(world, "MINE", "3.1")
-    checks.equal("the keyboard moves to a dock and works", comes_to(world, "MINE", "works"), "works")
-    see(world, "gadget", "STICK")
+    plug_in(world, "DOCK", "3", "usb-hub")
+    plug_in(world, "MINE", "3.1")
+    checks.equal("the keyboard moves to a dock and works", wait_usb_state(world, "MINE", "works"), "works")
+    observe(world, "gadget", "STICK")
     checks.equal(
-        "a keyboard that is a drive as well is blocked", comes_to(world, "STICK", "blocked"), "blocked"
+        "a keyboard that is a drive as well is blocked", wait_usb_state(world, "STICK", "blocked"), "blocked"
     )
     world.machine.run(["sh", "-c", "echo >/sys/kernel/config/usb_gadget/lab/UDC"])
     unplug(world, "SECOND")
     unplug(world, "MINE")
     world.machine.run(["sh", "-c", "ls /sys/class/udc | head -1 >/sys/kernel/config/usb_gadget/lab/UDC"])
-    checks.equal("also when no other keyboard is there", comes_to(world, "STICK", "blocked"), "blocked")
-    plug(world, "NEW", "4")
+    checks.equal("also when no other keyboard is there", wait_usb_state(world, "STICK", "blocked"), "blocked")
+    plug_in(world, "NEW", "4")
     checks.equal(
-        "in the place of a broken keyboard a new one works", comes_to(world, "NEW", "works"), "works"
+        "in the place of a broken keyboard a new one works", wait_usb_state(world, "NEW", "works"), "works"
     )
     unplug(world, "NEW")
-    plug(world, "MINE", "3.1")
-    checks.equal("the old one comes back", comes_to(world, "MINE", "works"), "works")
+    plug_in(world, "MINE", "3.1")
+    checks.equal("the old one comes back", wait_usb_state(world, "MINE", "works"), "works")
 
 
-def without_the_fix(world: World, checks: Checks, rules: str) -> None:
-    """The same with what 0.5.32 shipped, and with the image's settings taken away."""
+def check_without_the_fix(world: World, checks: Checks, rules: str) -> None:
+    """Negative controls: the same with what 0.5.32 shipped, and without the image's settings."""
     machine = world.machine
-    restart_guard(world, machine.run(["usbguard", "generate-policy"]).out)
+    restart_usbguard(world, machine.run(["usbguard", "generate-policy"]).out)
     checks.equal(
-        "with the rules of 0.5.32 the keyboard works where it is", see(world, "usb").get("MINE"), "works"
+        "with the rules of 0.5.32 the keyboard works where it is", observe(world, "usb").get("MINE"), "works"
     )
     unplug(world, "MINE")
-    plug(world, "MINE", "1")
-    checks.equal("and is lost when it is plugged in elsewhere", comes_to(world, "MINE", "blocked"), "blocked")
-    restart_guard(world, rules)
-    checks.equal("with ours it is back", comes_to(world, "MINE", "works"), "works")
+    plug_in(world, "MINE", "1")
+    checks.equal(
+        "and is lost when it is plugged in elsewhere", wait_usb_state(world, "MINE", "blocked"), "blocked"
+    )
+    restart_usbguard(world, rules)
+    checks.equal("with ours it is back", wait_usb_state(world, "MINE", "works"), "works")
 
-    restart_guard(world, "")
+    restart_usbguard(world, "")
     checks.equal(
         "before any enrolment usbguard does not start",
-        shown(world, "usbguard.service", "ActiveState"),
+        unit_property(world, "usbguard.service", "ActiveState"),
         "inactive",
     )
-    checks.equal("and the keyboard works", see(world, "usb").get("MINE"), "works")
+    checks.equal("and the keyboard works", observe(world, "usb").get("MINE"), "works")
     world.write_file("/run/systemd/system/usbguard.service.d/99-lab.conf", "[Unit]\nConditionFileNotEmpty=\n")
     machine.run(["systemctl", "daemon-reload"])
-    restart_guard(world)
+    restart_usbguard(world)
     checks.equal(
         "without that condition the only keyboard would be locked out",
-        comes_to(world, "MINE", "blocked"),
+        wait_usb_state(world, "MINE", "blocked"),
         "blocked",
     )
     machine.run(["rm", "/run/systemd/system/usbguard.service.d/99-lab.conf"])
     machine.run(["systemctl", "daemon-reload"])
-    restart_guard(world, rules)
+    restart_usbguard(world, rules)
 
     machine.run(["sed", "-i", "s/^ImplicitPolicyTarget=.*/ImplicitPolicyTarget=allow/", SETTINGS])
-    restart_guard(world)
+    restart_usbguard(world)
     checks.equal(
-        "with another default the keyboard with a drive gets in", comes_to(world, "STICK", "works"), "works"
+        "with another default the keyboard with a drive gets in",
+        wait_usb_state(world, "STICK", "works"),
+        "works",
     )
 
 
@@ -372,25 +377,25 @@ def usb(world: World, checks: Checks) -> None:
         ["stat", "-c", "%a", SETTINGS, RULES, "/etc/usbguard/rules.d/50-veilor.conf", ADDED]
     ).out.split()
     checks.equal("root alone reads USBGuard's settings and rules", listed, ["600"] * 4)
-    if not has(world, "usbguard"):
+    if not has_program(world, "usbguard"):
         checks.not_run("keyboards, docks and drives", "this base has no USBGuard")
         world.shut_down()
         return
-    rules = from_the_first_start(world, checks)
+    rules = check_enrolled_at_first_start(world, checks)
     if machine.run(["modprobe", "--all", "dummy_hcd", "libcomposite"], check=False).code:
         checks.not_run("a keyboard that is a drive as well", "the kernel has no dummy_hcd to plug it into")
         world.shut_down()
         return
-    others(world, checks)
-    without_the_fix(world, checks, rules)
+    check_other_usb_devices(world, checks)
+    check_without_the_fix(world, checks, rules)
     world.write_file(ADDED, "allow id 1234:0001\n")
     world.shut_down()
 
     start_with_keyboard(world, "4")
     checks.equal(
-        "after a restart the keyboard works in another port", comes_to(world, "MINE", "works"), "works"
+        "after a restart the keyboard works in another port", wait_usb_state(world, "MINE", "works"), "works"
     )
-    checks.equal("and usbguard runs", shown(world, "usbguard.service", "ActiveState"), "active")
+    checks.equal("and usbguard runs", unit_property(world, "usbguard.service", "ActiveState"), "active")
     checks.equal("nothing was enrolled again", world.read_file(RULES), rules)
     checks.true(
         "a start brings the image's own settings back",
@@ -401,17 +406,16 @@ def usb(world: World, checks: Checks) -> None:
 
 
 # -- Wi-Fi
-# ----------------------------------------------------------------------------
 
 
-def radios(world: World) -> int:
+def count_radios(world: World) -> int:
     """How many Wi-Fi radios the kernel drives."""
     return len(
         world.machine.run(["sh", "-c", "ls /sys/class/ieee80211 2>/dev/null"], check=False).out.split()
     )
 
 
-def suspend(world: World) -> None:
+def suspend_and_wake(world: World) -> None:
     """Suspend to memory and wake again. Raises OSFault when the machine doesn't sleep."""
     machine = world.machine
     machine.run(["systemd-run", "--no-block", "systemctl", "suspend"])
@@ -424,9 +428,10 @@ def suspend(world: World) -> None:
     machine.wait_unit("systemd-suspend.service", "inactive", 120)
 
 
-def connected(world: World, timeout: float = 90) -> bool:
-    """Whether NetworkManager is on the access point's network within TIMEOUT, and a packet gets there and
-    back.
+def is_on_wifi(world: World, timeout: float = 90) -> bool:
+    """Whether NetworkManager is on the access point's network within TIMEOUT seconds.
+
+    A packet has to get there and back.
     """
     state = ["nmcli", "-g", "GENERAL.STATE", "connection", "show", "veilor-lab"]
     deadline = time.monotonic() + timeout
@@ -434,7 +439,7 @@ def connected(world: World, timeout: float = 90) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(1)
-    return see(world, "knock", "tcp", FAR) == "refused"  # nothing listens there, and it says so
+    return observe(world, "knock", "tcp", FAR) == "refused"  # nothing listens there, and it says so
 
 
 @phase(
@@ -446,24 +451,24 @@ def connected(world: World, timeout: float = 90) -> bool:
 def wifi_after_suspend(world: World, checks: Checks) -> None:
     machine = world.boot()
     machine.run(["modprobe", DRIVER, "radios=1"])
-    checks.equal("a signed driver loads", radios(world), 1)
+    checks.equal("a signed driver loads", count_radios(world), 1)
     machine.run(["modprobe", "--remove", DRIVER])
-    see(world, "unsign", DRIVER)
+    observe(world, "unsign", DRIVER)
     refused = machine.run(["insmod", "/run/unsigned.ko"], check=False)
     checks.true(
         "local.modules: the same driver without its signature is refused",
-        refused.code != 0 and radios(world) == 0,
+        refused.code != 0 and count_radios(world) == 0,
         refused.err,
     )
 
-    missing = [name for name in ("nmcli", "hostapd", "iw") if not has(world, name)]
+    missing = [name for name in ("nmcli", "hostapd", "iw") if not has_program(world, name)]
     if missing:
         checks.not_run(
             "local.modules: Wi-Fi by a real access point", f"this base has no {' and no '.join(missing)}"
         )
         world.shut_down()
         return
-    see(world, "access_point", PEER, FAR, WIFI_KEY)
+    observe(world, "access_point", PEER, FAR, WIFI_KEY)
     machine.run(
         [
             "nmcli",
@@ -491,30 +496,29 @@ def wifi_after_suspend(world: World, checks: Checks) -> None:
             "0",
         ]
     )
-    checks.true("NetworkManager finds the network and is on it", connected(world))
-    see(world, "no_access_point", PEER)
-    suspend(world)
+    checks.true("NetworkManager finds the network and is on it", is_on_wifi(world))
+    observe(world, "no_access_point", PEER)
+    suspend_and_wake(world)
     slept = world.read_file("/sys/power/suspend_stats/success").strip()
-    checks.equal("the machine slept, with the driver gone", (slept, radios(world)), ("1", 0))
-    see(world, "access_point", PEER, FAR, WIFI_KEY)
+    checks.equal("the machine slept, with the driver gone", (slept, count_radios(world)), ("1", 0))
+    observe(world, "access_point", PEER, FAR, WIFI_KEY)
     checks.true(
-        "local.modules: the driver loads after the suspend, and Wi-Fi comes back by itself", connected(world)
+        "local.modules: the driver loads after the suspend, and Wi-Fi comes back by itself", is_on_wifi(world)
     )
-    see(world, "no_access_point", PEER)
+    observe(world, "no_access_point", PEER)
 
     machine.run(["sysctl", "-w", "kernel.modules_disabled=1"])
     latched = machine.run(["modprobe", DRIVER, "radios=2"], check=False)
     checks.true(
         "local.modules negative control: with 0.5.32's latch the driver stays away",
-        latched.code != 0 and radios(world) == 0,
+        latched.code != 0 and count_radios(world) == 0,
         latched.err,
     )
-    checks.true("and Wi-Fi stays dead", not connected(world, 20))
+    checks.true("and Wi-Fi stays dead", not is_on_wifi(world, 20))
     world.shut_down()
 
 
 # -- the installer's logs
-# ----------------------------------------------------------------------------
 
 WITHOUT_LOGS = """
 sed '/^%onerror/,/^%end/d' /run/install/repo/ks.cfg >/run/veilor-lab/ks.cfg
@@ -538,9 +542,10 @@ def install_logs(world: World, checks: Checks) -> None:
     iso = world.make_iso(world.make_image("44.0"))
     machine = world.power_on(world.hardware(network=False, medium=iso, share=share))
 
-    def give_up(start: int) -> tuple[int, list[str]]:
-        """Type quit at the question behind START; the console's offset behind the end, and the names of the
-        logs.
+    def quit_installation(start: int) -> tuple[int, list[str]]:
+        """Type quit at the question behind the offset START.
+
+        Returns the offset behind the end, and the names of the logs.
         """
         at = machine.wait_console(
             rb"Install to which disk\? ", 240, "the installer's question for a disk", start
@@ -549,12 +554,12 @@ def install_logs(world: World, checks: Checks) -> None:
         at = machine.wait_console(rb"VEILOR-INSTALL: FAILED[^\r\n]*", 120, "the end of the installation", at)
         return at, sorted(path.name for path in share.iterdir())
 
-    at, names = give_up(0)
+    at, names = quit_installation(0)
     checks.true("its logs are on the host", {"program.log", "veilor-choose-disk.log"} <= set(names), names)
     said = (share / "veilor-choose-disk.log").read_text()
     checks.true("and say why it ended", "no disk was chosen" in said, said[-300:])
     for path in share.iterdir():
         path.unlink()
     machine.run(["sh", "-ec", WITHOUT_LOGS])
-    checks.equal("without the kickstart's last script nothing is left", give_up(at)[1], [])
+    checks.equal("without the kickstart's last script nothing is left", quit_installation(at)[1], [])
     world.cut_power()

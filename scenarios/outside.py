@@ -1,5 +1,4 @@
-"""Somebody outside of the machine: the disk taken out and read, the passphrase prompt typed at, the memory
-read while it runs.
+"""Somebody outside of the machine: reads its disk, types at its passphrase prompt, reads its memory.
 
 Titles of checks begin with a claim's id, as in attacks.py.
 """
@@ -147,9 +146,10 @@ def disk_off(world: World, checks: Checks) -> None:
         raw.unlink()
 
 
-def knock(world: World, machine: Machine) -> bool:
-    """Guess the passphrase until no more is asked, then type at whatever reads: whether a shell answers
-    before the machine restarts.
+def answers_with_a_shell(world: World, machine: Machine) -> bool:
+    """Guess the passphrase until no more is asked, then type at whatever reads.
+
+    Returns whether a shell answers before the machine restarts.
     """
     at = world.type_passphrase(GUESS)
     deadline = machine.clock() + UNLOCK_TIMEOUT
@@ -176,12 +176,12 @@ def prompt(world: World, checks: Checks) -> None:
     shell, files = "laptop.no-shell-before-unlock", "laptop.encrypted"
     # The control alone is to stand: root is locked in the initramfs as well, and the second argument would
     # let it in all the same. The first changes only how long is waited after the last guess.
-    change_arguments(world.boot(), {"rd.shell=0": "rd.retry=20 SYSTEMD_SULOGIN_FORCE=1 rd.shell=0"})
+    change_kernel_arguments(world.boot(), {"rd.shell=0": "rd.retry=20 SYSTEMD_SULOGIN_FORCE=1 rd.shell=0"})
     world.shut_down()
     machine = world.power_on()
     checks.true(
         f"{shell}: no shell answers when the guesses are used up; the machine starts anew and asks again",
-        not knock(world, machine),
+        not answers_with_a_shell(world, machine),
     )
     checks.true(
         f"{files} negative control: by a wrong passphrase the disk is not opened",
@@ -195,16 +195,20 @@ def prompt(world: World, checks: Checks) -> None:
     world.take_screenshot(
         "opened", "After wrong guesses the machine has started anew, and the right passphrase opens the disk"
     )
-    change_arguments(machine, {"rd.shell=0": "rd.shell=1", "rd.emergency=reboot": "rd.emergency=halt"})
+    change_kernel_arguments(machine, {"rd.shell=0": "rd.shell=1", "rd.emergency=reboot": "rd.emergency=halt"})
     world.shut_down()
     machine = world.power_on()
-    checks.true(f"{shell} negative control: a shell answers whoever stands there", knock(world, machine))
+    checks.true(
+        f"{shell} negative control: a shell answers whoever stands there",
+        answers_with_a_shell(world, machine),
+    )
     world.cut_power()
 
 
-def change_arguments(machine: Machine, changes: dict[str, str]) -> None:
-    """Have the kernel started with other arguments from the next start on, as somebody does who edits the
-    boot loader's entries.
+def change_kernel_arguments(machine: Machine, changes: dict[str, str]) -> None:
+    """Change kernel arguments from the next start on, as somebody does who edits the boot loader's entries.
+
+    CHANGES are the old words and the new ones.
     """
     words = [word for old, new in changes.items() for word in ("-e", f"s/{re.escape(old)}/{new}/")]
     machine.run(["mount", "-o", "remount,rw", "/boot"])  # the health check leaves it read-only
@@ -264,7 +268,7 @@ def memory(world: World, checks: Checks) -> None:
                 marked >= PAGES / 2 and not leaking,
                 f"{leaking} of {marked} pages",
             )
-            change_arguments(
+            change_kernel_arguments(
                 machine,
                 {
                     "init_on_alloc=1": "init_on_alloc=0",

@@ -1,5 +1,4 @@
-"""Strangers at the machine's doors: a neighbour on the network, a network that lies, a device that somebody
-plugs in.
+"""Strangers around the machine: a neighbour on the network, a network that lies, a device plugged in.
 
 Titles of checks are as in attacks.py. Each door is then opened, to see that it was the control that kept it
 shut.
@@ -22,12 +21,9 @@ STORY = (
     "A machine that follows the signed image was scanned by a neighbour, lied to by its network, and "
     "had strange devices plugged in"
 )
-NEAR, FAR, NEAR6, FAR6 = (
-    "198.51.100.1",
-    "198.51.100.2",
-    "2001:db8::1",
-    "2001:db8::2",
-)  # for documentation: never routed (RFC 5737, 3849)
+# Addresses for documentation, which are never routed (RFC 5737, 3849).
+NEAR, FAR = "198.51.100.1", "198.51.100.2"
+NEAR6, FAR6 = "2001:db8::1", "2001:db8::2"
 PEER, DESK, LISTENS = "veilor-lab-peer", "/run/veilor-lab", "8022"
 YEAR = 365 * 86400
 
@@ -54,12 +50,12 @@ def add_peer(machine: Machine, interface: str) -> None:
 
 
 def remove_peer(machine: Machine, interface: str) -> None:
-    """Take the neighbour away."""
+    """Remove the neighbour."""
     machine.run(["ip", "link", "delete", interface], check=False)
     machine.run(["ip", "netns", "delete", PEER], check=False)
 
 
-def scan(world: World) -> dict:
+def scan_ports(world: World) -> dict:
     """What the neighbour reaches of every port while a program of the machine listens on LISTENS."""
     said = world.run_try("scan", NEAR, NEAR6, LISTENS)
     try:
@@ -68,9 +64,10 @@ def scan(world: World) -> dict:
         return {"trouble": said}
 
 
-def scanned(world: World, checks: Checks, interface: str, claim: str, answers_ping: bool) -> None:
-    """Every port is knocked at, with the firewall and past it; past it the interface is left in the zone
-    `trusted`.
+def check_ports(world: World, checks: Checks, interface: str, claim: str, answers_ping: bool) -> None:
+    """Check what a scan of every port of INTERFACE finds, with the firewall and past it.
+
+    Afterwards the interface is in the zone `trusted`.
     """
     firewall, port = world.has_path("/usr/sbin/firewalld"), int(LISTENS)
     title = (
@@ -78,7 +75,7 @@ def scanned(world: World, checks: Checks, interface: str, claim: str, answers_pi
         "addresses, TCP or UDP"
     )
     if firewall:
-        seen = scan(world)
+        seen = scan_ports(world)
         nothing = {"open": [], "open6": [], "ping": answers_ping, "datagrams": []}
         checks.equal(f"{title}; pings are {'answered' if answers_ping else 'not'}", seen, nothing, go_on=True)
         checks.true(
@@ -90,7 +87,7 @@ def scanned(world: World, checks: Checks, interface: str, claim: str, answers_pi
         world.machine.run(["firewall-cmd", "-q", "--zone=trusted", f"--change-interface={interface}"])
     else:
         checks.not_run(title, "this base has no firewalld")
-    seen = scan(world)
+    seen = scan_ports(world)
     checks.equal(
         f"network.nothing-listens: past the firewall nothing but that program answers on {interface}",
         seen.get("open"),
@@ -113,8 +110,8 @@ def scanned(world: World, checks: Checks, interface: str, claim: str, answers_pi
         )
 
 
-def log_in(world: World, *options: str) -> tuple[int, str]:
-    """How the neighbour's try to log in by ssh ends: exit code and what was said."""
+def try_ssh_login(world: World, *options: str) -> tuple[int, str]:
+    """Let the neighbour try to log in by ssh with OPTIONS; the exit code and the last words of ssh."""
     fixed = [
         "-F",
         "none",
@@ -142,7 +139,7 @@ def log_in(world: World, *options: str) -> tuple[int, str]:
     return done.code, done.err.strip()[-200:]
 
 
-def serve(world: World, *options: str) -> None:
+def start_ssh_server(world: World, *options: str) -> None:
     """Start the ssh server as root might, with more OPTIONS."""
     world.machine.run(["systemctl", "stop", "veilor-lab-sshd.service"], check=False)
     world.machine.run(["systemctl", "reset-failed", "veilor-lab-sshd.service"], check=False)
@@ -153,9 +150,10 @@ def serve(world: World, *options: str) -> None:
     )
 
 
-def passwords(world: World, checks: Checks, interface: str) -> None:
-    """Passwords are tried on a server that root has started, on an interface
-    that the firewall lets through.
+def check_ssh_logins(world: World, checks: Checks, interface: str) -> None:
+    """Check whom an ssh server lets in that root has started.
+
+    INTERFACE is one that the firewall lets through.
     """
     machine, keys = world.machine, "ssh.keys-only"
     if not world.has_path("/usr/sbin/sshd"):
@@ -184,19 +182,19 @@ def passwords(world: World, checks: Checks, interface: str) -> None:
         "-o",
         "PasswordAuthentication=no",
     ]
-    serve(world)
-    code, said = log_in(world, *by_word)
+    start_ssh_server(world)
+    code, said = try_ssh_login(world, *by_word)
     checks.true(
         f"{keys}: the right password is not taken",
         code == 255 and "Permission denied" in said,
         (code, said),
         go_on=True,
     )
-    code, said = log_in(world, "-i", f"{DESK}/k1", f"root@{NEAR}")
+    code, said = try_ssh_login(world, "-i", f"{DESK}/k1", f"root@{NEAR}")
     checks.true(
         f"{keys}: nor root's key", code == 255 and "Permission denied" in said, (code, said), go_on=True
     )
-    code, said = log_in(world, *many, f"labuser@{NEAR}")
+    code, said = try_ssh_login(world, *many, f"labuser@{NEAR}")
     checks.true(
         f"{keys}: after three wrong keys it hangs up",
         code == 255 and "Too many" in said,
@@ -205,19 +203,21 @@ def passwords(world: World, checks: Checks, interface: str) -> None:
     )
     checks.equal(
         f"{keys}: the person's own key lets them in",
-        log_in(world, "-i", f"{DESK}/k1", f"labuser@{NEAR}")[0],
+        try_ssh_login(world, "-i", f"{DESK}/k1", f"labuser@{NEAR}")[0],
         0,
         go_on=True,
     )
-    serve(world, "PasswordAuthentication=yes", "PermitRootLogin=yes", "MaxAuthTries=9")
-    checks.equal(f"{keys} negative control: the password is taken", log_in(world, *by_word)[0], 0, go_on=True)
+    start_ssh_server(world, "PasswordAuthentication=yes", "PermitRootLogin=yes", "MaxAuthTries=9")
+    checks.equal(
+        f"{keys} negative control: the password is taken", try_ssh_login(world, *by_word)[0], 0, go_on=True
+    )
     checks.equal(
         f"{keys} negative control: root is let in",
-        log_in(world, "-i", f"{DESK}/k1", f"root@{NEAR}")[0],
+        try_ssh_login(world, "-i", f"{DESK}/k1", f"root@{NEAR}")[0],
         0,
         go_on=True,
     )
-    code, said = log_in(world, *many, f"labuser@{NEAR}")
+    code, said = try_ssh_login(world, *many, f"labuser@{NEAR}")
     checks.true(
         f"{keys} negative control: it lets them go on trying",
         code == 255 and "Too many" not in said,
@@ -243,9 +243,10 @@ def passwords(world: World, checks: Checks, interface: str) -> None:
     machine.run(["systemctl", "stop", "veilor-lab-sshd.service"])
 
 
-def moved(world: World, settings: str) -> float:
-    """By how many seconds chronyd moves the clock when it is started with SETTINGS; the clock is then put
-    back.
+def clock_shift_by_chrony(world: World, settings: str) -> float:
+    """The seconds by which chronyd moves the clock when it is started with SETTINGS.
+
+    The clock is then put back.
     """
     world.write_file(f"{DESK}/chrony.conf", settings + f"\npidfile {DESK}/chronyd.pid\nbindcmdaddress /\n")
     before = world.run_try("clock")
@@ -255,8 +256,8 @@ def moved(world: World, settings: str) -> float:
     return float(after) - float(before)
 
 
-def forged_time(world: World, checks: Checks) -> None:
-    """A server on the path says that it is a year later."""
+def check_forged_time(world: World, checks: Checks) -> None:
+    """Check that a server on the path, which says that it is a year later, does not set the clock."""
     claim, machine = "time.authenticated", world.machine
     if not world.has_path("/usr/sbin/chronyd"):
         checks.not_run(f"{claim}: a server without NTS can't set the clock", "this base has no chrony")
@@ -278,14 +279,14 @@ def forged_time(world: World, checks: Checks) -> None:
         ]
     )
     shipped = world.read_file("/etc/chrony.conf") + f"\nserver {FAR} iburst\n"
-    shift = moved(world, shipped)
+    shift = clock_shift_by_chrony(world, shipped)
     checks.true(
         f"{claim}: a server without NTS can't set the clock", abs(shift) < 60, f"{shift:.0f} s", go_on=True
     )
     weak = shipped.replace("authselectmode require", "authselectmode ignore").replace(
         "minsources 3", "minsources 1"
     )
-    shift = moved(world, weak)
+    shift = clock_shift_by_chrony(world, weak)
     checks.true(
         f"{claim} negative control: it sets the clock a year ahead",
         abs(shift - YEAR) < 3600,
@@ -298,8 +299,9 @@ def forged_time(world: World, checks: Checks) -> None:
 
 @contextlib.contextmanager
 def lying_resolver(world: World, honest: str) -> Iterator[str]:
-    """The neighbour answers for names; what the registry's is then. HONEST: /etc/hosts, whose line for it is
-    gone meanwhile.
+    """Let the neighbour answer for names; yields what it says of the registry's.
+
+    HONEST is the text of /etc/hosts, whose line for the registry is gone meanwhile.
     """
     name, resolv, unit = world.settings.product.registry, "/etc/resolv.conf", "veilor-lab-resolver.service"
     before = world.machine.run(["cat", resolv], check=False).out
@@ -319,8 +321,11 @@ def lying_resolver(world: World, honest: str) -> Iterator[str]:
         world.machine.run(["systemctl", "stop", unit], check=False)
 
 
-def forged_names(world: World, checks: Checks, release) -> None:
-    """The registry's name leads elsewhere, and the clock is wrong, while a newer release is there."""
+def check_forged_names(world: World, checks: Checks, release) -> None:
+    """Check that no update is taken while the registry's name leads elsewhere or the clock is wrong.
+
+    RELEASE is newer than what runs, and is there.
+    """
     claim = "time.update-path"
     old = world.notes.releases["44.1"]
     world.publish(release)
@@ -335,7 +340,7 @@ def forged_names(world: World, checks: Checks, release) -> None:
             "Traceback" not in done.text,
         )
 
-    def led_astray(how: str) -> None:
+    def check_nothing_staged(how: str) -> None:
         got, said, sound = update()
         checks.equal(f"{claim}: with a name forged {how} nothing is staged", got, None, go_on=True)
         checks.true(
@@ -346,10 +351,10 @@ def forged_names(world: World, checks: Checks, release) -> None:
         )
 
     world.write_file("/etc/hosts", honest.replace(REGISTRY_ADDRESS, "127.0.0.1"))
-    led_astray("in /etc/hosts")
+    check_nothing_staged("in /etc/hosts")
     with lying_resolver(world, honest) as heard:
         if FAR in heard:
-            led_astray("by the resolver of the network")
+            check_nothing_staged("by the resolver of the network")
         else:
             checks.not_run(
                 f"{claim}: with a name forged by the resolver of the network nothing is staged",
@@ -382,11 +387,11 @@ def network(world: World, checks: Checks) -> None:
     ):
         add_peer(world.machine, interface)
         try:
-            scanned(world, checks, interface, claim, ping)
+            check_ports(world, checks, interface, claim, ping)
             if interface == "wlan-lab0":
-                passwords(world, checks, interface)
-                forged_time(world, checks)
-                forged_names(world, checks, release)
+                check_ssh_logins(world, checks, interface)
+                check_forged_time(world, checks)
+                check_forged_names(world, checks, release)
         finally:
             remove_peer(world.machine, interface)
     world.shut_down()
@@ -407,8 +412,8 @@ def usb(world: World, checks: Checks) -> None:
         world.shut_down()
         return
 
-    def seen(serial: str, *functions: str) -> dict:
-        """What became of the device with SERIAL, plugged in now if FUNCTIONS say what it is."""
+    def usb_state(serial: str, *functions: str) -> dict:
+        """What became of the device with SERIAL, which is plugged in now if it is given FUNCTIONS."""
         said = world.run_try("plug" if functions else "seen", serial, *functions)
         try:
             return json.loads(said)
@@ -420,7 +425,7 @@ def usb(world: World, checks: Checks) -> None:
     machine.run(
         ["modprobe", "-a", "dummy_hcd", "libcomposite"]
     )  # a controller of its own, which lets in what comes
-    works = seen("LAB0", *every)
+    works = usb_state("LAB0", *every)
     checks.true(
         f"{claim} negative control: a device that is keyboard, stick and network card at once works",
         len(works["drivers"]) == 3,
@@ -430,13 +435,13 @@ def usb(world: World, checks: Checks) -> None:
     world.run_try("unplug", "LAB0")
     mine = {"driver": "usb-kbd", "bus": "xhci.0", "id": "mine", "serial": "MINE"}
     machine.qmp.cmd("device_add", **mine, port="1")
-    seen("MINE")
+    usb_state("MINE")
     done = world.run_program("veilor-usbguard-enroll")
     checks.equal(f"{claim}: the enrolment ends well", done.code, 0)
     works = {"authorized": True, "drivers": ["usbhid"]}
-    checks.equal(f"{claim}: the keyboard that was there works", seen("MINE"), works, go_on=True)
+    checks.equal(f"{claim}: the keyboard that was there works", usb_state("MINE"), works, go_on=True)
     machine.qmp.cmd("device_add", driver="usb-kbd", bus="xhci.0", id="second", serial="SECOND")
-    checks.equal(f"{claim}: a second keyboard does nothing", seen("SECOND"), nothing, go_on=True)
+    checks.equal(f"{claim}: a second keyboard does nothing", usb_state("SECOND"), nothing, go_on=True)
     for number, (what, functions) in enumerate(
         [
             ("a keyboard that is a stick and a network card as well", every),
@@ -445,7 +450,9 @@ def usb(world: World, checks: Checks) -> None:
         ],
         1,
     ):
-        checks.equal(f"{claim}: {what} does nothing", seen(f"LAB{number}", *functions), nothing, go_on=True)
+        checks.equal(
+            f"{claim}: {what} does nothing", usb_state(f"LAB{number}", *functions), nothing, go_on=True
+        )
         if number < 3:
             world.run_try("unplug", f"LAB{number}")
     listed = machine.run(["usbguard", "list-devices", "--blocked"]).out
@@ -454,15 +461,17 @@ def usb(world: World, checks: Checks) -> None:
     )
     (card,) = [line.split(":")[0] for line in listed.splitlines() if "LAB3" in line]
     machine.run(["usbguard", "allow-device", card])
-    card = seen("LAB3")
+    allowed = usb_state("LAB3")
     checks.true(
         f"{claim} negative control: allowed by root, the network card works",
-        card["authorized"] and card["drivers"],
-        card,
+        allowed["authorized"] and allowed["drivers"],
+        allowed,
         go_on=True,
     )
     machine.qmp.cmd("device_del", id="mine")
     machine.run(["sleep", "2"])
     machine.qmp.cmd("device_add", **(mine | {"id": "moved"}), port="3")  # the second keyboard took 2
-    checks.equal(f"{claim}: the enrolled keyboard works in another port", seen("MINE"), works, go_on=True)
+    checks.equal(
+        f"{claim}: the enrolled keyboard works in another port", usb_state("MINE"), works, go_on=True
+    )
     world.shut_down()

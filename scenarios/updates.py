@@ -89,7 +89,7 @@ def nothing_new(world: World, checks: Checks) -> None:
     world.cut_power()
 
 
-def held_up(world: World, checks: Checks) -> None:
+def check_reasons_to_wait(world: World, checks: Checks) -> None:
     """Check what puts an update off before anything is fetched, while 44.2 is announced."""
     machine = world.machine
     if machine.run(["systemctl", "is-active", "NetworkManager.service"], check=False).out.strip() != "active":
@@ -177,8 +177,8 @@ def release_lifecycle(world: World, checks: Checks, good: str, old: str) -> None
     now = int(time.time())
     world.announce("44.2", good, rollout_start=now + 2 * DAY, rollout_hours=24)
     checks.true(
-        "a turn: it is told",
-        expect_outcome(world, checks, "a turn that is to come", 3, finding="turn").get("turn"),
+        "a turn: the answer says when it is",
+        expect_outcome(world, checks, "a turn that is later", 3, finding="turn").get("turn"),
         go_on=True,
     )
     expect_outcome(
@@ -235,7 +235,7 @@ def outcomes(world: World, checks: Checks) -> None:
     machine = world.boot()
     old = world.notes.releases["44.1"]
     world.publish(v2)
-    held_up(world, checks)
+    check_reasons_to_wait(world, checks)
     release_lifecycle(world, checks, v2.digest, old)
 
     product = world.settings.product

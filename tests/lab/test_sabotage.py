@@ -2,12 +2,14 @@
 phase.
 """
 
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from veilor.lab import sabotage
 from veilor.lab.sabotage import SABOTAGES, apply_live, apply_to_tree, was_noticed
 from veilor.lab.scenario import load_scenario
 from veilor.lab.verdict import LabFault, Verdict
@@ -98,3 +100,20 @@ def test_a_run_is_judged_by_verdict_and_phase():
         assert not noticed and "blind" in line
     noticed, line = was_noticed("qemu-killed", run(("second-boot", Verdict.LAB_FAULT, "No space left")))
     assert not noticed and "for another reason: No space left" in line
+
+
+def replaced_functions():
+    """(file below veilor/, function) for each check that a scenario or a sabotage replaces on a machine."""
+    text = (ROOT / "scenarios/updates.py").read_text()
+    yield from re.findall(r'disable_check\(world, "([^"]+)", "def (\w+)\(', text)
+    text = Path(sabotage.__file__).read_text()
+    yield from re.findall(r'f"\{APP\}/([^"]+)",\s*"(?:\\n)*def (\w+)\(', text)
+
+
+@pytest.mark.parametrize(("file", "name"), sorted(replaced_functions()))
+def test_a_function_that_is_replaced_to_disable_a_check_is_there(file, name):
+    assert re.search(rf"^def {name}\(", (ROOT / "src/veilor" / file).read_text(), re.MULTILINE)
+
+
+def test_replaced_functions_are_found():
+    assert {name for _, name in replaced_functions()} == {"check_sequence", "compare", "main"}
