@@ -11,6 +11,7 @@ import json
 import secrets
 import shlex
 import tarfile
+from typing import Any
 
 from veilor.lab.evidence import NOBODY
 from veilor.lab.scenario import phase
@@ -456,7 +457,7 @@ def browser(world: World, checks: Checks) -> None:
         "network"
     )
     machine = world.boot()
-    runs = (
+    runs: tuple[tuple[list[str], bool, str], ...] = (
         ([], True, title),
         (["--no-sandbox"], False, "browser.sandbox negative control: started so, it is not"),
     )
@@ -500,7 +501,7 @@ def show_instead(path: str, text: str) -> str:
     return f"printf '%s\\n' {shlex.quote(text)} > {other}; mount --bind {other} {path}"
 
 
-def removal_of(kind: str, given: dict) -> tuple[str, str]:
+def removal_of(kind: str, given: dict[str, Any]) -> tuple[str, str]:
     """How the control behind a check of this KIND is removed, and how it is put back: shell, run before and
     after.
 
@@ -618,7 +619,7 @@ def doctor(world: World, checks: Checks) -> None:
     report = json.loads(said.pop("out"))
     world.notes.measured["doctor"] = said
     checks.true("doctor: less than 40 MiB of memory", said["peak_mib"] < 40, said, go_on=True)
-    held: dict[str, list] = {}
+    held: dict[str, list[Any]] = {}
     shipped = {
         claim["id"]: {check["id"]: check for check in claim["checks"]}
         for claim in json.loads(world.read_file(CLAIMS))["claims"]
@@ -651,7 +652,7 @@ def doctor(world: World, checks: Checks) -> None:
     world.shut_down()
 
 
-def expect_missed(world: World, checks: Checks, group: list[tuple[str, str, str, dict]]) -> None:
+def expect_missed(world: World, checks: Checks, group: list[tuple[str, str, str, dict[str, Any]]]) -> None:
     """Expect that the doctor says FAIL of checks that passed, once their controls are removed (of what is a
     person's choice: not chosen).
     """

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from veilor.lab.machine import Machine
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks, OSFault
 from veilor.lab.world import UNLOCK_TIMEOUT, World
@@ -239,18 +240,23 @@ def plug_in(world: World, serial: str, port: str, driver: str = "usb-kbd") -> No
     world.machine.qmp.cmd("device_add", driver=driver, id=serial, serial=serial, bus="xhci.0", port=port)
 
 
+def usb_state(world: World, serial: str) -> str:
+    """The state of the device SERIAL now: works, blocked or gone."""
+    return str(observe(world, "usb").get(serial, "gone"))
+
+
 def wait_usb_state(world: World, serial: str, what: str, timeout: float = 20) -> str:
     """Wait until the device SERIAL is in the state WHAT (works, blocked, gone); the state it is in.
 
     One that is to be blocked is asked for again 3 s later, since it has to stay so.
     """
     deadline = time.monotonic() + timeout
-    while (seen := observe(world, "usb").get(serial, "gone")) != what and time.monotonic() < deadline:
+    while (state := usb_state(world, serial)) != what and time.monotonic() < deadline:
         time.sleep(0.5)
     if what == "blocked":
         time.sleep(3)
-        seen = observe(world, "usb").get(serial, "gone")
-    return seen
+        state = usb_state(world, serial)
+    return state
 
 
 def unplug(world: World, serial: str) -> None:
@@ -415,12 +421,18 @@ def count_radios(world: World) -> int:
     )
 
 
+def is_suspended(machine: Machine) -> bool:
+    """Whether QEMU says that MACHINE sleeps."""
+    state = machine.qmp.cmd("query-status")
+    return isinstance(state, dict) and state["status"] == "suspended"
+
+
 def suspend_and_wake(world: World) -> None:
     """Suspend to memory and wake again. Raises OSFault when the machine doesn't sleep."""
     machine = world.machine
     machine.run(["systemd-run", "--no-block", "systemctl", "suspend"])
     deadline = time.monotonic() + 60
-    while machine.qmp.cmd("query-status")["status"] != "suspended":
+    while not is_suspended(machine):
         if time.monotonic() > deadline:
             raise OSFault("the machine did not go to sleep within 60 s of being asked to")
         time.sleep(0.5)
@@ -439,7 +451,7 @@ def is_on_wifi(world: World, timeout: float = 90) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(1)
-    return observe(world, "knock", "tcp", FAR) == "refused"  # nothing listens there, and it says so
+    return bool(observe(world, "knock", "tcp", FAR) == "refused")  # nothing listens there, and it says so
 
 
 @phase(

@@ -10,11 +10,12 @@ import contextlib
 import json
 import secrets
 from collections.abc import Iterator
+from typing import Any
 
 from veilor.lab.machine import REGISTRY_ADDRESS, Machine
 from veilor.lab.scenario import phase
 from veilor.lab.verdict import Checks
-from veilor.lab.world import World
+from veilor.lab.world import Release, World
 
 AFTER = "life:second-boot"
 STORY = (
@@ -55,13 +56,14 @@ def remove_peer(machine: Machine, interface: str) -> None:
     machine.run(["ip", "netns", "delete", PEER], check=False)
 
 
-def scan_ports(world: World) -> dict:
+def scan_ports(world: World) -> dict[str, Any]:
     """What the neighbour reaches of every port while a program of the machine listens on LISTENS."""
     said = world.run_try("scan", NEAR, NEAR6, LISTENS)
     try:
-        return json.loads(said)
+        reached: dict[str, Any] = json.loads(said)
     except ValueError:
         return {"trouble": said}
+    return reached
 
 
 def check_ports(world: World, checks: Checks, interface: str, claim: str, answers_ping: bool) -> None:
@@ -321,7 +323,7 @@ def lying_resolver(world: World, honest: str) -> Iterator[str]:
         world.machine.run(["systemctl", "stop", unit], check=False)
 
 
-def check_forged_names(world: World, checks: Checks, release) -> None:
+def check_forged_names(world: World, checks: Checks, release: Release) -> None:
     """Check that no update is taken while the registry's name leads elsewhere or the clock is wrong.
 
     RELEASE is newer than what runs, and is there.
@@ -412,13 +414,14 @@ def usb(world: World, checks: Checks) -> None:
         world.shut_down()
         return
 
-    def usb_state(serial: str, *functions: str) -> dict:
+    def usb_state(serial: str, *functions: str) -> dict[str, Any]:
         """What became of the device with SERIAL, which is plugged in now if it is given FUNCTIONS."""
         said = world.run_try("plug" if functions else "seen", serial, *functions)
         try:
-            return json.loads(said)
+            state: dict[str, Any] = json.loads(said)
         except ValueError:
             return {"authorized": None, "drivers": [], "trouble": said}
+        return state
 
     every, nothing = ("hid", "mass_storage", "ecm"), {"authorized": False, "drivers": []}
     machine.run(["systemctl", "stop", "usbguard.service"])

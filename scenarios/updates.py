@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from veilor.lab.evidence import image_digest
 from veilor.lab.scenario import phase
@@ -45,7 +46,7 @@ def staged_digest(world: World) -> str | None:
 
 def expect_outcome(
     world: World, checks: Checks, what: str, code: int, *argv: str, says: str = "", **facts: object
-) -> dict:
+) -> dict[str, Any]:
     """Run veilor-update --json with ARGV and check how it ends; its answer.
 
     Expected are the exit code CODE, the FACTS among the answer's, and SAYS as a part of its sentences.
@@ -59,7 +60,8 @@ def expect_outcome(
         go_on=True,
     )
     checks.true(f"{what}: it is said", says.lower() in line.lower(), line, go_on=True)
-    return done.data
+    answer: dict[str, Any] = done.data
+    return answer
 
 
 @phase(
@@ -162,11 +164,9 @@ def check_reasons_to_wait(world: World, checks: Checks) -> None:
 
 def _network_card(world: World) -> str:
     """The name of the machine's only network interface besides the loopback."""
-    return next(
-        link["ifname"]
-        for link in json.loads(world.machine.run(["ip", "-j", "link"]).out)
-        if link["ifname"] != "lo"
-    )
+    links = json.loads(world.machine.run(["ip", "-j", "link"]).out)
+    names: list[str] = [link["ifname"] for link in links]
+    return next(name for name in names if name != "lo")
 
 
 def release_lifecycle(world: World, checks: Checks, good: str, old: str) -> None:
