@@ -1,4 +1,4 @@
-"""The repository's own rules. Each is a function from a folder to its complaints, and each is shown to be
+"""The repository's own rules. Each is a function from a folder to the problems in it, and each is shown to be
 able to fail.
 """
 
@@ -49,14 +49,29 @@ WALLS = {  # folder: what of veilor it may import, and what of PyPI
     "bluebuild": (set(), set()),  # runs on the base image while it is built on
 }
 CLI_MAY = {"core", "build", "lab", "pictures"}
-# What only people who work on this repository could understand: places and habits of a workshop, not of the
-# product.
+# How the work on this repository is organised means nothing to somebody who reads it.
 FOREIGN = re.compile(
-    r"/work/(?:main|shared|lab0|SPEC)|\.\./shared|shared/(?:facts|contracts|design|style)|\bissues? "
-    r"(?:#?\d+|show)\b"
-    r"|\bSPEC\.md|\b(?:this|another|previous|coding|developer) "
-    r"session\b|\bsub-?agents?\b|\bLLM\b|--(?:extra-)?index-url|/opt/wheels",
+    r"\bissues? (?:#?\d+|show)\b|\bSPEC\.md|\bsub-?agents?\b|\bLLM\b"
+    r"|\b(?:this|another|previous|coding|developer) session\b"
 )
+# Where packages come from is set up on a machine, not here.
+INDEX = re.compile(
+    r"--(?:extra-)?index-url|--find-links|\b(?:PIP|UV)_\w*INDEX\w*|https?://[\w.-]+\.(?:corp|internal|intranet|lan)\b"
+)
+# An absolute path in a folder where machines that build keep people, checkouts and what is thrown away.
+BUILD_MACHINE = re.compile(
+    r"(?<![\w.~$})/-])/(?P<top>home|Users|root|work|workspace|builds?|github|runner|checkouts?|repos?|mnt|tmp|var/tmp)"
+    r"/(?P<name>[\w.-]+)"
+)
+OF_THE_INSTALLER = {
+    "sysimage",
+    "sysroot",
+    "ostree",
+    "home",
+}  # in /mnt: what it and a rescue system mount there
+RANDOM = re.compile(
+    r"(?:tmp|\w+\.)(?=\w*[A-Z\d_])\w{6,}|pytest-of-.*"
+)  # a name that mktemp or Python made up
 SECRET = re.compile(r"-----BEGIN [A-Z ]*PRIVATE " + r"KEY-----")
 
 
@@ -199,11 +214,43 @@ def shellcheck_clean(root: Path) -> list[str]:
 
 def speaks_of_the_product(root: Path) -> list[str]:
     return [
-        f"{name}: {hit.group()!r} means nothing to a reader of this repository"
+        f"{name}: {hit.group()!r} means nothing to a reader of this repository; leave it out"
         for name, text in texts(root)
         if name != "tests/test_house_rules.py"
         for hit in FOREIGN.finditer(text)
     ]
+
+
+def is_of_the_system(path: re.Match[str], text: str) -> bool:
+    """Whether PATH, a hit of BUILD_MACHINE in a file's TEXT, is of an installed machine or an installer."""
+    top, name = path["top"], path["name"]
+    if top == "home":
+        return bool(
+            re.search(rf"\buseradd [^\n]*\b{re.escape(name)}\b", text)
+        )  # an account that is made there
+    if top == "root":
+        return name.startswith(".")  # root's own settings
+    if top == "mnt":
+        return name in OF_THE_INSTALLER
+    if top in ("tmp", "var/tmp"):
+        return not RANDOM.fullmatch(name)
+    return False
+
+
+def no_paths_of_a_build_machine(root: Path) -> list[str]:
+    """No text names a folder of the machine that it was written on, nor where that takes packages from."""
+    wrong = []
+    for name, text in texts(root):
+        if name == "tests/test_house_rules.py":
+            continue
+        for path in BUILD_MACHINE.finditer(text):
+            if not is_of_the_system(path, text):
+                wrong.append(
+                    f"{name}: {path.group()} is there on one machine alone; write it relative to the clone"
+                )
+        for hit in INDEX.finditer(text):
+            wrong.append(f"{name}: {hit.group()!r} names a package index; each machine sets up its own")
+    return wrong
 
 
 def no_private_keys(root: Path) -> list[str]:
@@ -282,6 +329,7 @@ RULES: list[Callable[[Path], list[str]]] = [
     dependencies_have_reasons,
     declared_and_locked_agree,
     ruff_reaches_every_program,
+    no_paths_of_a_build_machine,
 ]
 
 
@@ -311,7 +359,7 @@ BROKEN = [
     (short_files, {"a": "#!/usr/bin/env bash\n" + "true\n" * 40}),
     (empty_inits, {"src/__init__.py": "import os\n"}),
     (shellcheck_clean, {"a": "#!/bin/sh\nrm $1\n"}),
-    (speaks_of_the_product, {"README.md": "See ../sha" + "red/facts.\n"}),
+    (speaks_of_the_product, {"README.md": "See SPEC.md for more.\n"}),
     (no_private_keys, {"a.pem": "-----BEGIN EC PRIVATE " + "KEY-----\n"}),
     (
         dependencies_have_reasons,
@@ -338,6 +386,23 @@ BROKEN = [
         ruff_reaches_every_program,
         {"a": "#!/usr/bin/python3 -I\n", "pyproject.toml": "[tool.ruff]\nextend-include = ['b']\n"},
     ),
+    *(
+        (no_paths_of_a_build_machine, {"docs/a.md": f"It is in {path}.\n"})
+        for path in (
+            "/home/ada/veilor",
+            "/Users/ada/veilor",
+            "/root/veilor/build",
+            "/work/veilor",
+            "/builds/group/veilor",
+            "/github/workspace/overlay",
+            "/mnt/c/veilor",
+            "/tmp/tmp.k3JxR9QaZ2/tree",
+            "/tmp/tmpab12_xyz/tree",
+            "/tmp/pytest-of-ada/pytest-1",
+            "--extra-index-url=https://x",
+            "https://pypi.example.internal/simple",
+        )
+    ),
 ]
 
 
@@ -354,3 +419,21 @@ def test_the_rule_notices(rule, files, tmp_path):
 
 def test_words_of_the_product_are_not_taken_for_foreign_ones():
     assert not FOREIGN.search("the unlocked session, ~/work/notes, an issue with 3 disks, shared /var")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "~/work/notes and $root/home/ada, build/report, ./work/a, https://example.org/home/ada",
+        "%include /tmp/veilor-target.ks",
+        "/mnt/sysimage/etc and /mnt/ostree/deploy",
+        "useradd -m ada && ls /home/ada/.ssh",
+        "/root/.config/kdedefaults",
+        "/var/home, /var/tmp and /tmp/program.log",
+        "uv pip compile --no-emit-index-url",
+    ],
+)
+def test_paths_of_the_product_are_not_taken_for_those_of_a_build_machine(text, tmp_path):
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True, timeout=60)
+    (tmp_path / "a.md").write_text(text)
+    assert no_paths_of_a_build_machine(tmp_path) == []
