@@ -14,6 +14,7 @@ help:
 	@echo "make setup          .venv with the veilor command"
 	@echo "make test           linters and tests, no machine booted (ARGS=\"tests/core -k words\": some of them)"
 	@echo "make test-all       the same, after fetching what some tests need besides: Chromium, a desktop, bluebuild"
+	@echo "make lint           formatter, linter, types: the quick part of make test"
 	@echo "make format         every Python file as ruff formats it, imports in order"
 	@echo "make coverage       the tests again, and how much of core and device they run, by module"
 	@echo "make checkers       what veilor check needs besides (ARGS=--all: bluebuild as well, some minutes)"
@@ -60,6 +61,8 @@ lint: setup
 	  || { echo "lint: the files above are not as ruff formats them; run make format" >&2; exit 1; }
 	@$(VENV)/bin/ruff check --no-cache --quiet . \
 	  || { echo "lint: ruff found what stands above; make format fixes some of it, the rest is by hand" >&2; exit 1; }
+	@$(VENV)/bin/mypy --no-error-summary \
+	  || { echo "lint: the types above do not fit; again by $(VENV)/bin/mypy alone" >&2; exit 1; }
 
 format: setup
 	@$(VENV)/bin/ruff check --no-cache --quiet --fix-only .
