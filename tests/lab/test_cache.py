@@ -37,7 +37,7 @@ def said():
 @pytest.fixture
 def get(tmp_path, said):
     def get(build, name="thing", inputs=None, **more):
-        return artefact(tmp_path / "cache", name, inputs or {"a": 1}, build, say=said.append, **more)
+        return artefact(tmp_path / "cache", name, inputs or {"a": 1}, build, print_line=said.append, **more)
 
     return get
 
@@ -256,7 +256,9 @@ def test_a_killed_builder_frees_its_lock(tmp_path):
     child.wait()
     child.stdout.close()
     assert list(tmp_path.glob(".tmp-*"))
-    path = artefact(tmp_path, "thing", {"a": 1}, lambda dest: dest.write_text("whole"), say=lambda line: None)
+    path = artefact(
+        tmp_path, "thing", {"a": 1}, lambda dest: dest.write_text("whole"), print_line=lambda line: None
+    )
     assert path.read_text() == "whole"
     assert not list(tmp_path.glob(".tmp-*"))
 
@@ -270,7 +272,7 @@ def test_two_at_once_build_once(tmp_path):
         dest.write_text("x")
 
     def run():
-        paths.append(artefact(tmp_path, "thing", {"a": 1}, build, say=said.append))
+        paths.append(artefact(tmp_path, "thing", {"a": 1}, build, print_line=said.append))
 
     threads = [threading.Thread(target=run) for _ in range(3)]
     for thread in threads:

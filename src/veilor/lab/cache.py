@@ -184,14 +184,14 @@ def remove_leftovers(folder: Path, remove: Callable[[Path], None] = remove_tree)
 
     Returns the names removed.
     """
-    swept = []
+    removed = []
     for temp in folder.glob(".tmp-*"):
         entry = temp.name.removeprefix(".tmp-").rpartition("~")[0]
         with locked(folder / ".locks" / entry, wait=False) as free:
             if free and temp.exists():
                 remove(temp)
-                swept.append(temp.name)
-    return swept
+                removed.append(temp.name)
+    return removed
 
 
 def find_damage(entry: Path) -> str:
@@ -228,7 +228,7 @@ def artefact(
     build: Callable[[Path], None],
     *,
     verify: bool = True,
-    say: Callable[[str], None] = print_progress,
+    print_line: Callable[[str], None] = print_progress,
     remove: Callable[[Path], None] = remove_tree,
 ) -> Path:
     """The artefact NAME made from INPUTS: from the cache when it is there and whole, else by BUILD.
@@ -243,7 +243,7 @@ def artefact(
     cache_dir.mkdir(parents=True, exist_ok=True)
     entry = cache_dir / f"{name}-{key_of(name, inputs)[:KEY_CHARS]}"
     lock = cache_dir / ".locks" / entry.name
-    with locked(lock, on_wait=lambda: say(f"{name}: another run is making it; waiting …")):
+    with locked(lock, on_wait=lambda: print_line(f"{name}: another run is making it; waiting …")):
         if (entry / MANIFEST).exists() and not verify:
             return entry / name
         if entry.exists():
@@ -251,12 +251,12 @@ def artefact(
             if not wrong:
                 os.utime(entry / MANIFEST)  # tells _prune that it is in use
                 return entry / name
-            say(f"{name}: the copy in the cache is damaged ({wrong}); removed, making it again")
+            print_line(f"{name}: the copy in the cache is damaged ({wrong}); removed, making it again")
             remove(entry)
         for left in cache_dir.glob(f".tmp-{entry.name}~*"):  # ours, since we hold the lock
             remove(left)
         remove_leftovers(cache_dir, remove)
-        _build_entry(cache_dir, entry, name, build, say, remove)
+        _build_entry(cache_dir, entry, name, build, print_line, remove)
     _prune(cache_dir, name, remove)
     return entry / name
 
@@ -277,13 +277,13 @@ def _build_entry(
     entry: Path,
     name: str,
     build: Callable[[Path], None],
-    say: Callable[[str], None],
+    print_line: Callable[[str], None],
     remove: Callable[[Path], None],
 ) -> None:
     """Build into a temporary folder beside ENTRY, describe what came out, rename."""
     temp = Path(tempfile.mkdtemp(prefix=f".tmp-{entry.name}~", dir=cache_dir))
     started = time.monotonic()
-    say(f"{name}: making …")
+    print_line(f"{name}: making …")
     try:
         temp.chmod(0o755)
         path = temp / name
@@ -299,7 +299,7 @@ def _build_entry(
     except BaseException:
         remove(temp)
         raise
-    say(f"{name}: made in {time.monotonic() - started:.0f} s, {manifest['bytes'] / 1e6:.0f} MB")
+    print_line(f"{name}: made in {time.monotonic() - started:.0f} s, {manifest['bytes'] / 1e6:.0f} MB")
 
 
 def clean_cache(root: Path) -> str:

@@ -31,11 +31,11 @@ class Checkpoints:
     """The checkpoints of one SCENARIO under ROOT; of each name the KEEP latest stay."""
 
     def __init__(
-        self, root: Path, scenario: str, keep: int = 2, say: Callable[[str], None] = print_progress
+        self, root: Path, scenario: str, keep: int = 2, print_line: Callable[[str], None] = print_progress
     ) -> None:
         self.folder = root / scenario
         self.keep = keep
-        self._say = say
+        self._print_line = print_line
         self._held: dict[Path, IO[bytes]] = {}
 
     def save(
@@ -50,7 +50,7 @@ class Checkpoints:
         self._remove_leftovers()
         entry = self._entry(name, key)
         temp = Path(tempfile.mkdtemp(prefix=f".tmp-{os.getpid()}-", dir=self.folder))
-        guard = self._lock(temp, fcntl.LOCK_EX)  # tells sweepers that this one is being made
+        guard = self._lock(temp, fcntl.LOCK_EX)  # says that this one is being made
         try:
             for label, source in files.items():
                 copy_tree(source, temp / label)
@@ -103,7 +103,7 @@ class Checkpoints:
             sound = False
         if sound:
             return entry
-        self._say(f"checkpoint {name} is damaged; removed")
+        self._print_line(f"checkpoint {name} is damaged; removed")
         remove_tree(entry)
         return None
 
