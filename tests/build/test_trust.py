@@ -173,7 +173,7 @@ def announce(bench, key: str, sequence: int) -> dict:
     channel.publish(
         said,
         f"127.0.0.1:{bench.registry.port}/{CHANNEL}",
-        "44",
+        bench.product.tag,
         bench.keys[key],
         identity=f"ghcr.io/{CHANNEL}",
         run=bench.tools.run,
@@ -191,13 +191,14 @@ def fetched(folder: Path) -> dict:
 def test_the_statement_arrives_and_a_newer_one_takes_its_place(bench, tmp_path):
     for sequence, key in ((1, "channel-a"), (2, "channel-b")):
         said = announce(bench, key, sequence)
-        assert bench.pull(f"{CHANNEL}:44", tmp_path / str(sequence)) == ""
+        assert bench.pull(f"{CHANNEL}:{bench.product.tag}", tmp_path / str(sequence)) == ""
         assert fetched(tmp_path / str(sequence)) == said
 
 
 def test_a_statement_signed_by_the_image_key_is_refused(bench, tmp_path):
     announce(bench, "image-a", 3)
-    assert "cryptographic signature verification failed" in bench.pull(f"{CHANNEL}:44", tmp_path / "out")
+    refused = bench.pull(f"{CHANNEL}:{bench.product.tag}", tmp_path / "out")
+    assert "cryptographic signature verification failed" in refused
 
 
 # The gate, and the statement issued anew: asked of skopeo under the shipped policy, from the same registry.
@@ -245,7 +246,7 @@ def test_the_gate_holds_what_machines_would_refuse(bench, key, identity, text):
 
 
 def test_the_gate_asks_for_a_digest_and_our_repository(bench):
-    assert "names no digest" in gate(bench, f"{IMAGE}:44")
+    assert "names no digest" in gate(bench, f"{IMAGE}:{bench.product.tag}")
     assert "machines follow no other repository" in gate(bench, "veilor/other@sha256:" + "0" * 64)
 
 

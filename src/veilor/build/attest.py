@@ -38,8 +38,9 @@ OPAQUE, WHITEOUT = ".wh..wh..opq", ".wh."
 
 
 def unpack(image: Path, dest: Path, run: Callable[..., Any]) -> Path:
-    """Lay the files of the IMAGE (a folder as skopeo's dir: writes it) out in the new folder DEST as a
-    machine has them.
+    """Lay out the files of the IMAGE in the new folder DEST, as a machine has them; return DEST.
+
+    IMAGE is a folder as skopeo's dir: writes it.
 
     Files above CONTENT bytes are empty there. Layers of our own say etc/ where the base's say usr/etc/: on a
     machine both are /etc. Raises BuildError for a layer that cannot be read, or would write outside of DEST.
@@ -59,55 +60,72 @@ def unpack(image: Path, dest: Path, run: Callable[..., Any]) -> Path:
             raise BuildError(
                 f"layer {layer['digest']} cannot be read ({error}); nothing was attached"
             ) from None
-    if (dest / "usr/etc").is_dir():
-        for path in sorted((dest / "usr/etc").rglob("*")):
-            target = dest / "etc" / path.relative_to(dest / "usr/etc")
-            if not os.path.lexists(target) and (path.is_symlink() or not path.is_dir()):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, target, follow_symlinks=False)
+    merge_etc(dest / "usr/etc", dest / "etc")
     return dest
 
 
+def merge_etc(base: Path, etc: Path) -> None:
+    """Copy into ETC what only BASE, the image's usr/etc, has."""
+    for path in sorted(base.rglob("*")):
+        target = etc / path.relative_to(base)
+        if os.path.lexists(target):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target, follow_symlinks=False)
+
+
+def inside(dest: Path, name: str) -> Path:
+    """Where the tar member NAME lies below DEST. Raises BuildError for one that would lie outside of it."""
+    path = dest / name.removeprefix("./").lstrip("/")
+    if ".." in Path(name).parts:
+        raise outside(name)
+    if path != dest and not path.parent.resolve().is_relative_to(dest.resolve()):
+        raise outside(name)  # through a link of an earlier layer
+    return path
+
+
+def outside(name: str) -> BuildError:
+    """The error for a tar member NAME that lies outside of the image."""
+    return BuildError(f"the image has a file {name}, which would lie outside of it; nothing was attached")
+
+
+def remove(path: Path) -> None:
+    """Remove PATH, whatever it is; links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def lay(dest: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    """Put one MEMBER of a layer into DEST, or remove what its whiteout names."""
-    path = dest / member.name.lstrip("./")
-    if not path.parent.resolve().is_relative_to(dest.resolve()) or ".." in Path(member.name).parts:
-        raise BuildError(
-            f"the image has a file {member.name}, which would lie outside of it; nothing was attached"
-        )
-    name = path.name
-    if name == OPAQUE:
-        shutil.rmtree(path.parent, ignore_errors=True)
-        return
-    if name.startswith(WHITEOUT):
-        remove(path.with_name(name.removeprefix(WHITEOUT)))
-        return
-    stays = member.isdir() and path.is_dir() and not path.is_symlink()
-    if not stays:
-        remove(path)
+    """Put one MEMBER of a layer into DEST, or remove what its whiteout names; BuildError as `inside`."""
+    path = inside(dest, member.name)
     if path == dest:
         return
+    if path.name == OPAQUE:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        return
+    if path.name.startswith(WHITEOUT):
+        remove(path.with_name(path.name.removeprefix(WHITEOUT)))
+        return
+    if member.isdir() and path.is_dir() and not path.is_symlink():
+        return
+    remove(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if member.isdir():
-        path.mkdir(exist_ok=True)
+        path.mkdir()
     elif member.issym():
         path.symlink_to(member.linkname)
     elif member.islnk():
-        source = dest / member.linkname.lstrip("./")
+        source = inside(dest, member.linkname)
         if os.path.lexists(source):
             os.link(source, path, follow_symlinks=False)
     elif member.isreg():
         content = tar.extractfile(member) if member.size <= CONTENT else None
         path.write_bytes(content.read() if content else b"")
         path.chmod(member.mode | 0o600)
-
-
-def remove(path: Path) -> None:
-    """Remove the file, link or folder at PATH, if there is one."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def of_image(claim: Claim) -> list[ImageCheck]:

@@ -39,7 +39,7 @@ def make_statement(
     issued: int,
     expires: int | None = None,
     rollout_start: int | None = None,
-    rollout_hours: int = 0,
+    rollout_hours: float = 0,
     withdrawn: list[str] | None = None,
 ) -> dict:
     """The statement that PRODUCT's tag means DIGEST (sha256:…) of VERSION. ISSUED, EXPIRES (two weeks later

@@ -56,7 +56,8 @@ def decisions_page(source_root: Path) -> str:
     """docs/DECISIONS.md with its list of records. Raises BuildError without its marks, and when two records
     share a number.
     """
-    text, known, listed = (source_root / DECISIONS).read_text(), {}, ""
+    text, listed = (source_root / DECISIONS).read_text(), ""
+    known: dict[str, str] = {}
     first, last = text.find(RECORDS[0]), text.find(RECORDS[1])
     if not 0 <= first < last:
         raise BuildError(f"{DECISIONS} has lost the two marks around its list of records; put them back")

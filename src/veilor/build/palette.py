@@ -35,7 +35,7 @@ def load_palette(path: Path) -> dict:
 
 def rgb(colour: str) -> tuple[int, int, int]:
     """Red, green and blue of "#rrggbb", each 0 to 255."""
-    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 def luminance(colour: str) -> float:

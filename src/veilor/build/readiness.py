@@ -1,13 +1,11 @@
-"""What has to be real before anything is published: keys that somebody holds,
-and a base that was verified.
-"""
+"""What has to be real before anything is published: keys that somebody holds, and a verified base."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
@@ -44,12 +42,11 @@ class Pin:
 def read_pin(root: Path) -> Pin:
     """The pin of the clone at ROOT. Raises BuildError when the file cannot be used."""
     try:
-        data = tomllib.loads((root / PIN).read_text())
-        pin = Pin(**data)
+        pin = Pin(**tomllib.loads((root / PIN).read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise BuildError(f"{PIN} cannot be used ({error}); restore it from git") from None
     if pin.digest == NOT_PINNED:
-        return Pin("", pin.tag, pin.key, pin.source, pin.branch)
+        return replace(pin, digest="")
     if not DIGEST.fullmatch(pin.digest):
         raise BuildError(f"{PIN} names {pin.digest!r}, which is no digest; write it by `veilor base pin`")
     return pin
@@ -62,16 +59,17 @@ def fingerprint(key: bytes) -> str:
     ).hexdigest()
 
 
+def is_placeholder(path: Path) -> bool:
+    """Whether the key at PATH is one that this repository began with; False for a file without a key."""
+    try:
+        return fingerprint(path.read_bytes()) in PLACEHOLDERS
+    except (OSError, ValueError):
+        return False  # `stage` says what is wrong with it
+
+
 def placeholder_keys(folder: Path, product: Product) -> list[str]:
-    """The names of PRODUCT's keys in FOLDER that are the ones this repository began with."""
-    found = []
-    for name in [*product.image_keys, *product.channel_keys]:
-        try:
-            if fingerprint((folder / name).read_bytes()) in PLACEHOLDERS:
-                found.append(name)
-        except (OSError, ValueError):
-            continue  # `stage` says what is wrong with it
-    return found
+    """The names of PRODUCT's keys in FOLDER that are placeholders."""
+    return [name for name in (*product.image_keys, *product.channel_keys) if is_placeholder(folder / name)]
 
 
 def refuse_placeholders(root: Path, folder: Path | None = None) -> None:

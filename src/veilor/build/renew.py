@@ -12,7 +12,7 @@ from veilor.build.errors import BuildError
 from veilor.build.gate import copy_as_machine
 from veilor.build.sign import TIMEOUT
 from veilor.core import statement as core
-from veilor.core.product import load
+from veilor.core.product import Product, load
 
 
 def fetch_statement(
@@ -48,20 +48,30 @@ def fetch_statement(
                 f"{product.channel_ref} cannot be fetched as a machine would, so none was issued; announce "
                 f"by hand: {said}"
             )
-        try:
-            (layer,) = json.loads((folder / "out/manifest.json").read_text())["layers"]
-            said = core.parse((folder / "out" / layer["digest"].removeprefix("sha256:")).read_bytes())
-            core.check_target(said, product.image_repo, product.tag)
-        except (OSError, ValueError, KeyError) as error:
-            raise BuildError(
-                f"the present statement is none that machines take ({error}); announce by hand"
-            ) from None
-        return said
+        return read_statement(folder / "out", product)
 
 
-def renew(product, present: core.Statement, issued: int, days: int) -> dict:
-    """PRESENT anew: one sequence higher, issued at ISSUED (seconds since 1970), good for DAYS. Its rollout
-    goes on as it began, and what was withdrawn stays so."""
+def read_statement(artefact: Path, product: Product) -> core.Statement:
+    """The statement in the folder ARTEFACT, as skopeo's dir: writes it.
+
+    Raises BuildError when machines with PRODUCT would not take it.
+    """
+    try:
+        (layer,) = json.loads((artefact / "manifest.json").read_text())["layers"]
+        statement = core.parse((artefact / layer["digest"].removeprefix("sha256:")).read_bytes())
+        core.check_target(statement, product.image_repo, product.tag)
+    except (OSError, ValueError, KeyError) as error:
+        raise BuildError(
+            f"the present statement is none that machines take ({error}); announce by hand"
+        ) from None
+    return statement
+
+
+def renew(product: Product, present: core.Statement, issued: int, days: int) -> dict:
+    """The statement PRESENT again, one sequence higher, issued at ISSUED and valid for DAYS.
+
+    ISSUED is in seconds since 1970. Its rollout goes on as it began, and what was withdrawn stays withdrawn.
+    """
     start = int(present.rollout_start.timestamp())
     return make_statement(
         product,

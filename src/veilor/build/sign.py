@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -30,8 +30,9 @@ PATHS = ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "SSL_CERT_FILE")
 
 
 def registry_setting(ca: Path | None) -> tuple[dict[str, str], list[Path]]:
-    """Environment and binds for a program that talks to a registry; CA replaces the system's trusted
-    authorities.
+    """Environment and binds for a program that talks to a registry.
+
+    CA, a PEM file, replaces the authorities that the system trusts.
     """
     env = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     env.setdefault("COSIGN_PASSWORD", "")  # unset, cosign would ask for it on a terminal that isn't there
@@ -41,9 +42,11 @@ def registry_setting(ca: Path | None) -> tuple[dict[str, str], list[Path]]:
 
 
 def generate_keys(folder: Path, run: Callable) -> tuple[Path, Path]:
-    """Make a key pair in FOLDER: `cosign.key` (for its owner alone, locked by $COSIGN_PASSWORD, empty by
-    default) and `cosign.pub`. Returns both paths; a pair that is there already stays. Raises BuildError when
-    one half is missing."""
+    """Make the key pair `cosign.key` and `cosign.pub` in FOLDER, and return both paths.
+
+    The private half is readable by its owner alone and locked by $COSIGN_PASSWORD, empty by default. A pair
+    that is there already stays. Raises BuildError when one half is missing.
+    """
     folder = folder.absolute()
     key, public = folder / "cosign.key", folder / "cosign.pub"
     if key.exists() != public.exists():
@@ -64,9 +67,9 @@ def generate_keys(folder: Path, run: Callable) -> tuple[Path, Path]:
 
 
 def sign_image(ref: str, key: Path, *, identity: str, run: Callable, ca: Path | None = None) -> bool:
-    """Sign REF (REGISTRY/REPOSITORY@sha256:…) with the private KEY as IDENTITY, the repository's public name
-    without a tag. Returns False when that key had signed it before: then nothing is written.
+    """Sign REF (REGISTRY/REPOSITORY@sha256:…) with the private KEY; False when that key had signed it before.
 
+    IDENTITY is the repository's public name without a tag. Where the answer is False nothing is written.
     Raises BuildError on a reference without a digest, since a tag may have moved between push and signing,
     and when the signature is not found afterwards where machines look for it.
     """
@@ -102,8 +105,10 @@ def sign_image(ref: str, key: Path, *, identity: str, run: Callable, ca: Path | 
 
 
 def old_format(run: Callable, call: dict, verb: str = "sign") -> list[str]:
-    """The flags by which this cosign's VERB writes as cosign 2 does. Asked of its help: distributions' builds
-    call themselves "devel", so the version says nothing."""
+    """The flags by which this cosign's VERB writes the format of cosign 2.
+
+    Its help says which it has: builds of distributions call themselves "devel", so the version says nothing.
+    """
     known = run(["cosign", verb, "--help"], **call)
     text = known.stdout + known.stderr
     return [
@@ -112,8 +117,10 @@ def old_format(run: Callable, call: dict, verb: str = "sign") -> list[str]:
 
 
 def is_signed(ref: str, public: bytes, identity: str, run: Callable, call: dict) -> bool:
-    """Whether REF carries, under its `.sig` tag, a signature by the PUBLIC key (PEM) for IDENTITY and this
-    digest.
+    """Whether REF carries a signature by the PUBLIC key (PEM) for IDENTITY and this very digest.
+
+    It is looked for where machines look: under the tag `sha256-<hex>.sig` of the same repository. CALL are
+    the options for RUN.
     """
     repository, digest = ref.split("@")
     with tempfile.TemporaryDirectory(prefix="veilor-signature-") as scratch:
@@ -126,25 +133,45 @@ def is_signed(ref: str, public: bytes, identity: str, run: Callable, call: dict)
             f"docker://{repository}:{digest.replace(':', '-')}.sig",
             f"dir:{folder}",
         ]
-        if run(argv, **(call | {"binds": [*call["binds"], Path(scratch)]}), check=False).returncode:
-            return False  # no signature yet; a registry out of reach is told by the cosign that comes next
-        return any(
-            _vouches(layer, (folder / layer["digest"].split(":")[1]).read_bytes(), public, identity, digest)
-            for layer in json.loads((folder / "manifest.json").read_text())["layers"]
-        )
+        fetched = run(argv, **(call | {"binds": [*call["binds"], Path(scratch)]}), check=False)
+        if fetched.returncode:
+            # No signature yet. Where the registry is out of reach, the cosign that comes next says so.
+            return False
+        for layer in json.loads((folder / "manifest.json").read_text())["layers"]:
+            payload = (folder / layer["digest"].split(":")[1]).read_bytes()
+            signature = layer.get("annotations", {}).get("dev.cosignproject.cosign/signature", "")
+            if signature_holds(signature, payload, public) and payload_names(payload, identity, digest):
+                return True
+    return False
 
 
-def _vouches(layer: dict, payload: bytes, public: bytes, identity: str, digest: str) -> bool:
-    """Whether one signature (its LAYER's descriptor and PAYLOAD) says IDENTITY
-    and DIGEST and is by PUBLIC.
+def signature_holds(signature: str, payload: bytes, public: bytes) -> bool:
+    """Whether SIGNATURE (base64) is one of PAYLOAD by the PUBLIC key (PEM).
+
+    cosign makes keys of an elliptic curve; by any other key nothing is signed.
     """
-    signature = layer.get("annotations", {}).get("dev.cosignproject.cosign/signature", "")
     try:
-        load_pem_public_key(public).verify(base64.b64decode(signature), payload, ECDSA(SHA256()))
-        said = json.loads(payload)["critical"]
-        return (
-            said["identity"]["docker-reference"] == identity
-            and said["image"]["docker-manifest-digest"] == digest
-        )
-    except (InvalidSignature, ValueError, KeyError):
+        key = load_pem_public_key(public)
+        raw = base64.b64decode(signature)
+    except ValueError:
         return False
+    if not isinstance(key, EllipticCurvePublicKey):
+        return False
+    try:
+        key.verify(raw, payload, ECDSA(SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def payload_names(payload: bytes, identity: str, digest: str) -> bool:
+    """Whether the signed PAYLOAD (JSON, containers-signature(5)) names both IDENTITY and DIGEST."""
+    try:
+        critical = json.loads(payload)["critical"]
+        signed_identity = critical["identity"]["docker-reference"]
+        signed_digest = critical["image"]["docker-manifest-digest"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    if signed_identity != identity:
+        return False
+    return signed_digest == digest

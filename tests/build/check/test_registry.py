@@ -9,7 +9,7 @@ import pytest
 
 from veilor import cli
 from veilor.build.check import registry
-from veilor.build.check.finding import CannotRun, Finding, Notice, ask
+from veilor.build.check.finding import CannotRun, Finding, Notice, run_tool
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -23,7 +23,7 @@ def test_this_repository_passes(name, check, tools):
 
 
 def unable(root, run):
-    return ask(run, ["secilc"], [root])
+    return run_tool(run, ["secilc"], [root])
 
 
 CASES = {
@@ -63,7 +63,7 @@ def test_one_check_that_cannot_run_does_not_hide_what_another_found(monkeypatch,
 
 def test_a_tree_without_the_program_is_no_pass(tools):
     with pytest.raises(CannotRun, match="has no no-such-program"):
-        ask(tools.run, ["no-such-program"], [])
+        run_tool(tools.run, ["no-such-program"], [])
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from veilor.build.check.finding import Finding, ask
+from veilor.build.check.finding import Finding, run_tool
 from veilor.build.errors import BuildError
 from veilor.build.gate import machine_flags
 from veilor.build.stage import stage
@@ -30,7 +30,7 @@ def check_policy(root: Path, run) -> list[Finding]:
         except BuildError as error:
             return [Finding("product.toml", 0, str(error).replace(f"{root}/", ""))]
         found = judge_policy(root, Path(scratch, "tree") / POLICY)
-        code, said = ask(
+        code, said = run_tool(
             run, ["skopeo", *flags, "copy", "--quiet", CLOSED, f"dir:{scratch}/out"], [Path(scratch)]
         )
         if "connection refused" not in said:

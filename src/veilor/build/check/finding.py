@@ -1,4 +1,4 @@
-"""What a check says: where something is wrong, or why it could not look."""
+"""What a check finds, or why it could not run; and how it runs the programs that it asks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-LIMIT = 120.0
+LIMIT = 120.0  # seconds for one program
 
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """Something that is wrong: the file below the repository's root, the line in it (0: the file as a whole)
-    and one sentence.
+    """Something that is wrong: where, and in one sentence what, and what to do next.
+
+    PATH is below the repository's root; LINE is the line in that file, 0 for the file as a whole.
     """
 
     path: str
@@ -28,7 +29,7 @@ class Finding:
 
 @dataclass(frozen=True, order=True)
 class Notice(Finding):
-    """Something that is known to be unfinished: named by every check, refused by a release alone."""
+    """Something that is known to be unfinished: every check names it, only a release refuses it."""
 
 
 class Remark(Finding):
@@ -36,37 +37,37 @@ class Remark(Finding):
 
 
 class CannotRun(Exception):
-    """The check could not look at all; the text says what it needs. Never to be taken for a pass."""
+    """The check could not run at all; the text says what it needs. This never counts as a pass."""
 
 
-class Nothing(Exception):
-    """There was nothing to look at, in the place below the repository's root that the text names. A finding,
-    never a pass.
-    """
+class NothingToCheck(Exception):
+    """The folder that the text names has no file to check, which is a finding and not a pass."""
 
 
-def some(files: list[Path], place: str) -> list[Path]:
-    """FILES, of which there has to be one in PLACE. Raises Nothing where there is none."""
+def at_least_one(files: list[Path], folder: str) -> list[Path]:
+    """FILES as they are. Raises NothingToCheck, which names FOLDER, where there are none."""
     if not files:
-        raise Nothing(place)
+        raise NothingToCheck(folder)
     return files
 
 
-def ask(
+def run_tool(
     run: Callable | None, argv: list[str], binds: list[Path], stdin: bytes | None = None
 ) -> tuple[int, str]:
-    """Run ARGV in the tools tree: its exit code and both outputs as text. Raises CannotRun without a tree, or
-    where the tree is older than the program's place in its package list."""
+    """Run ARGV in the tools tree, which sees the folders BINDS: its exit code, and both its outputs as text.
+
+    RUN is the tools tree's runner. Raises CannotRun where that is None, and where the tree lacks the program.
+    """
     if run is None:
         raise CannotRun(f"{argv[0]} is in the tools tree, which is not there; `veilor lab tools` makes it")
     done = run(argv, binds=binds, timeout=LIMIT, stdin=stdin, check=False)
-    said = (done.stdout + done.stderr).decode(errors="replace")
-    if done.returncode and f"execvp {argv[0]}" in said:
+    output = (done.stdout + done.stderr).decode(errors="replace")
+    if done.returncode and f"execvp {argv[0]}" in output:
         raise CannotRun(f"this tools tree has no {argv[0]}; `veilor lab tools` makes a newer one")
-    return done.returncode, said
+    return done.returncode, output
 
 
-def own(name: str) -> Path:
+def find_own(name: str) -> Path:
     """The program NAME in the environment that we run from. Raises CannotRun when it is not there."""
     path = Path(sys.executable).with_name(name)
     if not path.exists():
@@ -74,10 +75,13 @@ def own(name: str) -> Path:
     return path
 
 
-def call(name: str, argv: list[str], cwd: Path) -> tuple[int, str, str]:
-    """Run our own program NAME with ARGV in CWD: exit code, standard output, standard error."""
+def run_own(name: str, argv: list[str], cwd: Path) -> tuple[int, str, str]:
+    """Run the program NAME of our environment with ARGV in CWD: exit code, standard output, standard error.
+
+    Raises CannotRun as `find_own`.
+    """
     done = subprocess.run(
-        [own(name), *argv],
+        [find_own(name), *argv],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -89,14 +93,17 @@ def call(name: str, argv: list[str], cwd: Path) -> tuple[int, str, str]:
 
 
 def line_of(text: str, needle: str) -> int:
-    """The first line of TEXT with NEEDLE in it, 0 when there is none."""
-    return next((number for number, line in enumerate(text.splitlines(), 1) if needle in line), 0)
+    """The number of the first line of TEXT that contains NEEDLE; 0 when none does."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if needle in line:
+            return number
+    return 0
 
 
 def lines_matching(text: str, pattern: str) -> list[tuple[int, re.Match]]:
-    """Number and match of every line of TEXT in which PATTERN is found."""
-    return [
-        (number, found)
-        for number, line in enumerate(text.splitlines(), 1)
-        if (found := re.search(pattern, line))
-    ]
+    """The number and the match of every line of TEXT in which PATTERN is found."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := re.search(pattern, line):
+            found.append((number, match))
+    return found

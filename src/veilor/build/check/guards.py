@@ -12,7 +12,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from veilor.build.check.finding import LIMIT, CannotRun, Finding, ask, line_of, lines_matching, some
+from veilor.build.check.finding import (
+    LIMIT,
+    CannotRun,
+    Finding,
+    at_least_one,
+    line_of,
+    lines_matching,
+    run_tool,
+)
 from veilor.build.check.units import settings_in
 from veilor.build.stage import stage
 
@@ -37,7 +45,7 @@ def check_firewall(root: Path, run: Callable | None) -> list[Finding]:
             words = re.search(r"Unexpected (?:element|attribute) (\S+)", said)
             line = int(at[1]) if at else line_of(zone.read_text(), f"<{words[1]}") if words else 0
             found.append(Finding(str(zone.relative_to(root)), line, said))
-    if not found and some(list(root.glob(FIREWALLD)), FIREWALLD):
+    if not found and at_least_one(list(root.glob(FIREWALLD)), FIREWALLD):
         said = offline(root, run, settings_in(root, "usr/lib/firewalld/zones", "*"), "--get-default-zone")
         if said:
             found.append(Finding(FIREWALLD, line_of((root / FIREWALLD).read_text(), "DefaultZone="), said))
@@ -55,7 +63,7 @@ def offline(root: Path, run: Callable | None, zones: list[Path], verb: str) -> s
         (tree / "system/firewalld.conf").write_text("DefaultZone=public\n")
         if verb != "--check-config":
             shutil.copy(root / FIREWALLD, tree / "system")
-        code, said = ask(run, ["sh", "-c", SHELL_COPY.format(tree=tree)], [tree])
+        code, said = run_tool(run, ["sh", "-c", SHELL_COPY.format(tree=tree)], [tree])
         if code:
             raise CannotRun(
                 f"firewalld's own zones can't be copied from the tools tree: {said.strip()[-200:]}"
@@ -73,10 +81,11 @@ def offline(root: Path, run: Callable | None, zones: list[Path], verb: str) -> s
 
 
 def as_root(run: Callable | None, argv: list[str], binds: list[Path]) -> tuple[int, str]:
-    """`ask` ARGV as root of a user namespace, whoever we are. Raises CannotRun where there are none, or the
-    program isn't.
+    """Run ARGV in the tools tree as root of a user namespace, whoever we are; answers as `run_tool`.
+
+    Raises CannotRun where there are no user namespaces, or the program is missing.
     """
-    code, said = ask(run, [*AS_ROOT, *argv], binds)
+    code, said = run_tool(run, [*AS_ROOT, *argv], binds)
     if lacking := re.search(
         r"unshare: .+|(?i:must be root|need to be root)|audit support not in kernel", said
     ):
@@ -93,7 +102,7 @@ def check_usbguard(root: Path, run: Callable | None) -> list[Finding]:
     for path in settings_in(root, USBGUARD, "[0-9][0-9]-*.conf"):
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if line.strip() and not line.startswith("#"):
-                code, said = ask(run, ["usbguard-rule-parser", line], [])
+                code, said = run_tool(run, ["usbguard-rule-parser", line], [])
                 if code or "ERROR" in said:
                     why = next((one for one in said.splitlines() if "ERROR" in one), said)
                     found.append(
@@ -101,7 +110,7 @@ def check_usbguard(root: Path, run: Callable | None) -> list[Finding]:
                     )
     conf = root / "overlay" / USBGUARD / "usbguard-daemon.conf"
     if conf.exists():
-        _, example = ask(run, ["cat", "/etc/usbguard/usbguard-daemon.conf"], [])
+        _, example = run_tool(run, ["cat", "/etc/usbguard/usbguard-daemon.conf"], [])
         known = set(re.findall(r"^#?\s*([A-Z]\w+)=", example, re.M))
         for number, hit in lines_matching(conf.read_text(), r"^([^#\s][^=]*)(=?)"):
             if hit[1].strip() not in known or not hit[2]:
@@ -134,7 +143,7 @@ def check_polkit(root: Path, run: Callable | None) -> list[Finding]:
             script.write_text(
                 POLKIT.replace("\n", " ") + path.read_text()
             )  # in one line, so that lines keep their numbers
-            code, said = ask(run, ["duk", str(script)], [script.parent])
+            code, said = run_tool(run, ["duk", str(script)], [script.parent])
         if code or "Error" in said:
             at = re.search(r"\(line (\d+)", said)  # of a syntax error; of others duk tells no line to rely on
             why = said.strip().splitlines()[0] if said.strip() else f"exit code {code}"
@@ -187,7 +196,7 @@ def check_chrony(root: Path, run: Callable | None) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
         copy = Path(scratch, "chrony.conf")
         copy.write_text(text)
-        code, said = ask(run, ["chronyd", "-p", "-f", str(copy)], [copy.parent])
+        code, said = run_tool(run, ["chronyd", "-p", "-f", str(copy)], [copy.parent])
     found = []
     if code:
         hit = re.search(r"(?:error|Fatal error) : (.+?) at line (\d+)", said)
@@ -244,7 +253,7 @@ def check_sshd(root: Path, run: Callable | None) -> list[Finding]:
 def by_sshd(run: Callable | None, arguments: list[str], binds: list[Path]) -> tuple[int, str]:
     """Run sshd with ARGUMENTS: the tools tree's, else this machine's. Raises CannotRun without either."""
     try:
-        return ask(run, ["sshd", *arguments], binds)
+        return run_tool(run, ["sshd", *arguments], binds)
     except CannotRun:
         program = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         if not program:
@@ -267,7 +276,9 @@ def check_desktop_entries(root: Path, run: Callable | None) -> list[Finding]:
     found = []
     with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
         tree = stage(root, Path(scratch, "tree"))
-        for path in some(sorted((tree / APPLICATIONS).rglob("*.desktop")), f"artwork/tree/{APPLICATIONS}"):
+        for path in at_least_one(
+            sorted((tree / APPLICATIONS).rglob("*.desktop")), f"artwork/tree/{APPLICATIONS}"
+        ):
             inside = path.relative_to(tree)
             name = next(
                 (
@@ -277,7 +288,7 @@ def check_desktop_entries(root: Path, run: Callable | None) -> list[Finding]:
                 ),
                 "artwork/tree",
             )
-            _, said = ask(run, ["desktop-file-validate", str(path)], [path.parent])
+            _, said = run_tool(run, ["desktop-file-validate", str(path)], [path.parent])
             found += [
                 Finding(name, 0, hit[1]) for _, hit in lines_matching(said, r": (?:error|warning): (.+)$")
             ]

@@ -334,7 +334,8 @@ def build_image_tree(
     tree.mkdir()
     make_base(root / SHAPE, tree, load(root / "product.toml").version)
     spoil(tree)
-    build, found = Build(root, tree), []
+    build = Build(root, tree)
+    found: list[Finding] = []
     for module in steps(root / "bluebuild"):
         found += build.step(module)
     where = Path(SCRIPTS)

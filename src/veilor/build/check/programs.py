@@ -38,7 +38,8 @@ def unpack_schemas(crate: bytes, dest: Path) -> None:
             _, found, name = member.name.partition("/test-files/schema/")
             if found and member.isfile() and ".." not in name:
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
-                (new / name).write_bytes(tar.extractfile(member).read())
+                content = tar.extractfile(member)
+                (new / name).write_bytes(content.read() if content else b"")
     new.rename(dest)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 
-from veilor.build.check.finding import LIMIT, CannotRun, Finding, line_of, own
+from veilor.build.check.finding import LIMIT, CannotRun, Finding, find_own, line_of
 from veilor.build.check.image_tree import SCRIPTS, steps
 from veilor.build.check.programs import SCHEMAS
 
@@ -172,7 +172,7 @@ def check_bluebuild(root: Path, run) -> list[Finding]:
     It asks for a container engine before it reads anything; a stand-in answers with a version, and is asked
     no more.
     """
-    program, wanted, found = own("bluebuild"), list(steps(root / "bluebuild")), []
+    program, wanted, found = find_own("bluebuild"), list(steps(root / "bluebuild")), []
     for cwd, path in ((root, RECIPE), (root / "bluebuild", "recipes/recipe.yml")):
         env = {
             **os.environ,

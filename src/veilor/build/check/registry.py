@@ -24,7 +24,7 @@ from veilor.build.check import (
     units,
     workflows,
 )
-from veilor.build.check.finding import CannotRun, Finding, Nothing, Notice, Remark
+from veilor.build.check.finding import CannotRun, Finding, NothingToCheck, Notice, Remark
 
 Check = Callable[[Path, Callable | None], list[Finding]]
 
@@ -104,7 +104,7 @@ def walk(root: Path, run: Callable | None, checks: Iterable[tuple[str, Check]] =
             yield Result(name, check(root, run))
         except CannotRun as error:
             yield Result(name, not_run=str(error))
-        except Nothing as place:
+        except NothingToCheck as place:
             yield Result(
                 name,
                 [

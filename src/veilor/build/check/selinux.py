@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from veilor.build.check.finding import Finding, ask
+from veilor.build.check.finding import Finding, run_tool
 
 MODULES = "bluebuild/files/selinux"
 SHAPE = "stand-ins/image"
@@ -21,7 +21,9 @@ def check_cil(root: Path, run) -> list[Finding]:
     modules, found = sorted((root / MODULES).glob("*.cil")), []
     for base in (["base.cil"], ["base.cil", "wall.cil"]):
         files = [str(root / SHAPE / name) for name in base] + [str(path) for path in modules]
-        code, said = ask(run, ["secilc", "--output=/dev/null", "--filecontext=/dev/null", *files], [root])
+        code, said = run_tool(
+            run, ["secilc", "--output=/dev/null", "--filecontext=/dev/null", *files], [root]
+        )
         if not code:
             continue
         places = [(hit[2] or hit[3], int(hit[1] or hit[4])) for hit in SAID.finditer(said)]
@@ -42,7 +44,7 @@ def out_of_reach(root: Path, run) -> Iterator[Finding]:
     to be refused.
     """
     files = [str(root / name) for name in (f"{SHAPE}/base.cil", BRAVE, REACH)]
-    _, said = ask(run, ["secilc", "--output=/dev/null", "--filecontext=/dev/null", *files], [root])
+    _, said = run_tool(run, ["secilc", "--output=/dev/null", "--filecontext=/dev/null", *files], [root])
     refused = {
         int(line) for line in re.findall(rf"neverallow check failed at \S*{re.escape(REACH)}:(\d+)", said)
     }

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from veilor.build.check.finding import Finding, ask, lines_matching
+from veilor.build.check.finding import Finding, lines_matching, run_tool
 from veilor.build.check.units import settings_in
 
 LAST_OF_THE_BASE = "55-"  # 55-hardening.conf
@@ -56,7 +56,7 @@ def check_sysctl(root: Path, run: Callable | None) -> list[Finding]:
         with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
             copy = Path(scratch, "sysctl.conf")
             copy.write_text(path.read_text())
-            _, said = ask(run, ["sysctl", "--dry-run", f"--load={copy}"], [copy.parent])
+            _, said = run_tool(run, ["sysctl", "--dry-run", f"--load={copy}"], [copy.parent])
         unknown = {key.replace("/", ".") for key in re.findall(r"cannot stat /proc/sys/(\S+):", said)} - KEYS
         for _, hit in lines_matching(said, r"\((\d+)\): invalid syntax"):
             found.append(Finding(name, int(hit[1]), "sysctl can't read this line"))
@@ -147,7 +147,7 @@ def check_modprobe(root: Path, run: Callable | None) -> list[Finding]:
             found.append(Finding(name, 0, why))
         with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
             Path(scratch, path.name).write_text(path.read_text())
-            _, said = ask(run, ["modprobe", f"--config={scratch}", "--showconfig"], [Path(scratch)])
+            _, said = run_tool(run, ["modprobe", f"--config={scratch}", "--showconfig"], [Path(scratch)])
         for _, hit in lines_matching(said, r"ERROR: .* line (\d+): (ignoring.+)$"):
             found.append(Finding(name, int(hit[1]), f"modprobe is {hit[2]}"))
         for number, hit in lines_matching(path.read_text(), r"^install\s+\S+\s+(?!/usr/bin/false$)(.*)$"):
@@ -194,7 +194,7 @@ def check_zram(root: Path, run: Callable | None) -> list[Finding]:
             (tree / "proc/meminfo").write_text("MemTotal:        8388608 kB\n")
             (tree / "proc/cmdline").write_text("\n")
             generator = "/usr/lib/systemd/system-generators/zram-generator"
-            code, said = ask(
+            code, said = run_tool(
                 run, ["env", f"ZRAM_GENERATOR_ROOT={tree}", generator, *[f"{tree}/out"] * 3], [tree]
             )
             made = (tree / "out/dev-zram0.swap").exists()

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from veilor.build.check.files import tracked
-from veilor.build.check.finding import Finding, call
+from veilor.build.check.finding import Finding, run_own
 
 SHELL = re.compile(rb"#!\S*/(?:env )?(?:ba|da)?sh\b")
 
@@ -21,7 +21,7 @@ def check_shell(root: Path, run) -> list[Finding]:
                 scripts.append(str(path.relative_to(root)))
     if not scripts:
         return [Finding(".", 0, "there is no shell script, so this check looked at nothing")]
-    code, said, wrong = call("shellcheck", ["--format=json1", *scripts], root)
+    code, said, wrong = run_own("shellcheck", ["--format=json1", *scripts], root)
     if code not in (0, 1):
         return [Finding(".", 0, f"ShellCheck could not look: {wrong.strip()[-300:]}")]
     return [

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from veilor.build.check.finding import CannotRun, Finding, ask, lines_matching, some
+from veilor.build.check.finding import CannotRun, Finding, at_least_one, lines_matching, run_tool
 
 UNITS = "overlay/usr/lib/systemd/system"
 USER_UNITS = "overlay/usr/lib/systemd/user"
@@ -22,16 +22,18 @@ SAID = re.compile(r"^(?P<unit>[^\s:]+\.[a-z]+)(?::(?P<line>\d+))?: (?P<text>.+)$
 
 def settings_in(root: Path, folder: str, pattern: str) -> list[Path]:
     """The files of overlay/FOLDER that match PATTERN, in order of names. Raises
-    Nothing where there is none.
+    NothingToCheck where there is none.
     """
-    return some(sorted((root / "overlay" / folder).glob(pattern)), f"overlay/{folder}")
+    return at_least_one(sorted((root / "overlay" / folder).glob(pattern)), f"overlay/{folder}")
 
 
 def check_units(root: Path, run: Callable | None) -> list[Finding]:
     """Every unit and drop-in of ours, by `systemd-analyze verify`: unknown settings, programs that aren't
     there. The system's, a person's session's, and those that dracut takes into the initramfs."""
     found = verify(root, UNITS, run) + verify(root, USER_UNITS, run, "--user")
-    for folder in sorted({path.parent for path in some(sorted((root / DRACUT).glob("*/*.service")), DRACUT)}):
+    for folder in sorted(
+        {path.parent for path in at_least_one(sorted((root / DRACUT).glob("*/*.service")), DRACUT)}
+    ):
         found += verify(root, str(folder.relative_to(root)), run)
     return found + links_that_lead_nowhere(root)
 
@@ -41,9 +43,9 @@ def verify(root: Path, home: str, run: Callable | None, *options: str) -> list[F
     found = []
     with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
         place = Path(scratch, "units")
-        some(list((root / home).glob("*")), home)
+        at_least_one(list((root / home).glob("*")), home)
         shutil.copytree(root / home, place, symlinks=True)
-        named = some(
+        named = at_least_one(
             [path for path in sorted(place.iterdir()) if path.is_file() and path.suffix != ".sh"], home
         )
         for folder in sorted(place.glob("*.d")):
@@ -65,7 +67,7 @@ def verify(root: Path, home: str, run: Callable | None, *options: str) -> list[F
             "--generators=no",
             *map(str, named),
         ]
-        said_all = ask(run, argv, [place])[1]
+        said_all = run_tool(run, argv, [place])[1]
         if "Failed to initialize manager" in said_all:
             raise CannotRun(f"systemd-analyze can't begin: {' '.join(said_all.split())[-200:]}")
         for line in said_all.splitlines():
@@ -103,7 +105,7 @@ def links_that_lead_nowhere(root: Path) -> list[Finding]:
 def check_presets(root: Path, run: Callable | None) -> list[Finding]:
     """Presets are readable, read before the base's, and enable no unit of ours that isn't there."""
     found = []
-    for path in some(sorted((root / PRESETS).glob("*")), PRESETS):
+    for path in at_least_one(sorted((root / PRESETS).glob("*")), PRESETS):
         name = str(path.relative_to(root))
         if not path.name.endswith(".preset") or path.name[:2] >= FIRST_OF_THE_BASE:
             why = (
@@ -144,7 +146,7 @@ def check_tmpfiles(root: Path, run: Callable | None) -> list[Finding]:
             (tree / "etc").mkdir()
             (tree / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
             (tree / "etc/group").write_text("root:x:0:\nwheel:x:10:\n")
-            _, said = ask(run, [*program, f"--root={tree}", "--dry-run"], [tree])
+            _, said = run_tool(run, [*program, f"--root={tree}", "--dry-run"], [tree])
         for _, line in lines_matching(said, rf"^{re.escape(scratch)}/(\S+?):(\d+): (.+)$"):
             found.append(Finding(f"overlay/{line[1]}", int(line[2]), line[3]))
     return found

@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from veilor.build.check.finding import Finding, call, lines_matching, own
+from veilor.build.check.finding import Finding, find_own, lines_matching, run_own
 
 FOLDER = ".github/workflows"
 PINNED = re.compile(r"uses: +(\S+)")
@@ -18,10 +18,10 @@ BY_COMMIT = re.compile(r"(?:\./\S+|[\w./-]+@[0-9a-f]{40})$")
 def check_actionlint(root: Path, run) -> list[Finding]:
     """Syntax, expressions, and the shell in the steps."""
     files = sorted(str(path.relative_to(root)) for path in (root / FOLDER).glob("*.yml"))
-    own("actionlint")
-    code, said, wrong = call(
+    find_own("actionlint")
+    code, said, wrong = run_own(
         "actionlint",
-        ["-shellcheck", str(own("shellcheck")), "-pyflakes", "", "-format", "{{json .}}", *files],
+        ["-shellcheck", str(find_own("shellcheck")), "-pyflakes", "", "-format", "{{json .}}", *files],
         root,
     )
     if code not in (0, 1):
@@ -34,7 +34,7 @@ def check_actionlint(root: Path, run) -> list[Finding]:
 
 def check_zizmor(root: Path, run) -> list[Finding]:
     """What an attacker could do with them, as far as that shows without a network."""
-    code, said, wrong = call(
+    code, said, wrong = run_own(
         "zizmor", ["--offline", "--no-progress", "--no-exit-codes", "--format", "json", ".github"], root
     )
     if code:
