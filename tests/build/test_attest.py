@@ -160,14 +160,16 @@ def test_what_was_shown_of_an_image_and_of_its_tree_stands_apart_and_arrives_ver
     )
     reference = f"{IMAGE}:{digest.replace(':', '-')}.att"
     assert bench.pull(reference, tmp_path / "att") == "", "a machine fetches it under its own policy"
-    said = shown.statements(str(tmp_path / "att"))
-    here, elsewhere = shown.about(said, digest), shown.about(said, recorded)
-    assert {one["claim"] for one in here} == of_image and {one["layer"] for one in here} == {"image"}
-    assert [(one["claim"], one["verdict"], one["seen_to_fail"], one["stand_ins"]) for one in elsewhere] == [
-        ("local.ptrace", "PASS", True, ["base-system"]),
-        ("local.links", "OS_FAULT", False, ["base-system"]),
+    said = shown.read_statements(str(tmp_path / "att"))
+    here, elsewhere = shown.results_about(said, digest), shown.results_about(said, recorded)
+    assert {one.claim for one in here} == of_image and {one.layer for one in here} == {"image"}
+    assert [(one.claim, one.verdict, one.stand_ins) for one in elsewhere] == [
+        ("local.ptrace", "PASS", ("base-system",)),
+        ("local.links", "OS_FAULT", ("base-system",)),
     ]
-    assert shown.about(said, "sha256:" + "1" * 64) == []
+    (of_tree,) = [one for one in said if one["subject"][0]["digest"]["sha256"] == recorded[7:]]
+    assert [row["seen_to_fail"] for row in of_tree["predicate"]["results"]] == [True, False]
+    assert shown.results_about(said, "sha256:" + "1" * 64) == []
     argv = [
         "cosign",
         "verify-attestation",
@@ -186,7 +188,7 @@ def test_what_was_shown_of_an_image_and_of_its_tree_stands_apart_and_arrives_ver
     assert released()[1] == counts, "again, and it takes the place of what was there"
     assert (
         bench.pull(reference, tmp_path / "again") == ""
-        and len(shown.statements(str(tmp_path / "again"))) == 2
+        and len(shown.read_statements(str(tmp_path / "again"))) == 2
     )
 
 

@@ -71,7 +71,9 @@ def results_about(statements: list[dict[str, Any]], digest: str) -> list[Result]
         if subjects != [digest.removeprefix("sha256:")]:
             continue
         for row in statement["predicate"]["results"]:
-            found.append(Result(row["claim"], row["layer"], row["verdict"], tuple(row["stand_ins"])))
+            # A check of the image itself ran with no stand-in.
+            stand_ins = tuple(row.get("stand_ins", ()))
+            found.append(Result(row["claim"], row["layer"], row["verdict"], stand_ins))
     return found
 
 

@@ -179,7 +179,7 @@ def check_bluebuild(root: Path, run) -> list[Finding]:
             "PATH": f"{root}/stand-ins/image/engine:{os.environ.get('PATH', os.defpath)}",
             "NO_COLOR": "1",
         }
-        argv = [program, "generate", "--skip-validation", "--display-full-recipe", path]
+        argv = [str(program), "generate", "--skip-validation", "--display-full-recipe", path]
         done = subprocess.run(
             argv,
             cwd=cwd,

@@ -43,7 +43,8 @@ def check_sysctl(root: Path, run: Callable | None) -> list[Finding]:
     """
     found: list[Finding] = []
     for path in settings_in(root, "usr/lib/sysctl.d", "*"):
-        name, seen = str(path.relative_to(root)), {}
+        name = str(path.relative_to(root))
+        seen: dict[str, int] = {}
         if path.name < LAST_OF_THE_BASE or not path.name.endswith(".conf"):
             found.append(
                 Finding(
@@ -78,7 +79,8 @@ def check_kargs(root: Path, run: Callable | None) -> list[Finding]:
     """kargs.d as bootc reads it (an unknown key is an error there), each argument once, and what the fixes
     rest on.
     """
-    found, seen = [], {}
+    found: list[Finding] = []
+    seen: dict[str, str] = {}
     files = settings_in(root, "usr/lib/bootc/kargs.d", "*")
     for path in files:
         name, text = str(path.relative_to(root)), path.read_text()
