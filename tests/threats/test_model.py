@@ -16,6 +16,7 @@ from veilor.build.threats import code, command, image, page, results, results_pa
 from veilor.build.threats.kinds.registry import Kind
 from veilor.build.threats.model import Axis, Cell, ImageCheck, Model, Trial, load_model, render_claims
 from veilor.core import claims
+from veilor.lab.cache import hash_tree
 from veilor.lab.sabotage import SABOTAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,31 @@ def test_the_staged_tree_keeps_every_image_check_and_each_check_fails_without_it
     assert {check.id for claim in MODEL.claims for check in claim.image if not check.built} <= {
         one.rsplit(": ", 1)[0] for one in tried
     }
+
+
+def test_a_spoilt_copy_is_made_whole_again(subject, tmp_path):
+    copy = image.Copy(subject, tmp_path)
+    whole = hash_tree(tmp_path)
+    path = tmp_path / "tree/usr/lib/sysctl.d/60-veilor.conf"
+    link = next(one for one in (tmp_path / "tree/etc").rglob("*") if one.is_symlink())
+
+    def another_target():
+        link.unlink()
+        link.symlink_to("/dev/zero")
+
+    for spoil in (
+        lambda: path.write_bytes(bytes(path.stat().st_size)),
+        lambda: path.write_bytes(bytes(path.stat().st_size)),  # at once again, and as long as before
+        lambda: path.chmod(0o600),
+        another_target,
+        link.unlink,
+        path.unlink,
+        lambda: path.with_name("other").touch(),
+    ):
+        spoil()
+        assert hash_tree(tmp_path) != whole
+        copy.restore()
+        assert hash_tree(tmp_path) == whole
 
 
 def changed(name: str, **fields) -> Model:

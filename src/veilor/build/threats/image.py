@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from veilor.build.errors import BuildError
 from veilor.build.stage import stage
@@ -41,7 +44,11 @@ def subject(source_root: Path, tree: Path | None = None) -> AbstractContextManag
 
 
 class Copy:
-    """A copy of a subject, without our programs' code, that is spoilt and made whole again."""
+    """A copy of a subject, without our programs' code, that is spoilt and made whole again.
+
+    A file is read again only where its stamp has changed, or is so young that a change within one tick of the
+    file system's clock would not show in it.
+    """
 
     def __init__(self, honest: Subject, scratch: Path) -> None:
         for part, name in ((honest.tree, "tree"), (honest.sources, "sources")):
@@ -49,30 +56,71 @@ class Copy:
                 part, scratch / name, symlinks=True, ignore=shutil.ignore_patterns("device", "core")
             )
         self.subject, self.root = Subject(scratch / "tree", scratch / "sources"), scratch
-        self.honest = self.contents()
+        self.stamps = self.read_stamps()
+        self.honest = {path: read_file(path) for path in self.stamps}
+        self.young = set(self.stamps)
 
-    def contents(self) -> dict[Path, tuple[str | bytes, int]]:
-        """Each file's bytes or link's target, and its mode."""
-        files = [path for path in self.root.rglob("*") if path.is_symlink() or path.is_file()]
-        return {
-            path: (os.readlink(path) if path.is_symlink() else path.read_bytes(), path.lstat().st_mode)
-            for path in files
-        }
+    def read_stamps(self) -> dict[str, Stamp]:
+        """The stamp of each file and link, by path."""
+        found, folders = {}, [str(self.root)]
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        found[entry.path] = stamp(entry.stat(follow_symlinks=False))
+        return found
 
     def restore(self) -> None:
         """Undo what a mutation did."""
-        now = self.contents()
-        for path in now.keys() | self.honest.keys():
-            if now.get(path) == self.honest.get(path):
-                continue
-            path.unlink(missing_ok=True)
-            if path in self.honest:
-                data, mode = self.honest[path]
-                if isinstance(data, str):
-                    path.symlink_to(data)
-                else:
-                    path.write_bytes(data)
-                    path.chmod(mode & 0o7777)
+        now = self.read_stamps()
+        different = {
+            path for path in now.keys() | self.stamps.keys() if now.get(path) != self.stamps.get(path)
+        }
+        for path in different | self.young:
+            wanted = self.honest.get(path)
+            if wanted != (read_file(path) if path in now else None):
+                Path(path).unlink(missing_ok=True)
+                if wanted:
+                    write_file(path, *wanted)
+            if wanted:
+                self.stamps[path] = stamp(os.lstat(path))
+        grown = time.time_ns() - TICK
+        self.young = {path for path in different | self.young if path in self.stamps}
+        self.young = {path for path in self.young if self.stamps[path].changed > grown}
+
+
+class Stamp(NamedTuple):
+    """What the file system says of a file: something in it changes with any write. Times in nanoseconds."""
+
+    mode: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+TICK = 100_000_000  # nanoseconds; more than any file system's clock takes from one step to the next
+
+
+def stamp(info: os.stat_result) -> Stamp:
+    return Stamp(info.st_mode, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def read_file(path: str) -> tuple[str | bytes, int]:
+    """The bytes of the file at PATH, or its target where it is a link; and its mode."""
+    mode = os.lstat(path).st_mode
+    return (os.readlink(path) if stat.S_ISLNK(mode) else Path(path).read_bytes()), mode
+
+
+def write_file(path: str, content: str | bytes, mode: int) -> None:
+    """Write to PATH what `read_file` returned."""
+    if isinstance(content, str):
+        os.symlink(content, path)
+        return
+    Path(path).write_bytes(content)
+    os.chmod(path, stat.S_IMODE(mode))
 
 
 def image_problem(subject: Subject, check: ImageCheck) -> str | None:
