@@ -91,6 +91,25 @@ def test_room_is_made_on_a_hosted_runner_alone(hosted, place):
     assert bool(place.calls("df")) == hosted and place.calls("make setup")
 
 
+PODMAN = """if [[ $1 == image ]]; then echo "base.example/kinoite@sha256:0"; exit; fi
+printf '/usr/lib\\tdir\\t0755\\n'"""
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_base_that_was_built_on_is_compared_with_its_stand_in(place, code):
+    place.program("podman", PODMAN)
+    python = place.root / ".venv/bin/python"
+    python.write_text(f'#!/bin/bash\ncp "$VEILOR_BASE_TREE" "{place.root}/seen"; exit {code}\n')
+    python.chmod(0o755)
+    done = place.run("compare-base")
+    assert done.returncode == code, done.stderr
+    assert ("bring stand-ins/image/tree.tsv up to date" in done.stderr) == bool(code)
+    assert (
+        "run --rm --network none base.example/kinoite@sha256:0 find / -xdev" in place.calls("podman run")[0]
+    )
+    assert (place.root / "seen").read_text() == "path\ttype\tmode\n/usr/lib\tdir\t0755\n"
+
+
 TRIVY = """[[ $1 != image ]] || while (($#)); do if [[ $1 == --output ]]; then echo '{}' >"$2"; fi; shift; done
 [[ $1 != sbom ]] || exit ${HOLES:-0}"""  # noqa: E501
 

@@ -273,7 +273,9 @@ def test_the_small_tree_has_the_names_and_modes_of_the_full_one():
     carry.
     """
     if FULL_TREE not in os.environ:
-        pytest.skip(f"NOT RUN: needs the base's listing; set {FULL_TREE}=FILE.tsv")
+        pytest.skip(
+            f"NOT RUN: needs the base's listing: `scripts/compare-base` after a build, or {FULL_TREE}=FILE"
+        )
     with open(os.environ[FULL_TREE], newline="") as file:
         full = {row["path"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
     ours = [
