@@ -366,7 +366,6 @@ def check_update_units(world: World, checks: Checks) -> None:
         "bootc-fetch-apply-updates.timer",
         "rpm-ostreed-automatic.timer",
         "upgrade-on-boot.service",
-        "greenboot-rollback.service",
     ):
         loaded = machine.run(["systemctl", "show", "-P", "LoadState", unit]).out.strip()
         started = machine.run(["systemctl", "start", unit], check=False)

@@ -26,7 +26,7 @@ UNITS = "usr/lib/systemd/system"
 SHORT_LIMIT = "[Timer]\nOnActiveSec=\nOnActiveSec=20s\n"
 BEFORE_THE_CHECK = """[Unit]
 Description=What a new version starts before its health check
-Before=greenboot-healthcheck.service
+Before=veilor-boot-check.service
 After=basic.target
 [Service]
 Type=oneshot

@@ -22,14 +22,12 @@ FILE_STATEMENTS = 350
 SHELL_LINES = 40
 BUDGETS = {  # statements by part
     # trust is decided by one guard for each condition, and records are dataclasses, whose fields count
-    "device and core": (2700, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
-    "doctor": (520, ("src/veilor/device/doctor",)),
+    "device and core": (3000, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
+    "doctor": (580, ("src/veilor/device/doctor",)),
     "lab": (3450, ("src/veilor/lab",)),
     "pictures": (310, ("src/veilor/pictures",)),
-    "bootc front": (
-        570,
-        ("stand-ins/bootc",),
-    ),  # its shapes are dataclasses, and a field counts as a statement
+    # its shapes are dataclasses, and a field counts as a statement
+    "bootc front": (570, ("stand-ins/bootc",)),
 }
 PYPI = {"cryptography", "jinja2", "jsonschema", "pykickstart", "qemu", "resvg_py"}
 WALLS = {  # folder: what of veilor it may import, and what of PyPI

@@ -64,7 +64,7 @@ def compile_python(tree: Path) -> None:
 
 def fit_to_fedora(tree: Path) -> None:
     """Give files the names and contents that Fedora's base has."""
-    (tree / "usr/sbin/grub2-editenv").symlink_to("/usr/bin/grub-editenv")  # Fedora's name; greenboot calls it
+    (tree / "usr/sbin/grub2-editenv").symlink_to("/usr/bin/grub-editenv")  # Fedora's name
     (tree / "etc/machine-id").write_text(
         ""
     )  # empty: a new id on each machine, yet no "first boot" preset run

@@ -24,6 +24,10 @@ from veilor.device import main as programs
 from veilor.device import network, preflight, run
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+from loader_entries import write_loader_entries  # noqa: E402
+
+FRAGMENT = ROOT / "overlay/usr/lib/bootupd/grub2-static/configs.d/08_veilor.cfg"
 REF = "ghcr.io/veilor/veilor-os:44"
 NAMES = ("bootc", "ostree", "skopeo", "grub2-editenv", "systemctl", "plymouth", "mount", "busctl", "usbguard")
 KEY = "-----BEGIN PUBLIC KEY-----\n" + base64.b64encode(b"stand-in").decode() + "\n-----END PUBLIC KEY-----\n"
@@ -81,6 +85,11 @@ sys.exit(fake.main({{folder!r}}, {{name!r}}, sys.argv[1:]))
 """
 
 
+def deployment_name(entry: dict) -> str:
+    """How ostree names the folder of ENTRY's deployment."""
+    return f"{entry['ostree']['checksum']}.{entry['ostree']['deploySerial']}"
+
+
 class Machine:
     """Everything below FOLDER; `world` is what the fakes see."""
 
@@ -97,6 +106,7 @@ class Machine:
             for path in paths:
                 self.put(path, KEY)
         self.put("boot/grub2/grubenv", "")
+        self.put("boot/grub2/grub.cfg", FRAGMENT.read_text())
         self.put("dev/console", "")
         self.put("run/ostree-booted", "")
         self.put("etc/machine-id", "0123456789abcdef0123456789abcdef\n")
@@ -150,11 +160,14 @@ class Machine:
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch() if staged else marker.unlink(missing_ok=True)
         if booted:
+            pair = (rollback, booted) if queued else (booted, rollback)
+            names = [deployment_name(old) for old in (*pair, *others) if old]
+            write_loader_entries(str(self.root), names)
             self.boot_into(booted)
 
     def boot_into(self, booted: dict) -> None:
         """Make the kernel's command line that of BOOTED."""
-        name = f"{booted['ostree']['checksum']}.{booted['ostree']['deploySerial']}"
+        name = deployment_name(booted)
         real = self.root / "sysroot/ostree/deploy/veilor/deploy" / name
         real.mkdir(parents=True, exist_ok=True)
         link = self.root / "sysroot/ostree/boot.1/veilor/abc/0"
@@ -220,6 +233,12 @@ class Machine:
     def grub(self) -> dict:
         return dict(line.split("=", 1) for line in self.text("boot/grub2/grubenv").splitlines())
 
+    @property
+    def armed(self) -> str | None:
+        """The digest of the version that is noted to be on trial."""
+        record = json.loads(self.text("var/lib/veilor/health.json") or "{}")
+        return record["armed"]["target"]["digest"] if record.get("armed") else None
+
     def world_reboots(self) -> int:
         """How often the machine was asked to restart."""
         self.load()
@@ -246,6 +265,8 @@ class Machine:
         """End this boot (CLEAN: a shutdown that puts what is staged in place), let GRUB choose; the version
         that boots.
         """
+        if clean:
+            self.moment("count")
         self.load()
         now = self.world["status"]["status"]
         if clean and now["staged"] and not now["staged"]["downloadOnly"]:
@@ -259,12 +280,15 @@ class Machine:
             )
             now |= {"order": now.get("order") or [old for old in (*pair, *now["otherDeployments"]) if old]}
         order, grub = now.pop("order"), self.grub
+        if clean:
+            write_loader_entries(str(self.root), [deployment_name(old) for old in order])
+            self.moment("settle")
+            grub = self.grub
         choice = 0
-        if "boot_counter" in grub and grub.get("boot_success") == "0":
-            count = int(grub["boot_counter"])
-            choice, count = (1, -1) if count in (0, -1) else (0, count - 1)
-            grub["boot_counter"] = str(count)
-        grub["boot_success"] = "0"
+        if "veilor_counter" in grub:  # as the GRUB fragment of the overlay does
+            count = int(grub["veilor_counter"])
+            choice, after = {0: (1, -1), -1: (0, 0)}.get(count, (0, count - 1))
+            grub["veilor_counter"] = str(after)
         self.put("boot/grub2/grubenv", "".join(f"{key}={value}\n" for key, value in grub.items()))
         booted = order[choice if choice < len(order) else 0]
         rest = [old for old in order if old is not booted]
@@ -284,20 +308,14 @@ class Machine:
     def moment(self, name: str) -> SimpleNamespace:
         return self.program("health", name)
 
-    def greenboot(self, good: bool = True) -> None:
-        """The health check of a boot as greenboot runs it with the shipped setting, and what comes after it.
-
-        As seen with the real one: it remounts /boot read-only after its first change, so that its second,
-        taking the counter away after a good boot, fails unnoticed.
+    def judge_boot(self, good: bool = True) -> None:
+        """The check of this boot and what systemd starts after it; without GOOD it fails by something else's
+        fault.
         """
         if self.moment("check").code == 0 and good:
             self.moment("healthy")
-            grub = self.grub | {"boot_success": "1"}
         else:
             self.moment("failed")
-            grub = {"boot_counter": "0"} | self.grub | {"boot_success": "0"}
-        self.put("boot/grub2/grubenv", "".join(f"{key}={value}\n" for key, value in grub.items()))
-        self.moment("settle")
 
 
 @pytest.fixture

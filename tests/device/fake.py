@@ -13,6 +13,8 @@ bootc's part is a small model, held against recordings of the real one by test_f
 import os
 import sys
 
+from loader_entries import write_loader_entries
+
 SIGKILL, SIGTERM = 9, 15
 FOLDER, WORLD, STATUS = "", {}, {}  # set by main
 
@@ -273,6 +275,10 @@ def main(folder, name, argv):
         write(marker, "")
     elif os.path.exists(marker):
         os.unlink(marker)
+    if name in ("bootc", "ostree") and STATUS["booted"]:
+        ordered = [entry["ostree"] for entry in entries() if entry is not STATUS["staged"]]
+        names = [f"{one['checksum']}.{one['deploySerial']}" for one in ordered]
+        write_loader_entries(f"{FOLDER}/root", names)
     write(f"{FOLDER}/world", repr(WORLD))
     if kill and kill[:2] == [number, "after"]:
         os.kill(os.getppid(), SIGTERM if "asked" in kill else SIGKILL)

@@ -35,7 +35,6 @@ def started() -> list[tuple[str, str]]:
     places = [
         *(path for folder in folders for path in folder.glob("*.service")),
         *(OVERLAY / "usr/bin").iterdir(),
-        *(OVERLAY / "usr/lib/greenboot").rglob("*.sh"),
     ]
     return [
         (str(place.relative_to(OVERLAY)), words)
@@ -61,10 +60,10 @@ def test_everything_started_exists_and_every_program_is_started():
     assert words == {name for name in PROGRAMS if name != "health"} | {
         f"health {moment}" for moment in MOMENTS
     }
-    assert len(started()) == len(list(UNITS.glob("*.service"))) + 1 + 6 + 3
+    assert len(started()) == len(list(UNITS.glob("*.service"))) + 1 + 6
 
 
-SCRIPTS = [*(OVERLAY / "usr/bin").iterdir(), *(OVERLAY / "usr/lib/greenboot").rglob("*.sh")]
+SCRIPTS = [*(OVERLAY / "usr/bin").iterdir()]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -76,24 +75,18 @@ def test_every_unit_with_an_install_section_is_enabled_by_a_link_and_kept_by_the
     links = {(link.parent.name, link.name): os.readlink(link) for link in ETC.glob("*.*/*")}
     for path in filter(Path.is_file, UNITS.iterdir()):
         install = dict(unit(path.name)["Install"]) if "Install" in unit(path.name) else {}
-        for target in install.get("WantedBy", "").split():
-            assert links.pop((f"{target}.wants", path.name)) == f"/usr/lib/systemd/system/{path.name}"
-    assert set(links) == {
-        ("multi-user.target.wants", "greenboot-healthcheck.service"),
-        ("boot-complete.target.requires", "greenboot-healthcheck.service"),
-    }
+        for kind, word in (("wants", "WantedBy"), ("requires", "RequiredBy")):
+            for target in install.get(word, "").split():
+                assert links.pop((f"{target}.{kind}", path.name)) == f"/usr/lib/systemd/system/{path.name}"
+    assert not links
     preset = (OVERLAY / "usr/lib/systemd/system-preset/10-veilor.preset").read_text()
-    assert (
-        "enable veilor-*.service\nenable veilor-*.timer\nenable veilor-*.path\nenable "
-        "greenboot-healthcheck.service\n" in preset
-    )
+    assert "enable veilor-*.service\nenable veilor-*.timer\nenable veilor-*.path\n" in preset
 
 
 def test_competing_updaters_are_masked():
     for name in (
         "bootc-fetch-apply-updates.timer",
         "rpm-ostreed-automatic.timer",
-        "greenboot-rollback.service",
     ):
         assert os.readlink(ETC / name) == "/dev/null"
 
@@ -107,10 +100,10 @@ def test_the_first_boot_holds_nobody_up_and_ends_for_good():
     ) == ("exec", "on-failure", "0")
     assert {"plasma-setup.service", "display-manager.service"} <= set(first["Unit"]["Before"].split())
     assert first["Unit"]["ConditionPathExists"] == "!/var/lib/veilor/firstboot-done"
-    assert "greenboot-healthcheck.service" in first["Unit"]["After"], (
-        "the health check takes a counter that is armed before"
+    assert "veilor-boot-check.service" in first["Unit"]["After"], (
+        "its verdict would be taken for one on what is armed here"
     )
-    assert "greenboot-healthcheck.service" in unit("veilor-update-stage.service")["Unit"]["After"]
+    assert "veilor-boot-check.service" in unit("veilor-update-stage.service")["Unit"]["After"]
 
 
 def test_the_first_start_enrols_by_itself_just_once_and_only_where_there_is_usb():
@@ -125,19 +118,23 @@ def test_the_first_start_enrols_by_itself_just_once_and_only_where_there_is_usb(
 
 def test_a_return_is_dealt_with_before_the_health_check_and_settled_after_it():
     for name in ("veilor-unlocked.service", "veilor-health-return.service"):
-        assert "greenboot-healthcheck.service" in unit(name)["Unit"]["Before"]
+        assert "veilor-boot-check.service" in unit(name)["Unit"]["Before"]
     assert "sysinit.target" in unit("veilor-unlocked.service")["Unit"]["Before"].split(), (
         "what comes later may panic before the note"
     )
-    assert "greenboot-healthcheck.service" in unit("veilor-health-settle.service")["Unit"]["After"]
+    assert "ostree-finalize-staged.service" in unit("veilor-count-starts.service")["Unit"]["After"].split(), (
+        "what starts after another stops before it"
+    )
+    settles = unit("veilor-settle-counter.service")["Unit"]
+    assert "ostree-finalize-staged.service" in settles["Before"].split(), "and the other way round"
+    assert settles["DefaultDependencies"] == "no", "it would stop with the services, before ostree's work"
     assert "veilor-unlocked.service" in unit("veilor-health-deadline.timer")["Unit"]["After"]
 
 
-def test_kernel_arguments_and_greenboot_setting():
+def test_kernel_arguments():
     assert (
         "panic=30" in tomllib.loads((OVERLAY / "usr/lib/bootc/kargs.d/10-veilor.toml").read_text())["kargs"]
     )
-    assert "GREENBOOT_MAX_BOOT_ATTEMPTS=0\n" in (OVERLAY / "etc/greenboot/greenboot.conf").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -160,4 +157,3 @@ def test_the_staged_programs_start_alone_and_explain_themselves(tree):
         )
         assert done.returncode == 0 and "exit codes:" in done.stdout, done.stderr
     assert subprocess.run([*start, "nonsense"], capture_output=True, timeout=60, check=False).returncode == 2
-    assert (tree / "etc/motd.d").is_dir(), "greenboot fails where it is missing"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from veilor.device import preflight
+from veilor.device import bootc, preflight
 
 
 def staged(machine):
@@ -28,22 +28,25 @@ def test_a_new_version_is_downloaded_locked_compared_counted_and_let_go(v1):
     assert done.code == 0 and "44.2 is ready" in done.out and "restart when you like" in done.out.lower()
     assert staged(v1) == ("44.2", False)
     assert verbs(v1) == ["upgrade --download-only --progress-fd", "upgrade --from-downloaded"]
-    assert v1.grub == {"boot_counter": "3", "boot_success": "0"}
+    assert v1.grub == {}, "counted from the shutdown on that puts it in place"
+    assert v1.armed == v1.digest("44.2")
     armed = v1.json("var/lib/veilor/health.json")["armed"]
     assert (armed["target"]["version"], armed["from"]["version"], armed["by"]) == ("44.2", "44.1", "update")
     assert "44.2 is ready" in v1.text("run/motd.d/50-veilor")
     assert v1.json("run/veilor/notice.json")["notices"]["update"]["code"] == 0
 
 
-def test_the_counter_is_armed_before_the_version_can_boot(v1):
-    v1.program("update")
-    order = [argv[:3] for argv in v1.calls()]
-    armed = next(n for n, argv in enumerate(v1.calls()) if "boot_counter=3" in argv)
-    assert (
-        order.index(["bootc", "upgrade", "--download-only"])
-        < armed
-        < order.index(["bootc", "upgrade", "--from-downloaded"])
-    )
+def test_the_counter_is_armed_before_the_version_can_boot(v1, monkeypatch):
+    armed = []
+    unlock = bootc.unlock
+
+    def watched():
+        armed.append(v1.armed)
+        unlock()
+
+    monkeypatch.setattr(bootc, "unlock", watched)
+    assert v1.program("update").code == 0
+    assert armed == [v1.digest("44.2")]
 
 
 def test_nothing_newer_asks_bootc_only_for_its_status(v1):
@@ -65,7 +68,7 @@ def test_staged_already_asks_bootc_only_for_its_status(v1):
 
 def test_download_only_stops_at_the_lock_and_the_next_run_lets_go(v1):
     done = v1.program("update", "--download-only")
-    assert done.code == 0 and staged(v1) == ("44.2", True) and "boot_counter" not in v1.grub
+    assert done.code == 0 and staged(v1) == ("44.2", True) and v1.armed is None
     assert v1.power_on() == "44.1"
     assert v1.program("update", "--download-only").code == 0 and staged(v1) == ("44.2", True)
     v1.forget_calls()
@@ -84,7 +87,7 @@ def test_another_digest_than_announced_is_dropped_and_never_unlocked(v1):
     done = v1.program("update")
     assert done.code == 4 and "44.2b" in done.err and "44.2" in done.err
     assert staged(v1) is None and verbs(v1) == ["upgrade --download-only --progress-fd"]
-    assert v1.calls("ostree", "admin", "undeploy") and "boot_counter" not in v1.grub
+    assert v1.calls("ostree", "admin", "undeploy") and v1.armed is None
     assert "Refused" in v1.text("run/motd.d/50-veilor")
     assert v1.power_on(clean=True) == "44.1"
     v1.release("44.2")
@@ -228,7 +231,7 @@ def test_an_image_signed_by_a_stranger_is_refused(v1):
         "registry", error="Fetching manifest: cryptographic signature verification failed: invalid signature"
     )
     done = v1.program("update")
-    assert done.code == 4 and staged(v1) is None and "boot_counter" not in v1.grub
+    assert done.code == 4 and staged(v1) is None and v1.armed is None
     v1.change("registry", error="Fetching manifest: dial tcp: lookup ghcr.io: no such host")
     assert v1.program("update").code == 3
     v1.change("registry", error=None)
@@ -245,7 +248,7 @@ def test_a_withdrawn_update_is_taken_away_by_one_statement(v1):
     v1.program("update")
     v1.announce("44.1")
     done = v1.program("update")
-    assert done.code == 0 and staged(v1) is None and "boot_counter" not in v1.grub
+    assert done.code == 0 and staged(v1) is None and v1.armed is None
     assert v1.power_on(clean=True) == "44.1"
 
 
@@ -298,7 +301,7 @@ def test_machines_it_is_not_for_are_left_alone(v1, prepare, code, words):
 def test_a_machine_that_went_back_to_the_bootstrap_is_moved_by_switch(v1):
     v1.deployments(v1.bootstrap())
     assert v1.program("update").code == 0 and staged(v1) == ("44.2", False)
-    assert verbs(v1)[0].startswith("switch") and v1.grub["boot_counter"] == "3"
+    assert verbs(v1)[0].startswith("switch") and v1.armed == v1.status["staged"]["image"]["imageDigest"]
 
 
 def test_a_blocked_status_says_why(v1, monkeypatch):

@@ -134,7 +134,6 @@ def cycles(machine, run, tmp_path):
         (place / "display-manager.service").write_text(
             "[Unit]\nAfter=systemd-user-sessions.service\n[Service]\nExecStart=/usr/bin/true\n"
         )
-        (place / "greenboot-healthcheck.service").write_text("[Unit]\nBefore=boot-complete.target\n" + simple)
         wants = [link for link in (machine / "etc/systemd/system").glob("*.wants/*") if link.is_symlink()]
         for folder, unit in [(link.parent.name, link.name) for link in wants] + [
             ("graphical.target.wants", "display-manager.service"),

@@ -30,6 +30,10 @@ def source(tmp_path):
         (updates / name).parent.mkdir(parents=True, exist_ok=True)
         (updates / name).write_bytes(content)
     (updates.parent / "grub.cfg").write_bytes(GRUB_CFG.read_bytes())
+    fragments = updates.parent / "grub2-static/configs.d"
+    fragments.mkdir(parents=True)
+    (fragments / "08_first.cfg").write_text("set first=1\n")
+    (fragments / "09_without_newline.cfg").write_text("save_env last")
     return tmp_path / "source"
 
 
@@ -73,7 +77,13 @@ def test_boot_partitions_get_all_that_grub_reads(source, root):
     assert install(source, root).returncode == 0
     assert (root / "boot/efi/EFI/BOOT/BOOTX64.EFI").read_bytes() == b"efi"
     grub = root / "boot/grub2"
-    assert (grub / "grub.cfg").read_bytes() == GRUB_CFG.read_bytes()
+    written = (grub / "grub.cfg").read_text()
+    before, after = GRUB_CFG.read_text().split("@configs.d@\n")
+    assert written.startswith(before) and written.endswith(after)
+    assert written[len(before) : -len(after)] == (
+        "### BEGIN 08_first.cfg ###\nset first=1\n### END 08_first.cfg ###\n"
+        "### BEGIN 09_without_newline.cfg ###\nsave_env last### END 09_without_newline.cfg ###\n"
+    ), "as bootupd does it: a fragment without a newline has its last line spoilt"
     assert (grub / "x86_64-efi/linux.mod").is_file() and (grub / "i386-pc/linux.mod").is_file()
     assert (grub / "veilor-boot").is_file(), "the mark by which GRUB finds this partition"
     environment = (grub / "grubenv").read_bytes()

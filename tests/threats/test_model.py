@@ -182,14 +182,14 @@ def test_what_lies_in_the_overlay_is_named_by_a_claim_or_excused(clone):
         file.write("kernel.new = 1\n")
     kargs = clone / "overlay/usr/lib/bootc/kargs.d/10-veilor.toml"
     kargs.write_text(kargs.read_text().replace("kargs = [", 'kargs = ["new=1",'))
-    (clone / "overlay/etc/motd.d/.gitkeep").unlink()
+    (clone / "overlay/usr/lib/tmpfiles.d/veilor.conf").unlink()
     found = rules.problems(clone, load_model(clone), SABOTAGES)
     assert [one.split(":")[0] + one[one.index(":") :][:18] for one in found] and len(found) == 4
     for said in (
         "overlay/etc/new.conf: no claim",
         "#kernel.new: no claim",
         "#new=1: no claim",
-        ".gitkeep excuses nothing",
+        "tmpfiles.d/veilor.conf excuses nothing",
     ):
         assert any(said in one for one in found), (said, found)
 
@@ -200,7 +200,6 @@ def test_what_lies_in_the_overlay_is_named_by_a_claim_or_excused(clone):
         ("etc/chrony.conf", "allow all"),
         ("etc/firewalld/firewalld.conf", "CleanupOnExit=no"),
         ("etc/ssh/sshd_config.d/10-veilor.conf", "PermitTTY no"),
-        ("etc/greenboot/greenboot.conf", "GREENBOOT_X=1"),
         ("usr/share/veilor/usbguard/usbguard-daemon.conf", "IPCAllowedGroups=wheel"),
         ("usr/share/veilor/usbguard/50-veilor.conf", "allow"),
         ("etc/audit/rules.d/30-veilor.rules", "-a never,exit -F dir=/etc"),

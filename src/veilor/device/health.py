@@ -1,140 +1,271 @@
-"""Whether a new deployment works, and the way back from one that doesn't.
+"""Whether a new version works, and the way back from one that doesn't.
 
-GRUB counts the first boots of what was staged: `boot_counter` 3, 2, 1, 0, then it boots the entry before
-(-1), as long as greenboot's health check has not called a boot good. `arm` starts that; MOMENTS are what is
-done in the course of a boot. What is remembered between boots: health_record.py.
+The record (health_record.py) is the one truth about a new version. GRUB's counter (boot_counter.py) is
+derived from it, and written in an order in which a power cut between any two writes does no harm.
+
+State       The record says                                  GRUB's counter
+idle        nothing is on trial                              unset
+waiting     `armed`, and its target is not in place yet      unset
+on trial    `armed`, and its target is entry 0               3 to -1; set by `count_starts` at the shutdown
+                                                             that puts it in place, or by `note_unlock`
+returning   `return`, not handled: the version before is     0: the next start is of entry 1 again
+            to be entry 0 again
+
+Invariants, held by tests/device/explorer.py:
+1. The counter is set only while entry 0 is a new version that has not proved itself, or will be in seconds.
+2. A return that has begun ends on the version before, whichever program fails and wherever the power is cut.
+3. A version that has worked before is never restarted by our programs.
+4. Nothing ends on the unverified bootstrap while a verified version is on the disk.
+5. A good version that nobody unlocks is offered again.
+
+MOMENTS are what is done in the course of a boot; units start them.
 """
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from veilor.core.host import Entry
 from veilor.core.outcome import Code, Outcome
-from veilor.device import bootc, channel, health_record, state, tell
-from veilor.device.health_record import Deployment, HealthRecord, Proven, Return, Trial
+from veilor.device import boot_counter, bootc, channel, health_record, state, tell
+from veilor.device.boot_counter import RETURNING, TRIES, booted_deployment, first_entry
+from veilor.device.health_record import Deployment, HealthRecord, Missed, Proven, Return, Trial
 from veilor.device.run import DeviceError, at, run
 
-GRUBENV = "/boot/grub2/grubenv"
-CHECKER = "greenboot-healthcheck.service"
+CHECK_UNIT = "veilor-boot-check.service"
 FAILURES = "/run/veilor/health-failures.json"
+GOOD = "/run/veilor/boot-good"  # this boot was called good; in memory, since the disk may be full
 PROBE = "/var/lib/veilor/.health-check"
 STAGED = "/run/ostree/staged-deployment"  # is there while something waits to be deployed at shutdown
-# GRUB's boot_counter: how many boots a new version gets, what stands there in the last of them, and what
-# after GRUB has gone back to the version before
-TRIES = 3
-LAST_TRY = 0
-WENT_BACK = -1
+ATTEMPTS, PAUSE = 3, 5.0  # of each check in one boot, and seconds between them
+FORCED = 5  # our restarts of a version that hangs where GRUB does not count
 KEPT_UPDATES = 2  # healthy updates until the bootstrap may go
 KEPT_FAILURES = 20
 
 
-def grub_variables() -> dict[str, str]:
-    """GRUB's saved variables. Raises DeviceError."""
-    done = run(["grub2-editenv", str(at(GRUBENV)), "list"], timeout=30)
-    if done.code:
-        raise DeviceError(f"{GRUBENV} cannot be read ({done.reason})")
-    return dict(line.split("=", 1) for line in done.out.splitlines() if "=" in line)
+def is_target(deployment: tuple[str, int] | None, trial: Trial) -> bool:
+    """Whether DEPLOYMENT is the new version of TRIAL."""
+    if deployment is None:
+        return False
+    if deployment == trial.source.identity:
+        return False
+    if trial.target.checksum is None:  # armed before it was staged: it is whatever is not the source
+        return True
+    return trial.target.checksum == deployment[0]
 
 
-def boot_counter() -> int | None:
-    """GRUB's boot counter; None when it is off or cannot be read."""
-    try:
-        return int(grub_variables()["boot_counter"])
-    except (DeviceError, LookupError, ValueError):
-        return None
+def has_worked(record: HealthRecord, digest: str | None) -> bool:
+    """Whether the version with DIGEST was called good in some boot, this one included."""
+    return at(GOOD).exists() or digest in [one.digest for one in record.healthy]
 
 
-def write_grub(*words: str) -> None:
-    """`grub2-editenv GRUBENV WORDS`, down to the disk. Raises DeviceError."""
-    try:
-        if os.statvfs(at("/boot")).f_flag & os.ST_RDONLY:  # greenboot leaves it so
-            run(["mount", "-o", "remount,rw", str(at("/boot"))], timeout=60)
-        done = run(["grub2-editenv", str(at(GRUBENV)), *words], timeout=30)
-        if done.code:
-            raise DeviceError(f"{GRUBENV} cannot be written ({done.reason})")
-        with at(GRUBENV).open("rb") as file:
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise DeviceError(f"{GRUBENV} cannot be written ({error.strerror})") from None
+def needs_counter(record: HealthRecord) -> bool:
+    """Whether RECORD says that GRUB's entry 0 is a version on trial, or one that is to be left for good."""
+    if record.armed is not None:
+        return is_target(first_entry(), record.armed)
+    if record.back is None or record.back.handled:
+        return False
+    return is_target(first_entry(), record.back.trial)
+
+
+def may_restart(record: HealthRecord) -> bool:
+    """Whether our programs may restart the machine: what runs is on trial, and has never worked."""
+    trial = record.armed
+    if trial is None:
+        return False
+    if not is_target(booted_deployment(), trial):
+        return False
+    return not has_worked(record, trial.target.digest)
+
+
+# From an update to the shutdown that puts it in place
 
 
 def arm(source: Entry, target: Deployment, by: str) -> None:
-    """Have GRUB count the boots of TARGET (its checksum may still be None), with SOURCE to go back to.
+    """Note that TARGET (its checksum may still be None) is to be on trial, with SOURCE to go back to.
 
-    BY is "first boot" or "update". Armed before TARGET can boot, so that no boot of it goes uncounted; if it
-    is never deployed, the next good boot of SOURCE disarms. Raises DeviceError when this machine has no such
-    counter.
+    BY is "first boot" or "update". Noted before TARGET can boot, so that no boot of it goes unwatched.
+    Raises DeviceError when the record cannot be written: then nothing new must boot.
     """
-    wait_for_checker()
+    wait_for_verdict()
     with health_record.edit() as record:
         record.armed = Trial(target, Deployment.from_entry(source), by, state.format_now())
-    write_grub("set", f"boot_counter={TRIES}", "boot_success=0")
-    if boot_counter() != TRIES:
-        raise DeviceError(f"{GRUBENV} does not keep what is written to it")
 
 
 def armed_for(target: Entry) -> bool:
-    """Whether the counter stands ready for TARGET."""
+    """Whether TARGET is noted to be on trial."""
     trial = health_record.read().armed
-    if trial is None or trial.target.identity != target.deployment:
-        return False
-    return boot_counter() == TRIES
+    return trial is not None and trial.target.identity == target.deployment
 
 
 def disarm() -> None:
-    """Stop counting: nothing new boots next.
-
-    A counter that stays all the same is removed by the next good boot.
-    """
+    """Nothing is on trial any more. A counter that stays all the same is removed at the next boot."""
+    with contextlib.suppress(DeviceError):
+        boot_counter.clear_counter()  # first: it must not outlive the note of what it counts
     with health_record.edit() as record:
-        was, record.armed = record.armed, None
-    if was:
-        with contextlib.suppress(DeviceError):
-            write_grub("unset", "boot_counter")
+        record.armed = None
 
 
-def wait_for_checker(limit: float = 180) -> None:
-    """Wait until this boot's health check has ended, at most LIMIT seconds.
-
-    It would remove a counter that is set before.
-    """
+def wait_for_verdict(limit: float = 180) -> None:
+    """Wait until this boot is judged, at most LIMIT seconds: its verdict is none on what is armed now."""
     deadline = time.monotonic() + limit
-    while run(["systemctl", "is-active", CHECKER], timeout=30).out.strip() == "activating":
+    while run(["systemctl", "is-active", CHECK_UNIT], timeout=30).out.strip() == "activating":
         if time.monotonic() >= deadline:
             return
         time.sleep(1)
 
 
-def booted_deployment() -> tuple[str, int] | None:
-    """Checksum and serial of what runs, from the kernel's command line.
+def count_starts() -> Outcome:
+    """At a shutdown, before ostree puts what is staged in place: from now on entry 0's starts are counted.
 
-    No program is needed for that, so it works on a broken system too.
+    Before, so that no power cut leaves a new version that nobody counts; not sooner, so that what runs now is
+    counted only if the power fails in these seconds, and then until the next unlock.
     """
-    try:
-        link = re.search(r"(?:^|\s)ostree=(/\S+)", at("/proc/cmdline").read_text())
-    except OSError:
-        return None
-    if link is None:
-        return None
-    folder = os.path.basename(os.path.realpath(at("/sysroot" + link[1])))
-    found = re.fullmatch(r"([0-9a-f]{64})\.([0-9]+)", folder)
-    return (found[1], int(found[2])) if found else None
+    trial = health_record.read().armed
+    if trial is None or is_target(booted_deployment(), trial):
+        return Outcome(Code.DONE, "No new version is about to be put in place")
+    if not at(STAGED).exists():
+        return Outcome(Code.DONE, "What was to be on trial is not staged")
+    boot_counter.set_counter(TRIES)
+    return Outcome(Code.DONE, f"The new version will have {TRIES} starts to prove itself")
 
 
-def runs_target(trial: Trial) -> bool:
-    """Whether what runs is the deployment that TRIAL counts."""
-    booted = booted_deployment()
-    if booted is None:
+def settle_counter() -> Outcome:
+    """At a shutdown, after ostree has put in place what was staged, or failed to: only a trial is counted."""
+    if needs_counter(health_record.read()):
+        return Outcome(Code.DONE, "The starts of the first entry are counted")
+    boot_counter.clear_counter()
+    return Outcome(Code.DONE, "The next start is of a version that has worked before")
+
+
+# Right after the unlock
+
+
+def note_unlock() -> Outcome:
+    """Right after the disk was unlocked: note which version this boot is of."""
+    record = health_record.read()
+    trial, running = record.armed, booted_deployment()
+    if trial is None:
+        return unlocked_without_trial(record)
+    if is_target(running, trial):
+        return unlocked_target(record, trial)
+    if running != trial.source.identity:
+        return Outcome(Code.DONE, "Somebody has chosen a third version; the one on trial is left as it is")
+    if not is_target(first_entry(), trial):
+        return note_missed(trial)
+    if boot_counter.read_counter() not in boot_counter.WENT_BACK:
+        return Outcome(Code.DONE, "Somebody has chosen the version before; the one on trial is left as it is")
+    return begin_return(trial)
+
+
+def unlocked_without_trial(record: HealthRecord) -> Outcome:
+    """Nothing is armed: go on with a return that was cut, or remove a counter that a power cut has left."""
+    if needs_counter(record):
+        boot_counter.set_counter(RETURNING)
+        return Outcome(Code.DONE, "An automatic return is still to be finished")
+    boot_counter.clear_counter()
+    return Outcome(Code.DONE, "No new version is being tried")
+
+
+def unlocked_target(record: HealthRecord, trial: Trial) -> Outcome:
+    """The version on trial runs and was unlocked."""
+    if boot_counter.read_counter() is None and not has_worked(record, trial.target.digest):
+        # GRUB's file was damaged, or could not be written at the shutdown.
+        with contextlib.suppress(DeviceError):
+            if boot_counter.why_not_counted() is None:
+                boot_counter.set_counter(TRIES - 1)
+    with health_record.edit() as now:
+        if now.armed is not None:
+            now.armed = replace(now.armed, unlocked=now.armed.unlocked + 1)
+    return Outcome(Code.DONE, f"Boot {trial.unlocked + 1} of a new version that was unlocked")
+
+
+def note_missed(trial: Trial) -> Outcome:
+    """The new version was let go for this start and was not put in place: note how often."""
+    with contextlib.suppress(DeviceError):
+        boot_counter.clear_counter()  # first: it must not outlive the note of what it counts
+    with health_record.edit() as record:
+        times = 0
+        if record.missed is not None and record.missed.deployment.digest == trial.target.digest:
+            times = record.missed.times
+        record.missed = Missed(trial.target, times + 1, state.format_now())
+        record.armed = None
+    return Outcome(Code.DONE, "The new version was not put in place")
+
+
+def begin_return(trial: Trial) -> Outcome:
+    """GRUB has used up the tries of TRIAL and started the version before."""
+    boot_counter.set_counter(RETURNING)  # first: without the record, the next start is of this version again
+    with health_record.edit() as record:
+        again = record.back is not None and never_unlocked_again(trial, record.back)
+        record.back = Return(replace(trial, when=state.format_now()), handled=False, again=again)
+        record.armed = None
+    return Outcome(Code.DONE, "The boot loader went back to the version before")
+
+
+def never_unlocked_again(trial: Trial, before: Return) -> bool:
+    """Whether TRIAL and the return BEFORE it were of one image that nobody unlocked either time."""
+    if trial.unlocked or before.trial.unlocked:
         return False
-    if booted == trial.source.identity:
-        return False
-    if trial.target.checksum is None:  # armed before it was staged: it is whatever is not the source
-        return True
-    return trial.target.checksum == booted[0]
+    return trial.target.digest == before.trial.target.digest
+
+
+def finish_return() -> Outcome:
+    """After an automatic return: make the version before the default again, and say why."""
+    back = health_record.read().back
+    if back is None or back.handled:
+        return Outcome(Code.DONE, "This boot is no automatic return")
+    trial, outcome = back.trial, explain_return(back)
+    tell.announce("health", outcome)  # first: a full disk or a lock must not keep it from the person
+    with state.exclusive_lock(60):
+        if trial.target.digest and (trial.unlocked or back.again):
+            state.hold_back(trial.target.digest, str(trial.target.version), "health", outcome.what)
+        if is_target(first_entry(), trial):
+            bootc.rollback()
+        if is_target(first_entry(), trial):
+            raise DeviceError(
+                "The version before could not be made the default again",
+                "the next restart starts it all the same",
+                "run `veilor-rollback`",
+            )
+        boot_counter.clear_counter()
+    with health_record.edit() as record:
+        record.back = replace(record.back or back, handled=True, reason=outcome.line())
+    return outcome
+
+
+def explain_return(back: Return) -> Outcome:
+    """What a person is told about an automatic return."""
+    new, old = f"veilor-os {back.trial.target.version}", back.trial.source.version
+    if back.again:
+        return Outcome(
+            Code.DONE,
+            f"For the second time {new} was started {TRIES} times and the disk was not seen to be unlocked, "
+            f"so {old} was started again",
+            "either nobody typed the passphrase, or that version stops right after it",
+            "it is not installed again until something newer is announced",
+        )
+    if not back.trial.unlocked:
+        return Outcome(
+            Code.DONE,
+            f"{new} was started {TRIES} times and the disk was not seen to be unlocked, so {old} was "
+            "started again",
+            "most likely nobody typed the passphrase, which says nothing against it",
+            "it will be offered once more",
+        )
+    failures = "; ".join(back.trial.failures)
+    why = f"failed its health check ({failures})" if failures else "never came to the end of its health check"
+    return Outcome(
+        Code.DONE,
+        f"{new} was started {TRIES} times and {why}, so the machine went back to {old} by itself",
+        "your files are as they were",
+        "it is not installed again until something newer is announced",
+    )
+
+
+# The verdict
 
 
 def disk_is_full() -> bool:
@@ -177,14 +308,26 @@ CHECKS: dict[str, Callable[[], list[str]]] = {
 }
 
 
-def run_checks() -> Outcome:
-    """Run the named checks, and leave what failed for `note_failure`; none needs a network."""
-    failures = []
-    for name, check in CHECKS.items():
+def check_again(check: Callable[[], list[str]]) -> list[str]:
+    """What CHECK finds wrong at the last of ATTEMPTS: a program that fails once is no version's fault."""
+    found: list[str] = []
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE)
         try:
             found = check()
         except DeviceError as error:
             found = [error.outcome.what]
+        if not found:
+            return []
+    return found
+
+
+def run_checks() -> Outcome:
+    """Run the named checks, and leave what failed for `note_failure`; none needs a network."""
+    failures = []
+    for name, check in CHECKS.items():
+        found = check_again(check)
         print(f"FAILED  {name}: {'; '.join(found)}" if found else f"ok  {name}", flush=True)
         failures += found
     state.write_record(FAILURES, {"schema": 1, "failures": failures})
@@ -193,102 +336,11 @@ def run_checks() -> Outcome:
     return Outcome(Code.DONE, "Healthy")
 
 
-def note_unlock() -> Outcome:
-    """Right after the disk was unlocked: note which deployment this boot is of."""
-    with health_record.edit() as record:
-        trial = record.armed
-        if trial is None:
-            return Outcome(Code.DONE, "No new version is being tried")
-        if runs_target(trial):
-            trial = replace(trial, unlocked=trial.unlocked + 1)
-            record.armed = trial
-            return Outcome(Code.DONE, f"Boot {trial.unlocked} of a new version that was unlocked")
-        # Staged is what a power cut loses: then nothing new is there to be counted.
-        record.armed = None
-        if boot_counter() != WENT_BACK:
-            return Outcome(Code.DONE, "The new version is not what runs")
-        if booted_deployment() == trial.source.identity:
-            again = record.back is not None and never_unlocked_again(trial, record.back)
-            record.back = Return(replace(trial, when=state.format_now()), handled=False, again=again)
-        return Outcome(Code.DONE, "The boot loader went back to an older version")
-
-
-def never_unlocked_again(trial: Trial, before: Return) -> bool:
-    """Whether TRIAL and the return BEFORE it were of one image that nobody unlocked either time."""
-    if trial.unlocked or before.trial.unlocked:
-        return False
-    return trial.target.digest == before.trial.target.digest
-
-
-def finish_return() -> Outcome:
-    """After an automatic return: make what runs the default again, and say why."""
-    back = health_record.read().back
-    if back is None or back.handled:
-        return Outcome(Code.DONE, "This boot is no automatic return")
-    trial, outcome = back.trial, explain_return(back)
-    tell.announce("health", outcome)  # first: a full disk or a lock must not keep it from the person
-    runs_source = booted_deployment() == trial.source.identity
-    with state.exclusive_lock(60):
-        if trial.target.digest and (trial.unlocked or back.again):
-            state.hold_back(trial.target.digest, str(trial.target.version), "health", outcome.what)
-        if runs_source and bootc.status().rollback_queued:
-            bootc.rollback()
-        if runs_source and bootc.status().rollback_queued:
-            raise DeviceError(
-                "The version that runs could not be made the default again",
-                "the next restart may try the failed one",
-                "run `veilor-rollback`",
-            )
-        write_grub("unset", "boot_counter")
-    with health_record.edit() as record:
-        record.back = replace(record.back or back, handled=True, reason=outcome.line())
-    return outcome
-
-
-def explain_return(back: Return) -> Outcome:
-    """What a person is told about an automatic return."""
-    new, old = f"veilor-os {back.trial.target.version}", back.trial.source.version
-    if back.again:
-        return Outcome(
-            Code.DONE,
-            f"For the second time {new} was started {TRIES} times and the disk was not seen to be unlocked, "
-            f"so {old} was started again",
-            "either nobody typed the passphrase, or that version stops right after it",
-            "it is not installed again until something newer is announced",
-        )
-    if not back.trial.unlocked:
-        return Outcome(
-            Code.DONE,
-            f"{new} was started {TRIES} times and the disk was not seen to be unlocked, so {old} was "
-            "started again",
-            "most likely nobody typed the passphrase, which says nothing against it",
-            "it will be offered once more",
-        )
-    failures = "; ".join(back.trial.failures)
-    why = f"failed its health check ({failures})" if failures else "never came to the end of its health check"
-    return Outcome(
-        Code.DONE,
-        f"{new} was started {TRIES} times and {why}, so the machine went back to {old} by itself",
-        "your files are as they were",
-        "it is not installed again until something newer is announced",
-    )
-
-
 def note_failure() -> Outcome:
-    """greenboot has called this boot bad.
-
-    While there are tries left greenboot restarts by itself; after the last one we do.
-    """
+    """This boot was called bad: a new version is restarted, and GRUB goes back after the last try."""
     reasons = [str(one) for one in state.get_list(state.read_record(FAILURES), "failures")]
-    with health_record.edit() as record:
-        trial = record.armed
-        if trial is not None and not runs_target(trial):
-            trial = None
-        if trial is not None:
-            failures = tuple(dict.fromkeys([*trial.failures, *reasons]))
-            record.armed = replace(trial, failures=failures[:KEPT_FAILURES])
-    said = f"The health check failed ({'; '.join(reasons) or 'see journalctl -u ' + CHECKER})"
-    if trial is None:
+    said = f"The health check failed ({'; '.join(reasons) or 'see journalctl -u ' + CHECK_UNIT})"
+    if not may_restart(health_record.read()):
         outcome = Outcome(
             Code.DONE,
             said,
@@ -297,30 +349,47 @@ def note_failure() -> Outcome:
         )
         tell.announce("health", outcome)
         return outcome
-    if boot_counter() == LAST_TRY:
-        tell.on_screen(f"{said}. That was the last try: restarting into the version before")
-        run(["systemctl", "--no-block", "reboot"], timeout=60)
+    with contextlib.suppress(DeviceError), health_record.edit() as record:
+        if record.armed is not None:
+            failures = tuple(dict.fromkeys([*record.armed.failures, *reasons]))
+            record.armed = replace(record.armed, failures=failures[:KEPT_FAILURES])
+    counter = boot_counter.read_counter()
+    if counter is None:
+        outcome = Outcome(
+            Code.DONE,
+            said,
+            "this new version is kept, since the boot loader does not count its starts",
+            "`veilor-rollback` leads to the one before it",
+        )
+        tell.announce("health", outcome)
+        return outcome
+    last = (
+        "That was the last try: restarting into the version before" if counter == RETURNING else "Restarting"
+    )
+    tell.on_screen(f"{said}. {last}")
+    run(["systemctl", "--no-block", "reboot"], timeout=60)
     return Outcome(Code.DONE, said)
 
 
 def note_success() -> Outcome:
-    """greenboot has called this boot good: stop counting, and after enough good updates unpin the bootstrap.
+    """This boot was called good: nothing is on trial, and after enough good updates the bootstrap may go.
 
-    greenboot means to remove the counter itself, but has made /boot read-only just before and doesn't notice.
+    GRUB's counter goes first. Cut between the two, the version is tried once more; in the other order a
+    counter would stand that nobody knows of.
     """
+    with contextlib.suppress(DeviceError):
+        state.replace_file(GOOD, b"", 0o644)
+    record = health_record.read()
+    proved = record.armed is not None and is_target(booted_deployment(), record.armed)
+    if not proved and needs_counter(record):
+        return Outcome(Code.DONE, "Healthy; the starts of another version are still counted")
+    boot_counter.clear_counter()
     with health_record.edit() as record:
         trial = record.armed
-        if trial is not None:
-            good = runs_target(trial)
-            if good and trial.target.digest not in [one.digest for one in record.healthy]:
+        if trial is not None and is_target(booted_deployment(), trial):
+            if trial.target.digest not in [one.digest for one in record.healthy]:
                 record.healthy += (Proven(trial.target.digest, trial.by),)
-            if good or not at(STAGED).exists():
-                record.armed = None  # else it counts what was staged while this boot was still being judged
-    if record.armed is not None:
-        # greenboot removes the counter regardless of its deployment
-        write_grub("set", f"boot_counter={TRIES}", "boot_success=0")
-    elif boot_counter() is not None:
-        write_grub("unset", "boot_counter")
+            record.armed, record.missed = None, None
     unpin_bootstrap(record)
     return Outcome(Code.DONE, "Healthy")
 
@@ -343,67 +412,54 @@ def unpin_bootstrap(record: HealthRecord) -> None:
                 now.bootstrap = replace(now.bootstrap or bootstrap, unpinned=state.format_now())
 
 
-def settle_counter() -> Outcome:
-    """After the health check, whichever way it ended: the counter counts only what we armed.
-
-    greenboot starts it by itself for any failed boot, which would lead a machine with, say, a full disk
-    through restarts into an older system. And it removes it after a return, also while that return is not yet
-    dealt with.
-    """
-    back = health_record.read().back
-    if back is not None and not back.handled:
-        write_grub("set", f"boot_counter={WENT_BACK}", "boot_success=0")
-        return Outcome(
-            Code.DONE,
-            "The automatic return is still to be dealt with; the boot loader stays with this version",
-        )
-    with health_record.edit() as record:  # held, so that nobody arms in between
-        if record.armed is None and boot_counter() is not None:
-            write_grub("unset", "boot_counter")
-    return Outcome(Code.DONE, "Settled")
-
-
 def restart_if_hanging() -> Outcome:
     """Some minutes after the unlock, or in emergency mode: restart a new version that was not called good."""
-    if not hangs():
+    record, path = find_record()
+    if record.armed is None or not may_restart(record):
         return Outcome(Code.DONE, "Nothing hangs")
-    # whatever is broken, the machine must restart
-    with contextlib.suppress(DeviceError), health_record.edit() as record:
-        if record.armed is not None and not record.armed.unlocked:
-            # emergency mode came before that was noted, but not before the disk was unlocked
-            record.armed = replace(record.armed, unlocked=1)
+    counted, unlocked = boot_counter.read_counter() is not None, record.armed.unlocked
+    if not counted and unlocked >= FORCED:
+        return Outcome(
+            Code.DONE,
+            "This version hangs, and the boot loader does not count its starts: it is not restarted any more",
+        )
+    noted = False
+    with contextlib.suppress(DeviceError), health_record.edit(path) as now:
+        if now.armed is not None:
+            # Emergency mode came before the unlock was noted, but not before the disk was unlocked.
+            now.armed = replace(now.armed, unlocked=max(unlocked, 1) if counted else unlocked + 1)
+        noted = True
+    if not counted and not noted:
+        return Outcome(Code.DONE, "This version hangs, and nobody can count its starts: it is not restarted")
     tell.on_screen("this new version did not come to the end of its health check: restarting")
     run(["systemctl", "reboot", "--force"], timeout=120)
     return Outcome(Code.DONE, "Restarting")
 
 
-def hangs() -> bool:
-    """Whether what runs is a new version whose boots are still counted."""
-    data = state.read_record(state.HEALTH)
-    if not data:  # emergency mode, and /var is not mounted
-        for path in at("/sysroot/ostree/deploy").glob(f"*{state.HEALTH}"):
-            data = state.read_record(f"/{path.relative_to(at('/'))}")
-    trial = HealthRecord.from_dict(data).armed
-    if trial is None or not runs_target(trial):
-        return False
-    if not at(GRUBENV).exists():  # where /boot is not mounted GRUB has counted all the same
-        return True
-    return boot_counter() is not None
+def find_record() -> tuple[HealthRecord, str]:
+    """The record and its path: in emergency mode /var may not be mounted, and it lies below /sysroot."""
+    if state.read_record(state.HEALTH):
+        return health_record.read(), state.HEALTH
+    for file in at("/sysroot/ostree/deploy").glob(f"*{state.HEALTH}"):
+        path = f"/{file.relative_to(at('/'))}"
+        return health_record.read(path), path
+    return HealthRecord.from_dict({}), state.HEALTH
 
 
 MOMENTS: dict[str, Callable[[], Outcome]] = {
-    "check": run_checks,
     "unlocked": note_unlock,
     "return": finish_return,
+    "check": run_checks,
     "failed": note_failure,
     "healthy": note_success,
-    "settle": settle_counter,
     "deadline": restart_if_hanging,
+    "count": count_starts,
+    "settle": settle_counter,
 }
 
 
 def main(argv: list[str]) -> int:
-    """The program `health MOMENT`, started by units and by greenboot's folders, not by people."""
+    """The program `health MOMENT`, started by units, not by people."""
     parser = tell.parser(
         "health", "The moments of a boot that decide whether a new version stays.", Code.UNFIT, as_json=False
     )

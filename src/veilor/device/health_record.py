@@ -4,6 +4,7 @@
  "armed": null | {"target": DEPLOYMENT, "from": DEPLOYMENT, "by": "first boot" | "update", "unlocked": boots
    that got past the passphrase, "failures": [sentence], "when"},
  "return": null | {the same, "handled": bool, "again": never unlocked for the second time, "reason"},
+ "missed": null | {DEPLOYMENT, "times", "when"}: let go for a start, and not what booted,
  "bootstrap": null | {DEPLOYMENT, "unpinned"},
  "healthy": [{"digest", "by"}]};
 DEPLOYMENT: {"digest", "version", "checksum", "serial"}.
@@ -129,6 +130,22 @@ class Return:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """A version that was let go for the next start, and was not put in place `times` times."""
+
+    deployment: Deployment
+    times: int
+    when: str | None
+
+    @classmethod
+    def from_dict(cls, data: Record) -> "Missed":
+        return cls(Deployment.from_dict(data), _whole_number(data, "times") or 0, get_text(data, "when"))
+
+    def to_dict(self) -> Record:
+        return {**self.deployment.to_dict(), "times": self.times, "when": self.when}
+
+
+@dataclass(frozen=True)
 class Bootstrap:
     """What the installer wrote, pinned as a way back. `unpinned`: when we let go of it."""
 
@@ -166,15 +183,18 @@ class HealthRecord:
 
     armed: Trial | None
     back: Return | None
+    missed: Missed | None
     bootstrap: Bootstrap | None
     healthy: tuple[Proven, ...]
 
     @classmethod
     def from_dict(cls, data: Record) -> "HealthRecord":
         armed, back, bootstrap = data.get("armed"), data.get("return"), data.get("bootstrap")
+        missed = data.get("missed")
         return cls(
             armed=Trial.from_dict(armed) if isinstance(armed, dict) else None,
             back=Return.from_dict(back) if isinstance(back, dict) else None,
+            missed=Missed.from_dict(missed) if isinstance(missed, dict) else None,
             bootstrap=Bootstrap.from_dict(bootstrap) if isinstance(bootstrap, dict) else None,
             healthy=tuple(
                 Proven.from_dict(one) for one in get_list(data, "healthy") if isinstance(one, dict)
@@ -185,20 +205,21 @@ class HealthRecord:
         return {
             "armed": self.armed and self.armed.to_dict(),
             "return": self.back and self.back.to_dict(),
+            "missed": self.missed and self.missed.to_dict(),
             "bootstrap": self.bootstrap and self.bootstrap.to_dict(),
             "healthy": [one.to_dict() for one in self.healthy],
         }
 
 
-def read() -> HealthRecord:
-    """health.json as it is now; without anything in it when there is none."""
-    return HealthRecord.from_dict(state.read_record(state.HEALTH))
+def read(path: str = state.HEALTH) -> HealthRecord:
+    """health.json at PATH as it is now; without anything in it when there is none."""
+    return HealthRecord.from_dict(state.read_record(path))
 
 
 @contextlib.contextmanager
-def edit() -> Iterator[HealthRecord]:
-    """health.json to change: what was changed is written when the block ends well, the rest stays."""
-    with state.edit_record(state.HEALTH) as data:
+def edit(path: str = state.HEALTH) -> Iterator[HealthRecord]:
+    """health.json at PATH to change: what was changed is written when the block ends well, the rest stays."""
+    with state.edit_record(path) as data:
         record = HealthRecord.from_dict(data)
         before = record.to_dict()
         yield record

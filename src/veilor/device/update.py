@@ -17,7 +17,7 @@ from veilor.core.preflight import PreflightFinding, rows
 from veilor.core.product import Product
 from veilor.core.rollout import time_to_ask
 from veilor.core.statement import LASTING, Statement, stale_words
-from veilor.device import ask, bootc, channel, health, preflight, state, tell
+from veilor.device import ask, boot_counter, bootc, channel, health, preflight, state, tell
 from veilor.device.health_record import Deployment
 from veilor.device.run import DeviceError, at, run
 
@@ -191,11 +191,9 @@ def try_to_arm(source: Entry, target: Deployment, by: str) -> tuple[str, ...]:
 
     A machine without a counter still gets its update, with a warning: staying old is worse.
     """
-    try:
-        health.arm(source, target, by)
-        return ()
-    except DeviceError as error:
-        return (f"this machine cannot go back by itself if the new version fails: {error.outcome.what}",)
+    health.arm(source, target, by)
+    problem = boot_counter.why_not_counted()
+    return (f"this machine cannot go back by itself if the new version fails: {problem}",) if problem else ()
 
 
 def update(args: argparse.Namespace) -> Outcome:

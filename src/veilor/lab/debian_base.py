@@ -69,12 +69,12 @@ def base_rootfs(cache: Path, source: Path, more: tuple[str, ...] = ()) -> Path:
 
 
 def rust_programs(cache: Path, tools: Tools, source: Path) -> Path:
-    """A folder with `ostree-ext-cli` and `greenboot`, compiled from the published crates (3 to 8 minutes)."""
+    """A folder with `ostree-ext-cli`, compiled from the published crate (3 to 8 minutes)."""
     crate = source / "stand-ins/rust"
     compiler = tools.versions(
         ("rustc", "cargo", "gcc", "libc6-dev", "libostree-dev", "libssl-dev", "libzstd-dev")
     )
-    inputs = {"crate": hash_tree(crate), "compiler": compiler, "greenboot": "0.0.1"}
+    inputs = {"crate": hash_tree(crate), "compiler": compiler}
 
     def build(dest: Path) -> None:
         work = dest.with_name(dest.name + ".work")
@@ -89,22 +89,8 @@ def rust_programs(cache: Path, tools: Tools, source: Path) -> Path:
             manifest = str(work / "crate/Cargo.toml")
             run = partial(tools.run, binds=[work, home], env=env, timeout=2400)
             run(["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path", manifest])
-            run(
-                [
-                    "cargo",
-                    "install",
-                    "--quiet",
-                    "--locked",
-                    "--version",
-                    "0.0.1",
-                    "--root",
-                    str(work),
-                    "greenboot",
-                ]
-            )
             dest.mkdir()
             shutil.copy2(work / "target/release/ostree-ext-cli", dest / "ostree-ext-cli")
-            shutil.copy2(work / "bin/greenboot", dest / "greenboot")
             for program in dest.iterdir():
                 tools.run(["strip", str(program)], binds=[dest], timeout=60)
         finally:
@@ -176,7 +162,6 @@ def added_files(source: Path, programs: Path, grub: Path, bootc: Path | None = N
     yield TreeEntry("usr/bin/bootupctl", stand_ins / "bootupctl/bootupctl", 0o755)
     yield TreeEntry("usr/lib/bootupd/grub.cfg", stand_ins / "bootupctl/grub.cfg", 0o644)
     yield TreeEntry("usr/libexec/libostree/ext/ostree-container", programs / "ostree-ext-cli", 0o755)
-    yield TreeEntry("usr/libexec/greenboot/greenboot", programs / "greenboot", 0o755)
     yield TreeEntry(GRUB_EFI, grub / "BOOTX64.EFI", 0o644)
     for platform in ("x86_64-efi", "i386-pc"):
         module = grub / f"{platform}.linux.mod"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veilor.lab import disk
+from veilor.lab.agent import Reply
 from veilor.lab.machine import Machine
 from veilor.lab.registry import Registry, Request
 from veilor.lab.verdict import OSFault
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 BLOB = re.compile(r"/blobs/(sha256:[0-9a-f]{64})")
 SIGNATURE = re.compile(r"/manifests/sha256-[0-9a-f]{64}\.sig$")
 PROMPT = rb"[Pp]lease enter passphrase for disk [^\r\n]{0,200}:"
-COUNTED = rb"veilor-lab: boot_counter"  # the boot loader of stand-ins/bootupctl, once a start
+COUNTED = rb"veilor-lab: veilor_counter"  # the boot loader of stand-ins/bootupctl, once a start
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 SMALL = 64 << 10  # bytes: configurations and signatures are smaller, layers of a rehearsal are larger
 
@@ -127,15 +128,17 @@ class Evidence:
         return dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
 
     def wait_healthy(self) -> bool:
-        """Wait for the end of the health check; whether it called this boot good and removed the counter."""
-        self.machine.wait_until(
-            ["systemctl", "is-active", "greenboot-healthcheck.service"],
-            lambda r: r.out.strip() in ("active", "failed", "inactive"),
-            180,
-            "the health check to end",
+        """Wait until this boot is judged; whether it was called good, and no starts are counted any more."""
+        units = ["veilor-boot-check.service", "veilor-boot-good.service"]
+
+        def is_judged(reply: Reply) -> bool:
+            check, good = (*reply.out.split(), "", "")[:2]
+            return check == "failed" or good in ("active", "failed")
+
+        reply = self.machine.wait_until(
+            ["systemctl", "is-active", *units], is_judged, 180, "the check of this boot to end"
         )
-        saved = self.grub_environment()
-        return saved.get("boot_success") == "1" and "boot_counter" not in saved
+        return reply.out.split() == ["active", "active"] and "veilor_counter" not in self.grub_environment()
 
     def offered_disks(self) -> dict[str, str]:
         """The disks that the installer offers: serial number to the number to type."""

@@ -56,7 +56,7 @@ def live_medium(cache: Path, tools: Tools, source: Path) -> Path:
     rootfs, programs = base_rootfs(cache, source), rust_programs(cache, tools, source)
     grub = grub_images(cache, tools)
     installer = source / "stand-ins/installer"
-    added = [entry for entry in added_files(source, programs, grub) if "greenboot" not in entry.name]
+    added = list(added_files(source, programs, grub))
     for path in sorted(installer.glob("*.py")):
         added.append(TreeEntry(f"{INSTALLER}/{path.name}", path, 0o644))
     pykickstart = importlib.util.find_spec("pykickstart")

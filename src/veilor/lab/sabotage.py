@@ -81,7 +81,7 @@ def _statement_unchecked(tree: Path) -> None:
 
 
 def _no_health_check(tree: Path) -> None:
-    _remove(tree, "usr/lib/greenboot/check/required.d", "*.sh")
+    _remove(tree, "etc/systemd/system/boot-complete.target.requires", "veilor-boot-check.service")
 
 
 def _kill_agent(world: World) -> None:

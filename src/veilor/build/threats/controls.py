@@ -37,7 +37,6 @@ LINES = (
     "*/sshd_config.d/*",
     "*/veilor/usbguard/*",
     "*/audit/rules.d/*",
-    "*/greenboot/greenboot.conf",
     "*/system-preset/*",
     "*/systemd/system/*.d/*",
 )
