@@ -266,7 +266,9 @@ def test_the_build_twice_over_the_same_tree_is_the_build_once(clone):
     ):
         assert again.run([str(clone / image_tree.SCRIPTS / name)], name) is None
     assert not found and not [
-        text for _, text, kept in image_tree.promises(clone, tree) if not kept and "linter" not in text
+        rule.says
+        for rule in image_tree.tree_rules(clone, tree)
+        if not rule.kept and "linter" not in rule.says
     ]
 
 

@@ -71,10 +71,11 @@ def judge_lookaside(text: str, repositories: list[str]) -> list[Finding]:
             Finding(
                 where,
                 0,
-                f"{LOOKASIDE} does not say that the signatures of {repository} lie beside its images",
+                f"{LOOKASIDE} does not say that the signatures of {repository} lie beside its images; "
+                "correct render_registries there",
             )
             for repository in repositories
             if scopes.get(repository, {}).get("use-sigstore-attachments") is not True
         ]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        return [Finding(where, 0, f"{LOOKASIDE} cannot be read: {error}")]
+        return [Finding(where, 0, f"{LOOKASIDE} cannot be read ({error}); correct render_registries there")]

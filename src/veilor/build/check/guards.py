@@ -53,7 +53,7 @@ def check_firewall(root: Path, run: Callable | None) -> list[Finding]:
 
 
 def offline(root: Path, run: Callable | None, zones: list[Path], verb: str) -> str:
-    """What firewall-offline-cmd complains of, in one line; empty when it doesn't."""
+    """The first error message of firewall-offline-cmd, in one line; empty when it has none."""
     with tempfile.TemporaryDirectory(prefix="veilor-check-") as scratch:
         tree = Path(scratch)
         (tree / "zones").mkdir()
@@ -106,7 +106,11 @@ def check_usbguard(root: Path, run: Callable | None) -> list[Finding]:
                 if code or "ERROR" in said:
                     why = next((one for one in said.splitlines() if "ERROR" in one), said)
                     found.append(
-                        Finding(str(path.relative_to(root)), number, f"USBGuard can't read this rule: {why}")
+                        Finding(
+                            str(path.relative_to(root)),
+                            number,
+                            f"USBGuard can't read this rule, see usbguard-rules.conf(5): {why}",
+                        )
                     )
     conf = root / "overlay" / USBGUARD / "usbguard-daemon.conf"
     if conf.exists():
@@ -118,7 +122,7 @@ def check_usbguard(root: Path, run: Callable | None) -> list[Finding]:
                     Finding(
                         str(conf.relative_to(root)),
                         number,
-                        f"usbguard-daemon knows no setting {hit[1].strip()}",
+                        f"usbguard-daemon knows no setting {hit[1].strip()}; see usbguard-daemon.conf(5)",
                     )
                 )
     return found
@@ -184,7 +188,11 @@ def check_audit(root: Path, run: Callable | None) -> list[Finding]:
             if wrong or UNDERSTOOD not in said:
                 why = wrong[0] if wrong else "no reason given"
                 found.append(
-                    Finding(str(path.relative_to(root)), number, f"auditctl can't read this rule: {why}")
+                    Finding(
+                        str(path.relative_to(root)),
+                        number,
+                        f"auditctl can't read this rule, see audit.rules(7): {why}",
+                    )
                 )
     return found
 
@@ -211,7 +219,10 @@ def check_chrony(root: Path, run: Callable | None) -> list[Finding]:
         if "nts" not in hit[0].split():
             found.append(
                 Finding(
-                    name, number, f"{hit[0].split()[1]} is asked without nts, so anyone on the way can answer"
+                    name,
+                    number,
+                    f"{hit[0].split()[1]} is asked without nts, so anyone on the way can answer; add nts to "
+                    "the line",
                 )
             )
     return found
@@ -244,7 +255,8 @@ def check_sshd(root: Path, run: Callable | None) -> list[Finding]:
                     Finding(
                         name,
                         number,
-                        f"sshd does not go by {hit[0].strip()!r}: another line before it decides",
+                        f"sshd does not go by {hit[0].strip()!r}: another line before it decides; remove one "
+                        "of the two",
                     )
                 )
     return found

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -33,7 +34,18 @@ LAUNCHERS = (
     "usr/share/kde-settings/kde-profile/default/xdg/kicker-extra-favoritesrc",
     "usr/share/plasma/look-and-feel/org.fedoraproject.fedora.desktop/contents/layouts/org.kde.plasma.desktop-layout.js",
 )
-PACKAGES = ("trivalent", "trivalent-selinux", "trivalent-subresource-filter", "sudo")
+TRIVALENT = {
+    "trivalent": False,
+    "trivalent-selinux": True,
+    "trivalent-subresource-filter": False,
+}  # which stay
+PACKAGES = (*TRIVALENT, "sudo")
+WITHOUT_XWAYLAND = (
+    "etc/systemd/user/plasma-kwin_wayland.service.d/override.conf",
+    "etc/xdg/ksplashrc",
+    "usr/lib/systemd/user/plasma-ksmserver.service.d/40-secureblue.conf",
+    "usr/lib/systemd/user/plasma-xembedsniproxy.service.d/40-secureblue.conf",
+)
 
 
 def make_base(shape: Path, tree: Path, fedora: str) -> None:
@@ -68,8 +80,9 @@ def steps(bluebuild: Path) -> Iterator[dict]:
 
 
 class Build:
-    """What BlueBuild does with the recipe of the clone at ROOT, on the tree TREE, with stand-ins for the
-    base's programs.
+    """What BlueBuild does with the recipe of the clone at ROOT, on the tree TREE.
+
+    Stand-ins take the place of the base's programs; `said` is what the scripts printed.
     """
 
     def __init__(self, root: Path, tree: Path) -> None:
@@ -106,7 +119,9 @@ class Build:
                 path = bluebuild / "files/scripts" / name
                 if not os.access(path, os.X_OK):
                     yield Finding(
-                        f"{SCRIPTS}/{name}", 0, "the recipe names it; it is not there, or not executable"
+                        f"{SCRIPTS}/{name}",
+                        0,
+                        "the recipe names it; it is not there, or not executable: add it, or chmod +x it",
                     )
                 elif found := self.run([str(path)], f"{SCRIPTS}/{name}"):
                     yield found
@@ -147,189 +162,219 @@ def replace(source: str, dest: str) -> None:
     shutil.copy2(source, dest, follow_symlinks=False)
 
 
-def promises(root: Path, tree: Path) -> list[tuple[str, str, bool]]:
-    """What the finished TREE must be like: where that comes from, a sentence, whether it is so."""
-    product = load(root / "product.toml")
-    text = {
-        name: (tree / name).read_text() if (tree / name).is_file() else ""
-        for name in (
-            "etc/containers/policy.json",
-            "usr/lib/os-release",
-            "usr/share/applications/mimeapps.list",
-            "usr/share/applications/brave-browser.desktop",
-            "usr/share/ublue-os/just/60-custom.just",
-            ".calls",
-            "usr/libexec/secureblue-motd",
+@dataclass(frozen=True)
+class TreeRule:
+    """A sentence that has to be true of the finished tree; SCRIPT sees to it, KEPT is whether it is."""
+
+    script: str
+    says: str
+    kept: bool
+
+
+def tree_rules(root: Path, tree: Path) -> Iterator[TreeRule]:
+    """Every rule for the finished TREE, which the recipe of the clone at ROOT has made."""
+    yield from base_rules(root, tree)
+    yield from control_rules(tree)
+    yield from browser_rules(tree)
+    yield from brand_rules(root, tree)
+
+
+def base_rules(root: Path, tree: Path) -> Iterator[TreeRule]:
+    """What the base brought and the recipe has adapted."""
+    policy_text = read(tree / "etc/containers/policy.json")
+    yield TreeRule(
+        "merge-policy.py",
+        "the policy keeps ours and the rule to reject",
+        not policy.problems(policy_text, load(root / "product.toml")),
+    )
+    yield TreeRule(
+        "merge-policy.py", "the base's own scopes stay in the policy", '"ghcr.io/secureblue"' in policy_text
+    )
+    yield TreeRule(
+        "fold-usr-etc.sh", "/usr/etc is gone, and what only it had is in /etc", usr_etc_is_folded(tree)
+    )
+    for unit in MASKED:
+        script = "first-boot.sh" if "cleanup" in unit else "updaters.sh"
+        yield TreeRule(
+            script, f"{unit} is masked and wanted by nothing", is_masked(tree / "etc/systemd" / unit)
         )
-    }
-    sudo, verify = tree / "usr/bin/sudo", tree / "usr/libexec/secureblue/verify-provenance.sh"
-    kernels = list((tree / "usr/lib/modules").glob("*/initramfs.img"))
+    yield TreeRule(
+        "updaters.sh",
+        "the base's check of provenance sends to veilor-update",
+        "veilor-update" in read(tree / "usr/libexec/secureblue/verify-provenance.sh"),
+    )
+    yield TreeRule(
+        "xwayland.sh", "Xwayland's override and its followers are gone, kwinrc is not", xwayland_is_back(tree)
+    )
+    yield TreeRule(
+        "audit.sh",
+        "the base's audit stands an image whose name it does not know",
+        'state["image"] is None or' in read(tree / "usr/libexec/secureblue/audit_secureblue.py"),
+    )
+    yield TreeRule(
+        "motd.sh",
+        "the message of the day names this system",
+        "untagged" not in read(tree / "usr/libexec/secureblue-motd"),
+    )
+    yield TreeRule(
+        "just.sh",
+        "our recipes are imported beside the base's",
+        read(tree / "usr/share/ublue-os/just/60-custom.just").count("import ") == 2,
+    )
+
+
+def control_rules(tree: Path) -> Iterator[TreeRule]:
+    """What keeps the machine safe: sudo, SELinux, the initramfs, and that the scripts looked for it."""
+    calls = read(tree / ".calls").splitlines()
+    yield TreeRule("sudo.sh", "sudo has mode 4111, and nothing says it is missing", sudo_is_back(tree))
+    yield TreeRule(
+        "base-controls.sh", "what claims rest on was looked for", calls.count("semodule -lfull") == 2
+    )
+    yield TreeRule(
+        "selinux.sh",
+        "Brave's domain is installed at priority 300",
+        any(call.startswith("semodule -X 300 -i") and "veilor_brave.cil" in call for call in calls),
+    )
+    yield TreeRule(
+        "initramfs.sh",
+        "the initramfs is new, without the allocator, and the settings are back",
+        initramfs_is_new(tree),
+    )
+    yield TreeRule("lint.sh", "bootc's linter has the last word", calls[-1:] == ["bootc container lint"])
     presets = sorted(path.name for path in (tree / "usr/lib/systemd/system-preset").glob("*.preset"))
-    calls = text[".calls"].splitlines()
-    return [
-        (
-            "merge-policy.py",
-            "the policy keeps ours and the rule to reject",
-            not policy.problems(text["etc/containers/policy.json"], product),
-        ),
-        (
-            "merge-policy.py",
-            "the base's own scopes stay in the policy",
-            '"ghcr.io/secureblue"' in text["etc/containers/policy.json"],
-        ),
-        (
-            "fold-usr-etc.sh",
-            "/usr/etc is gone, and what only it had is in /etc",
-            not (tree / "usr/etc").exists()
-            and (tree / "etc/containers/registries.d/secureblue.yaml").exists(),
-        ),
-        *(
-            (
-                ("first-boot.sh" if "cleanup" in unit else "updaters.sh"),
-                f"{unit} is masked and wanted by nothing",
-                is_masked(tree / "etc/systemd" / unit),
-            )
-            for unit in MASKED
-        ),
-        (
-            "updaters.sh",
-            "the base's check of provenance sends to veilor-update",
-            verify.exists() and "veilor-update" in verify.read_text(),
-        ),
-        (
-            "xwayland.sh",
-            "Xwayland's override and its followers are gone, kwinrc is not",
-            not any(
-                (tree / name).exists()
-                for name in (
-                    "etc/systemd/user/plasma-kwin_wayland.service.d/override.conf",
-                    "etc/xdg/ksplashrc",
-                    "usr/lib/systemd/user/plasma-ksmserver.service.d/40-secureblue.conf",
-                    "usr/lib/systemd/user/plasma-xembedsniproxy.service.d/40-secureblue.conf",
-                )
-            )
-            and (tree / "etc/xdg/kwinrc").exists(),
-        ),
-        (
-            "sudo.sh",
-            "sudo has mode 4111, and nothing says it is missing",
-            sudo.exists()
-            and stat.S_IMODE(sudo.stat().st_mode) == 0o4111
-            and not (tree / "etc/profile.d/sudo-missing-message.sh").exists(),
-        ),
-        (
-            "trivalent.sh",
-            "Trivalent is gone, trivalent-selinux is not",
-            [(tree / ".packages" / name).exists() for name in PACKAGES[:3]] == [False, True, False]
-            and "trivalent" not in text["usr/share/applications/mimeapps.list"],
-        ),
-        (
-            "trivalent.sh",
-            "favourites and layouts start Brave",
-            all(
-                "brave-browser.desktop" in read(tree / name) and "trivalent" not in read(tree / name)
-                for name in LAUNCHERS
-            ),
-        ),
-        (
-            "audit.sh",
-            "the base's audit stands an image whose name it does not know",
-            'state["image"] is None or' in read(tree / "usr/libexec/secureblue/audit_secureblue.py"),
-        ),
-        ("base-controls.sh", "what claims rest on was looked for", calls.count("semodule -lfull") == 2),
-        (
-            "brave-key.sh",
-            "Brave's key is where dnf looks for it",
-            (tree / "etc/pki/rpm-gpg/brave-core.asc").is_file(),
-        ),
-        (
-            "brave.sh",
-            "Brave lies in /usr and its menu entries start our launcher",
-            (tree / "usr/lib/opt/brave.com/brave/brave").exists()
-            and text["usr/share/applications/brave-browser.desktop"].count("Exec=/usr/bin/veilor-brave") == 2,
-        ),
-        (
-            "brave.sh",
-            "Brave's new profiles begin without advertisements in a new tab",
-            '"show_branded_background_image": false'
-            in read(tree / "usr/lib/opt/brave.com/brave/initial_preferences"),
-        ),
-        (
-            "brave.sh",
-            "no program of Brave's has the set-user-ID bit",
-            not any(
-                path.is_file() and path.stat().st_mode & 0o6000 for path in (tree / "usr/lib/opt").rglob("*")
-            ),
-        ),
-        (
-            "brave.sh",
-            "Brave's repository is left disabled",
-            "enabled=0" in read(tree / "etc/yum.repos.d/brave-browser.repo"),
-        ),
-        (
-            "selinux.sh",
-            "Brave's domain is installed at priority 300",
-            any(call.startswith("semodule -X 300 -i") and "veilor_brave.cil" in call for call in calls),
-        ),
-        (
-            "initramfs.sh",
-            "the initramfs is new, without the allocator, and the settings are back",
-            len(kernels) == 1
-            and kernels[0].read_text() == ""
-            and stat.S_IMODE(kernels[0].stat().st_mode) == 0o600
-            and len(list((tree / "usr/lib").rglob("40-hardened_malloc.conf"))) == 2,
-        ),
-        (
-            "motd.sh",
-            "the message of the day names this system",
-            "untagged" not in text["usr/libexec/secureblue-motd"],
-        ),
-        (
-            "just.sh",
-            "our recipes are imported beside the base's",
-            text["usr/share/ublue-os/just/60-custom.just"].count("import ") == 2,
-        ),
-        (
-            "../../modules/brand/brand.py",
-            "os-release names the product and keeps what the base's tools read",
-            all(
-                line in text["usr/lib/os-release"].splitlines()
-                for line in (
-                    f'PRETTY_NAME="{product.pretty_name}"',
-                    f'ID="{product.id}"',
-                    'VARIANT_ID="kinoite-main-hardened"',
-                    f'OSTREE_VERSION="{product.version}.1"',
-                )
-            )
-            and "base.example" not in text["usr/lib/os-release"],
-        ),
-        ("lint.sh", "bootc's linter has the last word", calls[-1:] == ["bootc container lint"]),
-        (
-            "../../../overlay/usr/lib/systemd/system-preset/10-veilor.preset",
-            "our presets come before the base's",
-            bool(presets) and "veilor" in presets[0],
-        ),
-    ]
+    yield TreeRule(
+        "../../../overlay/usr/lib/systemd/system-preset/10-veilor.preset",
+        "our presets come before the base's",
+        bool(presets) and "veilor" in presets[0],
+    )
+
+
+def browser_rules(tree: Path) -> Iterator[TreeRule]:
+    """Brave is the browser, and Trivalent, the base's, is gone."""
+    yield TreeRule("trivalent.sh", "Trivalent is gone, trivalent-selinux is not", trivalent_is_gone(tree))
+    yield TreeRule(
+        "trivalent.sh",
+        "favourites and layouts start Brave",
+        all(starts_brave(read(tree / name)) for name in LAUNCHERS),
+    )
+    yield TreeRule(
+        "brave-key.sh",
+        "Brave's key is where dnf looks for it",
+        (tree / "etc/pki/rpm-gpg/brave-core.asc").is_file(),
+    )
+    entry = read(tree / "usr/share/applications/brave-browser.desktop")
+    yield TreeRule(
+        "brave.sh",
+        "Brave lies in /usr and its menu entries start our launcher",
+        (tree / "usr/lib/opt/brave.com/brave/brave").exists()
+        and entry.count("Exec=/usr/bin/veilor-brave") == 2,
+    )
+    yield TreeRule(
+        "brave.sh",
+        "Brave's new profiles begin without advertisements in a new tab",
+        '"show_branded_background_image": false'
+        in read(tree / "usr/lib/opt/brave.com/brave/initial_preferences"),
+    )
+    yield TreeRule(
+        "brave.sh",
+        "no program of Brave's has the set-user-ID bit",
+        not any(is_privileged(path) for path in (tree / "usr/lib/opt").rglob("*")),
+    )
+    yield TreeRule(
+        "brave.sh",
+        "Brave's repository is left disabled",
+        "enabled=0" in read(tree / "etc/yum.repos.d/brave-browser.repo"),
+    )
+
+
+def brand_rules(root: Path, tree: Path) -> Iterator[TreeRule]:
+    """os-release is that of the product in the clone at ROOT, with what the base's tools read."""
+    product, text = load(root / "product.toml"), read(tree / "usr/lib/os-release")
+    wanted = {
+        f'PRETTY_NAME="{product.pretty_name}"',
+        f'ID="{product.id}"',
+        'VARIANT_ID="kinoite-main-hardened"',
+        f'OSTREE_VERSION="{product.version}.1"',
+    }
+    yield TreeRule(
+        "../../modules/brand/brand.py",
+        "os-release names the product and keeps what the base's tools read",
+        wanted <= set(text.splitlines()) and "base.example" not in text,
+    )
+
+
+def usr_etc_is_folded(tree: Path) -> bool:
+    """Whether /usr/etc of TREE is gone, and the file that only it had is in /etc."""
+    if (tree / "usr/etc").exists():
+        return False
+    return (tree / "etc/containers/registries.d/secureblue.yaml").exists()
+
+
+def xwayland_is_back(tree: Path) -> bool:
+    """Whether nothing in TREE keeps Xwayland from starting, and KWin's settings are still there."""
+    if any((tree / name).exists() for name in WITHOUT_XWAYLAND):
+        return False
+    return (tree / "etc/xdg/kwinrc").exists()
+
+
+def sudo_is_back(tree: Path) -> bool:
+    """Whether TREE has sudo with the mode that lets it work, and no message says that it is missing."""
+    sudo = tree / "usr/bin/sudo"
+    if not sudo.exists():
+        return False
+    if stat.S_IMODE(sudo.stat().st_mode) != 0o4111:
+        return False
+    return not (tree / "etc/profile.d/sudo-missing-message.sh").exists()
+
+
+def initramfs_is_new(tree: Path) -> bool:
+    """Whether TREE's one kernel has an initramfs made anew, without the allocator, readable by root alone."""
+    made = list((tree / "usr/lib/modules").glob("*/initramfs.img"))
+    if len(made) != 1:
+        return False
+    if made[0].read_text() != "":  # the stand-in for dracut writes the allocator's settings here
+        return False
+    if stat.S_IMODE(made[0].stat().st_mode) != 0o600:
+        return False
+    return len(list((tree / "usr/lib").rglob("40-hardened_malloc.conf"))) == 2
+
+
+def trivalent_is_gone(tree: Path) -> bool:
+    """Whether of Trivalent's packages only its SELinux policy is left, and no file type opens in it."""
+    for package, stays in TRIVALENT.items():
+        if (tree / ".packages" / package).exists() != stays:
+            return False
+    return "trivalent" not in read(tree / "usr/share/applications/mimeapps.list")
+
+
+def starts_brave(text: str) -> bool:
+    """Whether the launcher TEXT names Brave, and Trivalent nowhere."""
+    return "brave-browser.desktop" in text and "trivalent" not in text
+
+
+def is_privileged(path: Path) -> bool:
+    """Whether PATH is a file with the set-user-ID or the set-group-ID bit."""
+    return path.is_file() and bool(path.stat().st_mode & 0o6000)
 
 
 def is_masked(unit: Path) -> bool:
     """Whether UNIT is masked in its folder and no other unit wants it."""
-    return (
-        unit.is_symlink()
-        and os.readlink(unit) == "/dev/null"
-        and not list(unit.parent.glob(f"*.wants/{unit.name}"))
-    )
+    if not unit.is_symlink() or os.readlink(unit) != "/dev/null":
+        return False
+    return not list(unit.parent.glob(f"*.wants/{unit.name}"))
 
 
 def read(path: Path) -> str:
+    """The text of the file at PATH, empty where there is none."""
     return path.read_text() if path.is_file() else ""
 
 
 def build_image_tree(
     root: Path, tree: Path, spoil: Callable[[Path], None] = lambda tree: None
 ) -> tuple[list[Finding], str]:
-    """Carry out the whole recipe of ROOT on the new folder TREE, which SPOIL may change first: findings, and
-    what was said.
+    """Carry out the whole recipe of ROOT on the new folder TREE: findings, and what the scripts printed.
+
+    SPOIL may change the base-shaped tree first, as tests do.
     """
     tree.mkdir()
     make_base(root / SHAPE, tree, load(root / "product.toml").version)
@@ -338,9 +383,10 @@ def build_image_tree(
     found: list[Finding] = []
     for module in steps(root / "bluebuild"):
         found += build.step(module)
-    where = Path(SCRIPTS)
-    broken = [(name, text) for name, text, kept in promises(root, tree) if not kept]
-    found += [Finding(os.path.normpath(where / name), 0, f"not as promised: {text}") for name, text in broken]
+    for rule in tree_rules(root, tree):
+        if not rule.kept:
+            path = os.path.normpath(Path(SCRIPTS, rule.script))
+            found.append(Finding(path, 0, f"after the recipe the image's tree breaks this rule: {rule.says}"))
     return found, build.said
 
 

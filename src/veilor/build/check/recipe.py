@@ -17,6 +17,7 @@ from veilor.build.check.image_tree import SCRIPTS, steps
 from veilor.build.check.programs import SCHEMAS
 
 RECIPE = "bluebuild/recipe.yml"
+NOT_THERE = "the recipe names it, and it is not there; add it, or correct the recipe"
 # What the program takes and its crate's copy of the schemas is too old for.
 # https://blue-build.org/reference/recipe/
 NEWER_KEYS = {"cosign-version": {"type": "string"}, "nushell-version": {"type": "string"}}
@@ -138,20 +139,29 @@ def check_files(root: Path, run) -> list[Finding]:
     modules, found = list(steps(root / "bluebuild")), []
     named = {name for module in modules for name in module.get("scripts", [])}
     there = {path.name for path in (root / SCRIPTS).iterdir()}
-    found += [Finding(f"{SCRIPTS}/{name}", 0, "the recipe never runs it") for name in there - named]
     found += [
-        Finding(f"{SCRIPTS}/{name}", 0, "the recipe names it, and it is not there") for name in named - there
+        Finding(
+            f"{SCRIPTS}/{name}",
+            0,
+            "the recipe never runs it; name it in a fragment of bluebuild/recipes, or remove it",
+        )
+        for name in there - named
     ]
+    found += [Finding(f"{SCRIPTS}/{name}", 0, NOT_THERE) for name in named - there]
     text = (root / RECIPE).read_text()
     for fragment in sorted((root / "bluebuild/recipes").glob("[0-9]*.yml")):
         if not line_of(text, f"from-file: {fragment.name}"):
-            found.append(Finding(f"bluebuild/recipes/{fragment.name}", 0, "no recipe includes it"))
+            found.append(
+                Finding(
+                    f"bluebuild/recipes/{fragment.name}",
+                    0,
+                    "no recipe includes it; name it in bluebuild/recipe.yml, or remove it",
+                )
+            )
     for module in modules:
         for name in module.get("repos", {}).get("files", []):
             if not (root / "bluebuild/files/dnf" / name).is_file():
-                found.append(
-                    Finding(f"bluebuild/files/dnf/{name}", 0, "the recipe names it, and it is not there")
-                )
+                found.append(Finding(f"bluebuild/files/dnf/{name}", 0, NOT_THERE))
         if (
             module.get("source") == "local"
             and not (root / f"bluebuild/modules/{module['type']}/{module['type']}.sh").is_file()
@@ -160,7 +170,7 @@ def check_files(root: Path, run) -> list[Finding]:
                 Finding(
                     f"bluebuild/modules/{module['type']}",
                     0,
-                    "the recipe names this module, and it is not there",
+                    NOT_THERE,
                 )
             )
     return found

@@ -109,7 +109,10 @@ def walk(root: Path, run: Callable | None, checks: Iterable[tuple[str, Check]] =
                 name,
                 [
                     Finding(
-                        str(place), 0, "there is nothing of the kind here, so this check looked at nothing"
+                        str(place),
+                        0,
+                        "there is no file of this kind here, so nothing was checked; restore one, or remove "
+                        "the check from src/veilor/build/check/registry.py",
                     )
                 ],
             )

@@ -13,7 +13,7 @@ from veilor.build.check.units import settings_in
 
 LAST_OF_THE_BASE = "55-"  # 55-hardening.conf
 # Names that the kernel of the machine that checks may lack, and that of product.toml's Fedora has.
-KEYS = {
+KNOWN_TO_FEDORA = {
     "kernel.io_uring_disabled",
     "kernel.yama.ptrace_scope",
     "vm.unprivileged_userfaultfd",
@@ -34,6 +34,10 @@ NEVER_KARG = {
     "amdgpu.modeset": "it takes the effect from nomodeset",
     "modules_disabled": "no such argument; see module.sig_enforce",
 }
+UNKNOWN = (
+    "no kernel here knows {}: correct the name; or, when Fedora's kernel has it and this machine's lacks it, "
+    "add it to KNOWN_TO_FEDORA in src/veilor/build/check/settings.py"
+)
 NEEDED_KARGS = ("module.sig_enforce=1", "panic=30")
 
 
@@ -58,19 +62,27 @@ def check_sysctl(root: Path, run: Callable | None) -> list[Finding]:
             copy = Path(scratch, "sysctl.conf")
             copy.write_text(path.read_text())
             _, said = run_tool(run, ["sysctl", "--dry-run", f"--load={copy}"], [copy.parent])
-        unknown = {key.replace("/", ".") for key in re.findall(r"cannot stat /proc/sys/(\S+):", said)} - KEYS
+        unknown = {
+            key.replace("/", ".") for key in re.findall(r"cannot stat /proc/sys/(\S+):", said)
+        } - KNOWN_TO_FEDORA
         for _, hit in lines_matching(said, r"\((\d+)\): invalid syntax"):
-            found.append(Finding(name, int(hit[1]), "sysctl can't read this line"))
+            found.append(
+                Finding(name, int(hit[1]), "sysctl can't read this line; write it as in kernel.sysrq = 0")
+            )
         for number, line in enumerate(path.read_text().splitlines(), 1):
             key = line.partition("=")[0].strip().lstrip("-")
             if not key or key.startswith(("#", ";")):
                 continue
             if key in unknown:
-                found.append(Finding(name, number, f"no kernel here knows {key}"))
+                found.append(Finding(name, number, UNKNOWN.format(key)))
             if key in seen:
-                found.append(Finding(name, number, f"{key} is set in line {seen[key]} already"))
+                found.append(
+                    Finding(name, number, f"{key} is set in line {seen[key]} already; remove one of the two")
+                )
             if key in NEVER_SYSCTL:
-                found.append(Finding(name, number, f"{key} must not be set: {NEVER_SYSCTL[key]}"))
+                found.append(
+                    Finding(name, number, f"{key} must not be set: {NEVER_SYSCTL[key]}; remove the line")
+                )
             seen[key] = number
     return found
 
@@ -92,22 +104,30 @@ def check_kargs(root: Path, run: Callable | None) -> list[Finding]:
             continue
         for key in set(said) - {"kargs", "match-architectures"}:
             found.append(
-                Finding(name, line_that(text, key), f"bootc takes kargs and match-architectures, not {key}")
+                Finding(
+                    name,
+                    line_that(text, key),
+                    f"bootc takes kargs and match-architectures, not {key}; remove it",
+                )
             )
         arguments = said.get("kargs")
         if not isinstance(arguments, list) or not all(
             isinstance(one, str) and one and not re.search(r"\s", one) for one in arguments
         ):
             found.append(
-                Finding(name, line_that(text, "kargs"), "kargs must be a list of arguments without spaces")
+                Finding(
+                    name,
+                    line_that(text, "kargs"),
+                    'kargs must be a list of arguments without spaces, as ["panic=30"]',
+                )
             )
             continue
         for one in arguments:
             key, line = one.partition("=")[0], line_that(text, f'"{one}"')
             if one in seen:
-                found.append(Finding(name, line, f"{one} is in {seen[one]} already"))
+                found.append(Finding(name, line, f"{one} is in {seen[one]} already; remove one of the two"))
             if key in NEVER_KARG:
-                found.append(Finding(name, line, f"{one} must not be there: {NEVER_KARG[key]}"))
+                found.append(Finding(name, line, f"{one} must not be there: {NEVER_KARG[key]}; remove it"))
             seen[one] = name
     missing = [one for one in NEEDED_KARGS if one not in seen]
     if missing and not found:
@@ -115,7 +135,7 @@ def check_kargs(root: Path, run: Callable | None) -> list[Finding]:
             Finding(
                 "overlay/usr/lib/bootc/kargs.d",
                 0,
-                f"{', '.join(missing)} is missing; other settings rely on it",
+                f"{', '.join(missing)} is missing, and other settings rely on it; put it back",
             )
         )
     return found
@@ -151,9 +171,18 @@ def check_modprobe(root: Path, run: Callable | None) -> list[Finding]:
             Path(scratch, path.name).write_text(path.read_text())
             _, said = run_tool(run, ["modprobe", f"--config={scratch}", "--showconfig"], [Path(scratch)])
         for _, hit in lines_matching(said, r"ERROR: .* line (\d+): (ignoring.+)$"):
-            found.append(Finding(name, int(hit[1]), f"modprobe is {hit[2]}"))
+            found.append(
+                Finding(name, int(hit[1]), f"modprobe is {hit[2]}; correct the line, see modprobe.d(5)")
+            )
         for number, hit in lines_matching(path.read_text(), r"^install\s+\S+\s+(?!/usr/bin/false$)(.*)$"):
-            found.append(Finding(name, number, f"a module is kept out by /usr/bin/false, not by {hit[1]!r}"))
+            found.append(
+                Finding(
+                    name,
+                    number,
+                    f"a module is kept out by /usr/bin/false, not by {hit[1]!r}; write "
+                    "install MODULE /usr/bin/false",
+                )
+            )
     return found
 
 

@@ -20,7 +20,9 @@ def check_shell(root: Path, run) -> list[Finding]:
             if path.suffix == ".sh" or SHELL.match(file.read(80)):
                 scripts.append(str(path.relative_to(root)))
     if not scripts:
-        return [Finding(".", 0, "there is no shell script, so this check looked at nothing")]
+        return [
+            Finding(".", 0, "there is no shell script here, so nothing was checked; is this a whole clone?")
+        ]
     code, said, wrong = run_own("shellcheck", ["--format=json1", *scripts], root)
     if code not in (0, 1):
         return [Finding(".", 0, f"ShellCheck could not look: {wrong.strip()[-300:]}")]

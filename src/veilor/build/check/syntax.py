@@ -55,5 +55,7 @@ def check_syntax(root: Path, run) -> list[Finding]:
         if path.suffix in PARSERS and not name.startswith(LEFT_OUT):
             line = PARSERS[path.suffix](path.read_text())
             if line:
-                found.append(Finding(name, line, f"is no {path.suffix[1:].upper()} from this line on"))
+                found.append(
+                    Finding(name, line, f"is no {path.suffix[1:].upper()} from this line on; correct it")
+                )
     return found

@@ -97,7 +97,11 @@ def links_that_lead_nowhere(root: Path) -> list[Finding]:
             home = root / "overlay" / str(unit).lstrip("/") if unit.is_absolute() else link.parent / unit
             if unit.name.startswith("veilor-") and not home.is_file():
                 found.append(
-                    Finding(str(link.relative_to(root)), 0, f"leads to {unit}, which is not in the overlay")
+                    Finding(
+                        str(link.relative_to(root)),
+                        0,
+                        f"leads to {unit}, which is not in the overlay; add the unit, or remove the link",
+                    )
                 )
     return found
 
@@ -126,7 +130,11 @@ def check_presets(root: Path, run: Callable | None) -> list[Finding]:
                     )
                 )
             elif words[1].startswith("veilor-") and not list((root / UNITS).glob(words[1])):
-                found.append(Finding(name, number, f"there is no unit {words[1]} in {UNITS}"))
+                found.append(
+                    Finding(
+                        name, number, f"there is no unit {words[1]} in {UNITS}; add it, or correct the name"
+                    )
+                )
     return found
 
 
@@ -174,6 +182,10 @@ def check_oomd(root: Path, run: Callable | None) -> list[Finding]:
                 and (section != "[OOM]" or line.partition("=")[0].strip() not in OOMD)
             ):
                 found.append(
-                    Finding(name, number, f"systemd-oomd ignores {line!r} in the section {section or 'none'}")
+                    Finding(
+                        name,
+                        number,
+                        f"systemd-oomd ignores {line!r} in the section {section or 'none'}; see oomd.conf(5)",
+                    )
                 )
     return found

@@ -60,15 +60,23 @@ def check_pins(root: Path, run) -> list[Finding]:
         name, text = str(path.relative_to(root)), path.read_text()
         for number, hit in lines_matching(text, PINNED.pattern):
             if not BY_COMMIT.match(hit[1]):
-                found.append(Finding(name, number, f"{hit[1]} is not pinned by its full commit"))
+                found.append(
+                    Finding(
+                        name,
+                        number,
+                        f"{hit[1]} is not pinned by its full commit; write NAME@COMMIT # VERSION",
+                    )
+                )
         for number, hit in lines_matching(text, r"(?<![\w/.])((?:scripts|\.ci)/[\w.-]+)"):
             script = root / hit[1]
             if not script.is_file() or not script.stat().st_mode & 0o100:
-                found.append(Finding(name, number, f"{hit[1]} is not there, or not executable"))
+                found.append(
+                    Finding(name, number, f"{hit[1]} is not there, or not executable; add it, or chmod +x it")
+                )
         if text.count("actions/checkout@") != text.count("persist-credentials: false"):
             found.append(
                 Finding(
-                    name, 0, "a checkout leaves its credentials behind; it wants persist-credentials: false"
+                    name, 0, "a checkout leaves its credentials behind; add persist-credentials: false to it"
                 )
             )
     return found
