@@ -163,11 +163,11 @@ def test_status_tells_what_is_locked_ready_and_wrong(machine):
 
 
 def without_values(output: str) -> list[str]:
-    """The lines of OUTPUT with digests, times and numbers of days replaced, in order."""
+    """The lines of OUTPUT with digests, times, ages and versions replaced, in order."""
     output = re.sub(r"\([0-9a-f]{12}\)", "(DIGEST)", output)
     output = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "TIME", output)
     output = re.sub(r"\d+ days? old|from the future \([^)]*\)", "AGE", output)
-    return output.strip().splitlines()
+    return re.sub(r"\d+\.\d+", "VERSION", output).strip().splitlines()
 
 
 def test_daily_use_shows_what_the_program_prints_after_the_first_restart(machine):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["INSTALL", "USE", "TRUST", "RECOVERY"]
 OTHER_PAGES = ["BRAND"]  # may use italics for other things
 PROGRAMS = ["src/veilor/device", "src/veilor/core", "overlay", "kickstart", "artwork/tree"]
+FEDORA = tomllib.loads((ROOT / "product.toml").read_text())["product"]["version"]
 FILLED_IN = "\0"  # stands in a template for a value of any kind
 FOREIGN = {  # sentences of other programs, and where they were read
     "Verified OK": "cosign, cmd/cosign/cli/verify/verify_blob.go; openssl, apps/dgst.c",
-    "veilor-os-44.iso: OK": "GNU coreutils sha256sum --check, src/cksum.c: a file's name and OK",
+    f"veilor-os-{FEDORA}.iso: OK": "GNU coreutils sha256sum --check, src/cksum.c: a file's name and OK",
     "Select .iso file": "Fedora Media Writer, src/app/qml/MainPage.qml",
     "Write": "Fedora Media Writer, src/app/qml/DrivePage.qml",
     "Installation Destination": "Anaconda, pyanaconda/ui/gui/spokes/storage.py",
