@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from veilor import cli
+from veilor import cli, command_line
 from veilor.build.errors import BuildError, HostError
 from veilor.lab import cache
 from veilor.lab.verdict import LabFault, NotRun, OSFault, UsageError
@@ -38,7 +38,7 @@ def run_with(monkeypatch, error: BaseException | None) -> int:
 def test_an_expected_end_is_one_line_and_its_code(error, code, monkeypatch, capsys):
     assert run_with(monkeypatch, error) == code
     assert len(capsys.readouterr().err.splitlines()) == (1 if code else 0)
-    assert f"\n  {code} " in cli.EXIT_CODES
+    assert f"\n  {code} " in command_line.EXIT_CODES
 
 
 def test_a_bug_is_not_dressed_up_as_a_failure(monkeypatch):

@@ -15,17 +15,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+from veilor.command_line import parser
+
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 FAILED, USAGE, NOT_RUN, INTERRUPTED = 1, 2, 4, 130
 
-EXIT_CODES = """exit codes:
-  0    done; of a rehearsal: PASS, and nothing else is 0
-  1    it failed, and one line on standard error says why and what to do; of a rehearsal: OS_FAULT, the product is wrong
-  2    the command line is wrong, or names something that doesn't exist
-  3    LAB_FAULT: the rehearsal itself went wrong and says nothing of the product
-  4    NOT_RUN: this machine cannot do it, with what is missing
-  130  interrupted
-"""  # noqa: E501
 BUILD_FUNCTIONS = {
     "stage": "stage",
     "build_iso": "iso",
@@ -40,8 +34,9 @@ BUILD_FUNCTIONS = {
 
 
 def product_tools() -> SimpleNamespace:
-    """What makes the product, for the lab, which doesn't import it: `source_root` and functions, see their
-    docstrings.
+    """What makes the product, for the lab, which doesn't import it: `source_root` and functions.
+
+    The functions are those of BUILD_FUNCTIONS, with the docstrings that they have there.
     """
     found = {
         name: judged(getattr(importlib.import_module(f"veilor.build.{module}"), name))
@@ -51,14 +46,16 @@ def product_tools() -> SimpleNamespace:
 
 
 def judged(function):
-    """FUNCTION with the verdict that a BuildError means in a rehearsal: sources that can't be built are the
-    product's fault.
+    """FUNCTION so that a BuildError becomes the verdict that it means in a rehearsal.
+
+    Sources that can't be built are the product's fault; a host without room is the lab's.
     """
     from veilor.build.errors import BuildError, HostError
     from veilor.lab.verdict import LabFault, OSFault
 
     @functools.wraps(function)
     def call(*arguments, **options):
+        """FUNCTION, with its BuildError translated."""
         try:
             return function(*arguments, **options)
         except HostError as error:
@@ -70,8 +67,9 @@ def judged(function):
 
 
 def host_run(argv, *, binds=(), env=None, timeout, stdin=None, check=True):
-    """Run ARGV with the host's own programs: called and answering as the tools tree's `run`, BINDS being
-    needless.
+    """Run ARGV with the host's own programs; called and answering as the tools tree's `run`.
+
+    BINDS is needless here. TIMEOUT is in seconds. Raises BuildError as that one raises its faults.
     """
     from veilor.build.errors import BuildError
 
@@ -121,6 +119,7 @@ def product():
 
 
 def do_product(args) -> int:
+    """`veilor product`: print one fact."""
     from veilor.build.facts import fact
 
     print(fact(SOURCE_ROOT, args.fact))
@@ -128,6 +127,7 @@ def do_product(args) -> int:
 
 
 def do_stage(args) -> int:
+    """`veilor stage`: write the staged tree."""
     from veilor.build.stage import stage
 
     print(stage(SOURCE_ROOT, args.dir, args.keys, args.sequence_floor))
@@ -135,6 +135,7 @@ def do_stage(args) -> int:
 
 
 def do_iso(args) -> int:
+    """`veilor iso`: build an ISO; refused while the keys are placeholders, unless it has no key of ours."""
     from veilor.build.iso import build_iso
     from veilor.build.readiness import refuse_placeholders
 
@@ -146,6 +147,7 @@ def do_iso(args) -> int:
 
 
 def do_sign(args) -> int:
+    """`veilor sign`: sign an image; refused while the keys are placeholders."""
     from veilor.build.readiness import refuse_placeholders
     from veilor.build.sign import sign_image
 
@@ -157,6 +159,7 @@ def do_sign(args) -> int:
 
 
 def do_channel(args) -> int:
+    """`veilor channel`: announce an image, or the same again; refused while the keys are placeholders."""
     from veilor.build.channel import make_statement, publish
     from veilor.build.readiness import refuse_placeholders
     from veilor.build.renew import fetch_statement, renew
@@ -192,6 +195,7 @@ def do_channel(args) -> int:
 
 
 def do_gate(args) -> int:
+    """`veilor gate`: pull an image as a machine would, and attach what was shown of it."""
     from veilor.build.attest import attach
     from veilor.build.gate import pass_gate
 
@@ -206,6 +210,7 @@ def do_gate(args) -> int:
 
 
 def do_base(args) -> int:
+    """`veilor base`: verify the pinned base, or pin what its tag means now."""
     from veilor.build.base_pin import pin_base, pinned_base, verify_base
 
     if args.action == "pin":
@@ -217,9 +222,7 @@ def do_base(args) -> int:
 
 
 def do_check(args) -> int:
-    """Everything that can be known without a boot: each finding with its file
-    and line, each check by name.
-    """
+    """`veilor check`: run every check; each finding with its file and line, each check by name."""
     from veilor.build.check.registry import walk
 
     wrong = left_out = False
@@ -232,6 +235,7 @@ def do_check(args) -> int:
 
 
 def do_threats(args) -> int:
+    """`veilor threats`: run, prove or list the checks of claims."""
     from veilor.build.threats.command import run
 
     return run(args, SOURCE_ROOT)
@@ -249,6 +253,7 @@ def check_runner(args):
 
 
 def do_rehearse(args) -> int:
+    """`veilor rehearse`: one scenario, or all of them, of which the worst verdict counts."""
     from veilor.lab.rehearse import main as rehearse
 
     if args.scenario != "all":
@@ -277,6 +282,7 @@ def do_rehearse(args) -> int:
 
 
 def do_lab_slot(args) -> int:
+    """`veilor lab slot`: the slots that are named, or the one of this commit."""
     from veilor.lab import slots
     from veilor.lab.cache import cache_root, hash_tree
     from veilor.lab.rehearse import hash_sources
@@ -292,12 +298,14 @@ def do_lab_slot(args) -> int:
     number = itertools.count(1)
 
     def run(argv: list[str]) -> int:
+        """Rehearse with ARGV; its report goes into a folder with the next number."""
         return main(["rehearse", "--report", str(SOURCE_ROOT / f"build/report-slot-{next(number)}"), *argv])
 
     return slots.run_slots(every, chosen, run, cache_root() / "slots.json", inputs)
 
 
 def do_pictures(args) -> int:
+    """`veilor pictures`: draw the pictures of the documents."""
     from veilor.build.stage import stage
     from veilor.lab.cache import cache_root
     from veilor.lab.tools import ensure_host_programs, ensure_namespaces
@@ -316,17 +324,20 @@ def do_pictures(args) -> int:
 
 
 def do_lab_base(args) -> int:
+    """`veilor lab base`: write the stand-in base as an OCI layout."""
     from veilor.lab.rehearse import write_base
 
     return write_base(args.dir, SOURCE_ROOT, args.bootc)
 
 
 def do_lab_tools(args) -> int:
+    """`veilor lab tools`: make the tools tree and print its folder."""
     print(tools().root)
     return 0
 
 
 def do_lab_clean(args) -> int:
+    """`veilor lab clean`: remove the lab's cache."""
     from veilor.lab.cache import cache_root, clean_cache
 
     if hindrance := clean_cache(cache_root()):
@@ -336,255 +347,10 @@ def do_lab_clean(args) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
-    from veilor.build.facts import NAMES
-
-    top = argparse.ArgumentParser(
-        prog="veilor",
-        description="Build, sign and rehearse veilor-os.",
-        epilog=EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    verbs = top.add_subparsers(required=True, metavar="VERB")
-
-    def verb(
-        group, name: str, handler, text: str, *, tools: bool = False, registry: bool = False
-    ) -> argparse.ArgumentParser:
-        made = group.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=EXIT_CODES,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        made.set_defaults(handler=handler)
-        if tools or registry:
-            made.add_argument(
-                "--host-tools",
-                action="store_true",
-                help="use this host's programs, not those of the cached tools tree",
-            )
-        if registry:
-            made.add_argument(
-                "--key",
-                type=Path,
-                required=True,
-                help="private key; its password is taken from $COSIGN_PASSWORD",
-            )
-            made.add_argument("--ca", type=Path, help="trust this authority (PEM) instead of the system's")
-        return made
-
-    one = verb(
-        verbs, "product", do_product, "print one fact of product.toml, as the scripts of a release ask for it"
-    )
-    one.add_argument("fact", choices=NAMES, metavar="FACT", help=", ".join(NAMES))
-
-    one = verb(verbs, "stage", do_stage, "write the file tree that is stamped on the base image")
-    one.add_argument(
-        "dir", type=Path, metavar="DIR", help="new, empty, or an older staged tree, which is replaced"
-    )
-    one.add_argument(
-        "--keys",
-        type=Path,
-        metavar="DIR",
-        help="take the four public keys from here (default: bluebuild/keys)",
-    )
-    one.add_argument(
-        "--sequence-floor",
-        type=int,
-        default=0,
-        metavar="N",
-        help="lowest statement that a new machine accepts",
-    )
-
-    one = verb(verbs, "iso", do_iso, "put kickstart and image into a boot medium", tools=True)
-    one.add_argument(
-        "--medium", type=Path, required=True, metavar="ISO", help="boot medium, such as Fedora's netinst"
-    )
-    what = one.add_mutually_exclusive_group(required=True)
-    what.add_argument("--layout", type=Path, metavar="DIR", help="OCI layout with the image to install")
-    what.add_argument(
-        "--mutable",
-        action="store_true",
-        help="the mutable fallback instead, which has no image; until version 1.0",
-    )
-    one.add_argument(
-        "--out", type=Path, required=True, metavar="ISO", help="the ISO to write; SHA256SUMS lands beside it"
-    )
-
-    one = verb(verbs, "sign", do_sign, "sign an image by digest", registry=True)
-    one.add_argument("ref", metavar="REPOSITORY@sha256:…")
-    one.add_argument(
-        "--identity", metavar="REPOSITORY", help="the name machines know it by (default: the one signed)"
-    )
-
-    one = verb(
-        verbs,
-        "channel",
-        do_channel,
-        "announce an image: write, push and sign the channel statement",
-        registry=True,
-    )
-    one.add_argument(
-        "--renew",
-        action="store_true",
-        help="announce the same again, one sequence higher; needs none of the next three",
-    )
-    one.add_argument("--digest", metavar="sha256:…")
-    one.add_argument("--image-version", metavar="VERSION")
-    one.add_argument("--sequence", type=int, metavar="N", help="higher than every one before")
-    one.add_argument("--days", type=int, default=14, help="until machines warn that it is stale")
-    one.add_argument("--issued", type=int, metavar="SECONDS", help="since 1970 (default: now)")
-    one.add_argument("--rollout-hours", type=int, default=0, metavar="N", help="spread machines over N hours")
-    one.add_argument(
-        "--rollout-delay",
-        type=int,
-        default=0,
-        metavar="N",
-        help="begin that N hours later; 20: when all have heard of it",
-    )
-    one.add_argument(
-        "--withdraw",
-        action="append",
-        metavar="sha256:…",
-        help="an image that must not be started any more; may be repeated",
-    )
-    one.add_argument("--to", metavar="REPOSITORY", help="push here instead of product.toml's channel")
-
-    one = verb(
-        verbs,
-        "gate",
-        do_gate,
-        "would a machine that trusts exactly the shipped policy take this image?",
-        tools=True,
-    )
-    one.add_argument("ref", metavar="REPOSITORY@sha256:…")
-    one.add_argument(
-        "--keys", type=Path, metavar="DIR", help="the four public keys (default: bluebuild/keys)"
-    )
-    one.add_argument("--ca", type=Path, help="trust this authority (PEM) instead of the system's")
-    one.add_argument(
-        "--work", type=Path, metavar="DIR", help="where the image lies meanwhile (default: $TMPDIR)"
-    )
-    one.add_argument(
-        "--key", type=Path, help="attach what was shown of the image's claims, signed by this private key"
-    )
-
-    one = verb(verbs, "base", do_base, "the base image that releases stand on, by digest", tools=True)
-    one.add_argument(
-        "action",
-        choices=("verify", "pin"),
-        help="verify the pinned one and print it, or pin what the tag means now",
-    )
-
-    one = verb(verbs, "check", do_check, "everything that can be known without a boot", tools=True)
-    one.add_argument(
-        "--release",
-        action="store_true",
-        help="refuse as well what is known to be unfinished, as a release has to",
-    )
-
-    one = verb(
-        verbs,
-        "threats",
-        do_threats,
-        "run the threat model's image checks, prove them, or show what was shown",
-    )
-    what = one.add_mutually_exclusive_group()
-    what.add_argument("--list", action="store_true", help="name the claims")
-    what.add_argument(
-        "--mutate", action="store_true", help="remove each control in a copy: the check has to fail"
-    )
-    what.add_argument(
-        "--matrix",
-        action="store_true",
-        help="claim by layer, from the recorded results: what is shown or stale now",
-    )
-    what.add_argument(
-        "--record",
-        type=Path,
-        nargs="?",
-        const=Path(),
-        metavar="REPORT",
-        help="take in what a rehearsal's report.json shows, and write docs/THREAT-RESULTS.md; without REPORT "
-        "the page alone",
-    )
-    one.add_argument(
-        "--tree",
-        type=Path,
-        metavar="DIR",
-        help="look at the files of a built image instead of the staged tree",
-    )
-
-    one = verb(verbs, "rehearse", do_rehearse, "live a machine's whole life in QEMU and report on it")
-    one.add_argument(
-        "scenario", nargs="?", default="life", metavar="SCENARIO", help="life by default; all: every one"
-    )
-    one.add_argument(
-        "--from", dest="start", metavar="PHASE", help="begin at PHASE, from the checkpoint before it"
-    )
-    one.add_argument("--until", metavar="PHASE", help="end after PHASE")
-    one.add_argument(
-        "--sabotage", metavar="NAME|list", help="break something on purpose, to see the rehearsal notice"
-    )
-    one.add_argument(
-        "--prove", action="store_true", help="with --sabotage: exit 0 when it was noticed in the right place"
-    )
-    one.add_argument("--base", metavar="REF", help="oci:DIR or docker://REF instead of the stand-in base")
-    one.add_argument("--medium", metavar="FILE", help="a real Fedora ISO instead of the stand-in live medium")
-    one.add_argument("--bios", action="store_true", help="BIOS firmware instead of UEFI")
-    one.add_argument("--keep", action="store_true", help="leave the machine's disk and files for a look")
-    one.add_argument("--report", metavar="DIR", help="default: build/report")
-
-    one = verb(
-        verbs,
-        "pictures",
-        do_pictures,
-        "draw the pictures in docs/ by the real programs: Plymouth, SDDM, Plasma",
-    )
-    one.add_argument("name", nargs="*", metavar="NAME", help="just these (default: all)")
-    one.add_argument(
-        "--tree",
-        action="store_true",
-        help="only make the tree of programs that draws them, and say where it is",
-    )
-    one.add_argument(
-        "--out",
-        type=Path,
-        default=SOURCE_ROOT / "docs/pictures",
-        metavar="DIR",
-        help="default: docs/pictures",
-    )
-
-    lab = verbs.add_parser("lab", help="what the rehearsal stands on").add_subparsers(
-        required=True, metavar="VERB"
-    )
-    one = verb(lab, "base", do_lab_base, "write the stand-in base as an OCI layout")
-    one.add_argument("dir", type=Path, metavar="DIR")
-    one.add_argument(
-        "--bootc",
-        type=Path,
-        metavar="PROGRAM",
-        help="the real bootc, compiled on Debian 13, in the place of the front",
-    )
-    one = verb(lab, "slot", do_lab_slot, "rehearse a slot; slots rotate, one per commit")
-    one.add_argument(
-        "names",
-        nargs="*",
-        metavar="SLOT",
-        help="from scenarios/slots.toml, or all; the commit's own without a name",
-    )
-    verb(lab, "tools", do_lab_tools, "make the cached tree of tools, which some tests need as well")
-    verb(lab, "clean", do_lab_clean, "remove everything the lab has cached")
-    return top
-
-
 def explain(error: Exception) -> int | None:
-    """The exit code for an expected failure, or None for a bug. Only classes of modules that are loaded can
-    be meant.
+    """The exit code for an expected failure, or None for a bug.
+
+    Only an error whose class is in a loaded module can be one of these.
     """
     build, lab = sys.modules.get("veilor.build.errors"), sys.modules.get("veilor.lab.verdict")
     if build and isinstance(error, build.BuildError):
@@ -603,7 +369,7 @@ def main(argv: list[str] | None = None) -> int:
     if getattr(args, "renew", None) is False and None in (args.digest, args.image_version, args.sequence):
         top.error("channel: give --digest, --image-version and --sequence, or --renew")
     try:
-        return args.handler(args)
+        return globals()[f"do_{args.command}"](args)
     except KeyboardInterrupt:
         print("veilor: interrupted", file=sys.stderr)
         return INTERRUPTED

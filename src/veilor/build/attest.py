@@ -1,13 +1,12 @@
-"""What was shown of an image travels with it: in-toto statements beside it in the registry, signed as the
-image is.
+"""What was shown of an image travels with it: signed in-toto statements beside it in the registry.
 
-Two statements about claims, apart: one whose subject is the image's digest, with the checks that looked at
-this very image; one whose subject is the staged tree's digest, with what rehearsals showed of that tree on
-stand-ins, which it names. A rehearsal's machine has test keys in its image, so nothing that one showed is
-ever said of a released digest.
+There are two statements about claims. The subject of one is the image's digest; it has the checks of this
+very image. The subject of the other is the staged tree's digest; it has what rehearsals showed of that tree
+on stand-ins, which it names. A rehearsal's machine has test keys in its image, so nothing that one showed
+is ever said of a released digest.
 
-cosign signs both and keeps them under the tag `sha256-<hex>.att`; what lies there is then signed as an image
-is, so that a machine can fetch it under its own policy, which knows nothing of attestations.
+cosign signs both and keeps them under the tag `sha256-<hex>.att`. What lies there is then signed as an
+image is, so that a machine can fetch it under its own policy, which knows nothing of attestations.
 """
 
 from __future__ import annotations
@@ -129,9 +128,7 @@ def lay(dest: Path, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
 
 
 def of_image(claim: Claim) -> list[ImageCheck]:
-    """The image checks of CLAIM that look at an image's files, and not at what the repository has beside
-    them.
-    """
+    """The image checks of CLAIM that read an image's files, and not what only the repository has."""
     return [
         check
         for check in claim.image
@@ -140,8 +137,10 @@ def of_image(claim: Claim) -> list[ImageCheck]:
 
 
 def on_image(source_root: Path, files: Path, when: str) -> list[dict[str, Any]]:
-    """The results of every image check that looks at FILES, an image's: one for each claim. Raises BuildError
-    when a claim is not kept: such an image is not to be released."""
+    """One PASS result for each claim that has a check of FILES, those of an image; WHEN is the day.
+
+    Raises BuildError when a claim is not kept: such an image is not to be released.
+    """
     model, found = load_model(source_root), []
     subject = Subject(files, source_root)
     for claim in model.claims:
@@ -192,9 +191,11 @@ def attested(one: Result) -> dict[str, Any]:
 def attach(
     source_root: Path, ref: str, image: Path, *, key: Path, run: Callable[..., Any], ca: Path | None = None
 ) -> str:
-    """Attach to REF (REPOSITORY@sha256:…), whose files lie in the folder IMAGE, what was shown of it and of
-    its tree, signed by KEY; what that is, in words. What was attached before is replaced. Raises
-    BuildError."""
+    """Attach to REF what was shown of it and of its tree, signed by KEY; what that is, in words.
+
+    REF is REPOSITORY@sha256:…, and its files lie in the folder IMAGE as skopeo's dir: writes them. What was
+    attached before is replaced. Raises BuildError when a claim is not kept, and as `unpack`.
+    """
     product, when = load(source_root / "product.toml"), datetime.now(UTC).strftime("%Y-%m-%d")
     env, binds = registry_setting(ca)
     with tempfile.TemporaryDirectory(prefix="veilor-attest-", dir=image.parent) as scratch:
@@ -206,6 +207,7 @@ def attach(
             (folder / name).write_text(json.dumps({"results": rows}, sort_keys=True))
 
         def signed(verb: str, name: str, *more: str) -> None:
+            """Run cosign's VERB on the predicate NAME, with MORE arguments."""
             given = [
                 "--yes",
                 "--key",

@@ -42,9 +42,11 @@ def make_statement(
     rollout_hours: float = 0,
     withdrawn: list[str] | None = None,
 ) -> dict:
-    """The statement that PRODUCT's tag means DIGEST (sha256:…) of VERSION. ISSUED, EXPIRES (two weeks later
-    by default) and ROLLOUT_START (ISSUED by default) are seconds since 1970; over ROLLOUT_HOURS machines
-    follow one by one. Machines drop the digests WITHDRAWN when they have one of them ready.
+    """The statement that PRODUCT's tag means DIGEST (sha256:…) of VERSION.
+
+    ISSUED, EXPIRES (two weeks later by default) and ROLLOUT_START (ISSUED by default) are seconds since
+    1970; over ROLLOUT_HOURS machines follow one by one. Machines drop the digests WITHDRAWN when they have
+    one of them ready.
 
     Raises BuildError when machines would not accept such a statement.
     """
@@ -74,18 +76,21 @@ def make_statement(
 
 
 def write_layout(statement: dict, folder: Path) -> str:
-    """Write STATEMENT as an OCI layout into the new FOLDER; the manifest's digest. Same statement, same
-    bytes.
+    """Write STATEMENT as an OCI layout into the new FOLDER; the manifest's digest.
+
+    The same statement gives the same bytes.
     """
     blobs = folder / "blobs/sha256"
     blobs.mkdir(parents=True)
 
     def blob(media_type: str, data: bytes) -> dict:
+        """Write DATA as a blob; its descriptor."""
         name = hashlib.sha256(data).hexdigest()
         (blobs / name).write_bytes(data)
         return {"mediaType": media_type, "digest": f"sha256:{name}", "size": len(data)}
 
     def pack(value: dict) -> bytes:
+        """VALUE as JSON that is the same for the same value."""
         return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
     top = blob(
@@ -116,11 +121,10 @@ def publish(
     ca: Path | None = None,
     work: Path | None = None,
 ) -> str:
-    """Push STATEMENT to REPOSITORY (REGISTRY/PATH), sign it by digest with KEY as IDENTITY, then let TAG mean
-    it.
+    """Push STATEMENT to REPOSITORY (REGISTRY/PATH), sign it with KEY as IDENTITY, then let TAG mean it.
 
-    The tag moves last, so that no machine ever finds it without its signature. WORK is where the short-lived
-    layout is written. Returns the artefact's digest. Raises BuildError as `sign_image` does.
+    The tag moves last, so that no machine ever finds it without its signature. WORK is where the
+    short-lived layout is written. Returns the artefact's digest. Raises BuildError as `sign_image` does.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", tag):
         raise BuildError(f"{tag!r} is no tag a registry takes; use the product's tag")
@@ -130,6 +134,7 @@ def publish(
         digest = write_layout(statement, layout)
 
         def push(target: str) -> None:
+            """Copy the layout to TARGET, which is `@digest` or `:tag`."""
             argv = ["skopeo", "--insecure-policy", "copy", "--quiet", "--preserve-digests"]
             run(
                 [*argv, f"oci:{layout}", f"docker://{repository}{target}"],

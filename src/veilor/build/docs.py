@@ -53,8 +53,9 @@ RECORDS = ("<!-- records: generated from docs/decisions by `make docs` -->\n", "
 
 
 def decisions_page(source_root: Path) -> str:
-    """docs/DECISIONS.md with its list of records. Raises BuildError without its marks, and when two records
-    share a number.
+    """docs/DECISIONS.md with its list of records.
+
+    Raises BuildError when the marks around the list are missing, and when two records share a number.
     """
     text, listed = (source_root / DECISIONS).read_text(), ""
     known: dict[str, str] = {}

@@ -27,8 +27,7 @@ contents = '''
 
 
 def kickstart_body(root: Path) -> str:
-    """The flattened, checked install.ks of the repository at ROOT without the line that image-builder writes
-    itself.
+    """The flattened, checked install.ks of the clone at ROOT, without the line that image-builder writes.
 
     Raises BuildError when the kickstart is not fit, or can't stand in a TOML literal.
     """

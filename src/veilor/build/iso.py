@@ -85,12 +85,14 @@ def guid(raw: bytes) -> str:
 
 
 def edit_boot_configuration(text: str, label: str) -> str:
-    """GRUB's configuration TEXT with our kickstart on every kernel line and
-    its first entry as the default.
+    """GRUB's configuration TEXT with our kickstart on every kernel line, and its first entry as the default.
+
+    LABEL is the label of the medium that has the kickstart.
     """
     place = label.replace(" ", "\\x20")
 
     def with_kickstart(line: str) -> str:
+        """LINE with our kickstart in place of any other, when it starts a kernel."""
         found = KERNEL_LINE.match(line)
         if not found:
             return line
@@ -102,6 +104,7 @@ def edit_boot_configuration(text: str, label: str) -> str:
 
 
 def has_kernel_line(text: str) -> bool:
+    """Whether the boot configuration TEXT starts a kernel."""
     return any(KERNEL_LINE.match(line) for line in text.split("\n"))
 
 
@@ -136,13 +139,12 @@ def build_iso(
     volid: str | None = None,
     epoch: int = EPOCH,
 ) -> Path:
-    """Write OUT: the boot MEDIUM with KICKSTART (flattened and checked) as /ks.cfg and OCI_LAYOUT as
-    /container; without a layout an installation from the network, whose kickstart keeps the rules that it
-    can.
+    """Write OUT: the boot MEDIUM with KICKSTART (flattened and checked) as /ks.cfg, OCI_LAYOUT as /container.
 
-    SHA256SUMS beside OUT gets its checksum. VOLID, when given, is the label the medium has to have. RUN
-    starts xorriso, mtools and implantisomd5. Returns OUT. Raises BuildError, with OUT as it was, when an
-    input is not what it should be.
+    Without a layout it installs from the network, and its kickstart keeps the rules that such a one can
+    keep. SHA256SUMS beside OUT gets its checksum. VOLID, when given, is the label the medium has to have.
+    RUN starts xorriso, mtools and implantisomd5. Returns OUT. Raises BuildError, with OUT as it was, when
+    an input is not what it should be.
     """
     medium, oci_layout, out = medium.absolute(), oci_layout and oci_layout.absolute(), out.absolute()
     text = flatten_kickstart(kickstart, CHECKS if oci_layout else FALLBACK)
@@ -172,14 +174,16 @@ class Job:
     run: Callable
 
     def tool(self, argv: list[str], *, more: tuple[Path, ...] = (), timeout: float = 600, check: bool = True):
+        """Run ARGV, which sees the work folder, the medium's and MORE; answers as `run`."""
         env = {"SOURCE_DATE_EPOCH": str(self.epoch), "TZ": "UTC", "MTOOLS_SKIP_CHECK": "1"}
         return self.run(
             argv, binds=[self.work, self.medium.path.parent, *more], env=env, timeout=timeout, check=check
         )
 
     def boot_configurations(self) -> dict[str, Path]:
-        """The medium's boot configurations, edited: path on the medium → file. Raises BuildError when none
-        starts a kernel.
+        """The medium's boot configurations, edited: path on the medium → file.
+
+        Raises BuildError when none of them starts a kernel.
         """
         edited, kernels = {}, False
         for number, inside in enumerate(BOOT_CONFIGURATIONS):
@@ -206,8 +210,9 @@ class Job:
         return edited
 
     def efi_image(self) -> Path | None:
-        """The medium's EFI partition with our kickstart in its copy of the boot configuration; None when it
-        has no such copy.
+        """The medium's EFI partition with our kickstart in its copy of the boot configuration.
+
+        None when it has no such copy.
         """
         if self.medium.efi is None:
             return None
@@ -267,9 +272,11 @@ class Job:
         return made
 
     def judge(self, made: Path, least: int) -> None:
-        """Raise BuildError unless MADE is whole and boots the ways its medium did, then give it the checksum
-        that it can test itself by. xorriso is known to end well over a medium whose partitions overlap,
-        leaving a stub."""
+        """Raise BuildError unless MADE is whole and boots the ways its medium did; then give it its checksum.
+
+        LEAST is the bytes that went in. xorriso is known to end well over a medium whose partitions
+        overlap, leaving a stub.
+        """
         if made.stat().st_size < least * 9 // 10 or self.ways_to_boot(made) != self.ways_to_boot(
             self.medium.path
         ):

@@ -70,8 +70,10 @@ def flatten_lines(path: Path) -> list[tuple[Path, int, str]]:
 
 
 def as_read(text: str) -> list[int]:
-    """The numbers (from 0) of TEXT's lines in the order in which the installer reads them: the guided layout
-    of the disk, which a script writes, in the place of its include."""
+    """The numbers (from 0) of TEXT's lines in the order in which the installer reads them.
+
+    The guided layout of the disk, which a script writes, stands in the place of its include.
+    """
     order = list(range(len(text.splitlines())))
     if found := GUIDED.search(text):
         include, body = (text[:at].count("\n") for at in (found.start(), found.start(2)))
@@ -101,6 +103,7 @@ class Parsed:
     """
 
     def __init__(self, text: str, fedora: str) -> None:
+        """Parse TEXT as the installer of Fedora FEDORA does."""
         lines = text.splitlines()
         self.text = text = "".join(f"{lines[number]}\n" for number in as_read(text))
         self.handler = make_handler(fedora)
@@ -117,6 +120,7 @@ class Parsed:
         return [line for line in self.commands if line.split()[0] == command]
 
     def scripts_of(self, kind: int, *, in_chroot: bool | None = None) -> list:
+        """The scripts of KIND, all of them or those that run IN_CHROOT or outside of it."""
         return [s for s in self.scripts if s.type == kind and in_chroot in (None, s.inChroot)]
 
 
@@ -132,6 +136,7 @@ def command_lines(text: str) -> list[str]:
 
 
 def clears_no_other_disk(ks: Parsed) -> str:
+    """No disk is erased that the person did not choose."""
     if ks.names("clearpart") or ks.names("ignoredisk") or ks.names("zerombr"):
         return (
             "which disk is erased is for the person to say: clearpart, ignoredisk and zerombr belong into "
@@ -143,6 +148,7 @@ def clears_no_other_disk(ks: Parsed) -> str:
 
 
 def asks_for_the_disk(ks: Parsed) -> str:
+    """A %pre script asks for the disk, and its answer is included."""
     if not any(line.split() == ["%include", TARGET] for line in ks.commands):
         return f"it doesn't include {TARGET}, so nobody chooses the disk"
     asking = [
@@ -154,6 +160,7 @@ def asks_for_the_disk(ks: Parsed) -> str:
 
 
 def holds_no_secret(ks: Parsed) -> str:
+    """There is no passphrase and no password in it."""
     secret = re.search(
         r"^[^#\n]*--(?:passphrase|hw-passphrase|backuppassphrase|escrowcert|password|iscrypted|plaintext)\b",
         ks.text,
@@ -167,6 +174,7 @@ def holds_no_secret(ks: Parsed) -> str:
 
 
 def encrypts_root(ks: Parsed) -> str:
+    """The root is encrypted by LUKS2, its passphrase stretched by argon2id with enough memory."""
     root = ks.parts.get("/")
     if root is None:
         return "there is no part / line"
@@ -178,6 +186,7 @@ def encrypts_root(ks: Parsed) -> str:
 
 
 def encrypts_the_rest(ks: Parsed) -> str:
+    """Nothing but what starts the machine lies on the disk unencrypted."""
     clear = [
         mount
         for mount, part in ks.parts.items()
@@ -187,6 +196,7 @@ def encrypts_the_rest(ks: Parsed) -> str:
 
 
 def has_room_to_boot(ks: Parsed) -> str:
+    """/boot is a partition of its own with room for several kernels, and the EFI partition is made."""
     boot = ks.parts.get("/boot")
     if boot is None or (boot.size or 0) < BOOT_MIB or boot.encrypted:
         return f"/boot must be a partition of its own with --size={BOOT_MIB} or more, not encrypted"
@@ -196,6 +206,7 @@ def has_room_to_boot(ks: Parsed) -> str:
 
 
 def deploys_from_the_medium(ks: Parsed) -> str:
+    """The system is the image on the medium, and nothing else."""
     container = ks.handler.ostreecontainer
     if (
         not container.seen
@@ -210,6 +221,7 @@ def deploys_from_the_medium(ks: Parsed) -> str:
 
 
 def leaves_the_origin(ks: Parsed) -> str:
+    """No script changes what the system follows."""
     touching = re.search(
         r"bootc\s+switch|mutate-in-place|\.origin\b", "\n".join(s.script for s in ks.scripts)
     )
@@ -222,6 +234,7 @@ def leaves_the_origin(ks: Parsed) -> str:
 
 
 def completes_bootc(ks: Parsed) -> str:
+    """A script that must succeed completes the installation for bootc."""
     done = [
         s
         for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True)
@@ -236,6 +249,7 @@ def completes_bootc(ks: Parsed) -> str:
 
 
 def refuses_plain_root(ks: Parsed) -> str:
+    """A script that must succeed refuses a root that is not LUKS2 with argon2id."""
     looking = [
         s
         for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=False)
@@ -249,6 +263,7 @@ def refuses_plain_root(ks: Parsed) -> str:
 
 
 def keeps_logs(ks: Parsed) -> str:
+    """The logs are kept, also after an error."""
     keeping = [s for s in ks.scripts if '"log/veilor-install"' in s.script]
     if not any(s.type == KS_SCRIPT_POST and not s.inChroot for s in keeping) or not any(
         s.type == KS_SCRIPT_ONERROR for s in keeping
@@ -258,6 +273,7 @@ def keeps_logs(ks: Parsed) -> str:
 
 
 def has_no_swap(ks: Parsed) -> str:
+    """There is no swap on the disk."""
     swap = [
         line
         for line in ks.commands
@@ -271,11 +287,13 @@ def has_no_swap(ks: Parsed) -> str:
 
 
 def asks_for_the_language(ks: Parsed) -> str:
+    """Language and keyboard are left for the person to choose."""
     fixed = [name for name in ("lang", "keyboard") if ks.names(name)]
     return f"{' and '.join(fixed)} is for the person to say: it belongs into {TARGET}" if fixed else ""
 
 
 def offers_the_key(ks: Parsed) -> str:
+    """A script offers the kernel's key to a firmware with Secure Boot on."""
     offering = [
         s
         for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True)
@@ -290,11 +308,13 @@ def offers_the_key(ks: Parsed) -> str:
 
 
 def leaves_notes(ks: Parsed) -> str:
+    """A script leaves recovery notes on /boot."""
     left = [s for s in ks.scripts_of(KS_SCRIPT_POST) if "/boot/veilor-recovery.txt" in s.script]
     return "" if left else "no %post leaves recovery notes on /boot"
 
 
 def locks_root(ks: Parsed) -> str:
+    """root is locked, and the installer makes no account."""
     if not ks.handler.rootpw.seen or not ks.handler.rootpw.lock:
         return "root must be locked: rootpw --lock"
     made = [name for name in ("user", "group", "sshkey", "sshpw") if ks.names(name)]
@@ -302,6 +322,7 @@ def locks_root(ks: Parsed) -> str:
 
 
 def has_one_display_mode(ks: Parsed) -> str:
+    """There is one display mode, and it can ask for the passphrase."""
     modes = [mode for mode in ("text", "graphical", "cmdline") if ks.names(mode)]
     if "cmdline" in modes:
         return "cmdline mode can't ask for the passphrase; use text"
@@ -309,6 +330,7 @@ def has_one_display_mode(ks: Parsed) -> str:
 
 
 def ends_by_itself(ks: Parsed) -> str:
+    """It says what happens at the end."""
     return (
         ""
         if ks.names("poweroff") or ks.names("reboot")

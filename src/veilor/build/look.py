@@ -1,5 +1,4 @@
-"""How the machine looks: the files under artwork/ with the palette's colours and the product's names filled
-in.
+"""How the machine looks: artwork/ with the palette's colours and the product's names filled in.
 
 `artwork/tree/` lies as on the machine. A name between @ is filled in, in paths as in texts: colours of
 palette.toml, facts of product.toml. A path with @mode@ or @Mode@ is written twice, dark and light; every
@@ -49,8 +48,11 @@ DRAWINGS = (  # SVGs that the machine takes as they are, once their colours are 
 
 
 def write_look(tree: Path, source_root: Path, product: Product) -> None:
-    """Write every file of the look into the staged tree TREE. Raises BuildError when artwork/ is not whole,
-    or when a file is there already: then overlay/ and artwork/ both have it."""
+    """Write every file of the look into the staged tree TREE.
+
+    Raises BuildError when artwork/ is not whole, or when a file is there already: then overlay/ and
+    artwork/ both have it.
+    """
     artwork = source_root / "artwork"
     palette = load_palette(artwork / "palette.toml")
     facts = {
@@ -62,6 +64,7 @@ def write_look(tree: Path, source_root: Path, product: Product) -> None:
     }
 
     def both(path: str) -> Iterator[tuple[str, dict[str, str]]]:
+        """PATH as it is written in each mode, with the words to fill in there."""
         for mode in MODES if "@mode@" in path.lower() else MODES[:1]:
             words = {
                 **facts,
@@ -89,6 +92,7 @@ def write_look(tree: Path, source_root: Path, product: Product) -> None:
 
 
 def read(path: Path) -> str:
+    """The text of the file at PATH. Raises BuildError when it cannot be read."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -98,6 +102,7 @@ def read(path: Path) -> str:
 
 
 def put(path: Path, content: bytes, name: str) -> None:
+    """Write CONTENT to the new file PATH, called NAME. Raises BuildError when it is there already."""
     if path.exists():
         raise BuildError(f"{name} is in overlay/ and comes from artwork/ as well; keep one of the two")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,10 +111,13 @@ def put(path: Path, content: bytes, name: str) -> None:
 
 @lru_cache(maxsize=64)
 def rasterise(svg: str, width: int) -> bytes:
-    """The drawing SVG as a PNG, WIDTH pixels wide. The drawings hold no text, so
-    no font of the host gets in.
+    """The drawing SVG as a PNG, WIDTH pixels wide.
+
+    The drawings hold no text, so no font of the host gets in. Raises BuildError for what cannot be drawn.
     """
     try:
         return bytes(resvg_py.svg_to_bytes(svg_string=svg, width=width, skip_system_fonts=True))
     except ValueError as error:
-        raise BuildError(f"a drawing under artwork/ is no SVG that can be drawn ({error}); mend it") from None
+        raise BuildError(
+            f"a drawing under artwork/ is no SVG that can be drawn ({error}); correct it"
+        ) from None

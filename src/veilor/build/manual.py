@@ -67,8 +67,9 @@ def describe(tree: Path) -> dict[str, dict]:
 
 
 def write(tree: Path, version: str) -> None:
-    """Write man pages and completions for the programs in TREE, a release of VERSION, into it. Raises
-    BuildError.
+    """Write man pages and completions for the programs in TREE, a release of VERSION, into it.
+
+    Raises BuildError when the programs do not describe themselves.
     """
     programs = describe(tree)
     makers = {"bash": bash, "zsh": zsh, "fish": fish}
@@ -139,8 +140,9 @@ def bash(name: str, options: list[dict]) -> str:
 
 
 def quoted(text: str) -> str:
-    """TEXT between single quotes for zsh and fish, with nothing in it that ends them or means something
-    inside zsh's specs.
+    """TEXT so that it can stand between single quotes for zsh and fish.
+
+    Nothing in it ends the quotes, or has a meaning inside of zsh's specs.
     """
     return text.replace("\\", "").replace("'", "’").replace("[", "(").replace("]", ")")
 

@@ -66,11 +66,14 @@ def too_faint(palette: Mapping) -> list[str]:
 
 
 def fill_in(text: str, words: Mapping[str, str], where: str) -> str:
-    """TEXT with each @name@ replaced by its word: @accent@ is #54c7b5, @accent:rgb@ 84,199,181 and
-    @accent:float@ 0.329, 0.780, 0.710. Raises BuildError, naming the file WHERE, on a name that WORDS
-    lacks."""
+    """TEXT with each @name@ replaced by its word.
+
+    @accent@ is #54c7b5, @accent:rgb@ 84,199,181 and @accent:float@ 0.329, 0.780, 0.710. Raises BuildError,
+    naming the file WHERE, on a name that WORDS lacks.
+    """
 
     def word(found: re.Match[str]) -> str:
+        """What takes the place of the name FOUND."""
         name, form = found.groups()
         if name not in words:
             raise BuildError(f"{where} names @{name}@, which neither palette.toml nor product.toml has")

@@ -1,9 +1,8 @@
-"""The staged tree: every file of ours as it lies on the machine. BlueBuild stamps it on the base, and so does
-the lab.
+"""The staged tree: every file of ours as it lies on the machine. BlueBuild and the lab stamp it on the base.
 
-Same source, keys and SOURCE_DATE_EPOCH give the same tree to the byte, mode and time, in any folder and under
-any umask. So modes are the two that git keeps (0644 and 0755); a program that needs a stricter one says so in
-tmpfiles.d.
+Same source, keys and SOURCE_DATE_EPOCH give the same tree to the byte, mode and time, in any folder and
+under any umask. So modes are the two that git keeps (0644 and 0755); a program that needs a stricter one
+says so in tmpfiles.d.
 """
 
 from __future__ import annotations
@@ -82,9 +81,7 @@ def stage(source_root: Path, dest: Path, keys_dir: Path | None = None, floor: in
 
 
 def check_dest(dest: Path, source_root: Path) -> None:
-    """Raise BuildError unless DEST is absent, an empty folder or a staged tree, and outside of what is
-    staged.
-    """
+    """Raise BuildError unless DEST is absent, empty or a staged tree, and outside of the sources."""
     if any(dest.is_relative_to(source_root / part) for part in ("overlay", "src")):
         raise BuildError(
             f"{dest} lies inside the sources, and staging there would stage itself; name another folder"
@@ -93,15 +90,20 @@ def check_dest(dest: Path, source_root: Path) -> None:
         raise BuildError(f"{dest} is not a folder, so nothing was staged; name another, or remove it")
     if not dest.exists():
         return
-    found = {path.name for path in dest.iterdir()}
-    # Just these two at the top: a machine's own root has the product's files as well and must never be taken
-    # for one.
-    ours = found == {"etc", "usr"} and (dest / PRODUCT).is_file() and (dest / FLOOR).is_file()
-    if found and not (ours and not os.path.ismount(dest)):
+    if any(dest.iterdir()) and not is_staged_tree(dest):
         raise BuildError(
             f"{dest} holds something that is not a staged tree; name an empty or new folder, nothing was "
             "changed"
         )
+
+
+def is_staged_tree(folder: Path) -> bool:
+    """Whether FOLDER is a tree that was staged before, and not the root of a machine with our files."""
+    if {path.name for path in folder.iterdir()} != {"etc", "usr"}:
+        return False
+    if os.path.ismount(folder):
+        return False
+    return (folder / PRODUCT).is_file() and (folder / FLOOR).is_file()
 
 
 def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor: int) -> None:
@@ -144,18 +146,17 @@ def sums(tree: Path, product: Product) -> str:
 
 
 def tree_digest(tree: Path) -> str:
-    """What the staged TREE is: sha256:… over every path, run bit and content. Public keys, their hashes and
-    the sequence floor are left out: a rehearsal has its own of them, and is to name the tree that it was made
-    with."""
+    """The digest of the staged TREE: sha256:… over every path, run bit and content.
+
+    Public keys, their hashes and the sequence floor are left out: a rehearsal has its own of them, and is
+    to name the tree that it was made with.
+    """
     total = hashlib.sha256()
     for path in sorted(tree.rglob("*")):
         name = str(path.relative_to(tree))
-        if (
-            name in (TREE, SUMS, FLOOR)
-            or name.startswith(KEYS + "/")
-            or path.is_dir()
-            and not path.is_symlink()
-        ):
+        if name in (TREE, SUMS, FLOOR) or name.startswith(KEYS + "/"):
+            continue
+        if path.is_dir() and not path.is_symlink():
             continue
         content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
         kind = "link" if path.is_symlink() else "program" if path.stat().st_mode & 0o100 else "file"
@@ -164,8 +165,10 @@ def tree_digest(tree: Path) -> str:
 
 
 def copy_tree(source: Path, dest: Path) -> None:
-    """Copy the folder SOURCE into DEST, symbolic links as they are. Raises BuildError on anything else than
-    files, folders and links."""
+    """Copy the folder SOURCE into DEST, symbolic links as they are.
+
+    Raises BuildError on anything else than files, folders and links.
+    """
     if not source.is_dir():
         raise BuildError(f"{source} is missing; stage from a whole clone of the repository")
     for path, relative in walk(source):
@@ -194,8 +197,11 @@ def walk(source: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def copy_keys(source: Path, dest: Path, names: list[str]) -> None:
-    """Copy the public keys NAMES from SOURCE to DEST. Raises BuildError on one that is missing, is no public
-    key, or stands twice: a second slot with the same key is no spare."""
+    """Copy the public keys NAMES from SOURCE to DEST.
+
+    Raises BuildError on one that is missing, is no public key, or stands twice: a second slot with the same
+    key is no spare.
+    """
     dest.mkdir(parents=True, exist_ok=True)
     seen: dict[bytes, str] = {}
     for name in names:

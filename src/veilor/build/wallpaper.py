@@ -14,8 +14,9 @@ FOLDS = 6
 
 
 def fold(number: int) -> str:
-    """The outline of the fold NUMBER (1 behind all others, which fills the picture): an S-shaped edge, and
-    all right of it.
+    """The outline of the fold NUMBER: an S-shaped edge, and all right of it.
+
+    Number 1 is behind all others and fills the picture.
     """
     if number == 1:
         return f"M0 0H{WIDTH}V{HEIGHT}H0Z"

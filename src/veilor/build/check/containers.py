@@ -1,6 +1,4 @@
-"""The container policy and the lookaside configuration of the staged tree, read by the library that reads
-them on machines.
-"""
+"""The staged container policy and lookaside configuration, read by the library that machines read it with."""
 
 from __future__ import annotations
 
@@ -53,8 +51,9 @@ def judge_policy(root: Path, path: Path) -> list[Finding]:
 
 
 def check_lookaside(root: Path, run) -> list[Finding]:
-    """registries.d names each repository of ours with its signatures beside the images; else they look
-    unsigned.
+    """registries.d names each repository of ours, with its signatures beside the images.
+
+    Without that line machines find no signature.
     """
     product = load(root / "product.toml")
     with tempfile.TemporaryDirectory(prefix="veilor-policy-") as scratch:

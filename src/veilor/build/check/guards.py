@@ -1,6 +1,4 @@
-"""Settings of the programs that guard a machine: firewalld, USBGuard, polkit, audit, chrony, sshd; desktop
-entries.
-"""
+"""Settings of firewalld, USBGuard, polkit, audit, chrony and sshd, and desktop entries."""
 
 from __future__ import annotations
 
@@ -34,8 +32,9 @@ SHELL_COPY = "cp -a /usr/lib/firewalld {tree}/default && cp {tree}/zones/* {tree
 
 
 def check_firewall(root: Path, run: Callable | None) -> list[Finding]:
-    """The zones and firewalld.conf, by firewalld's own check: each zone alone, so that a finding names its
-    file.
+    """The zones and firewalld.conf, by firewalld's own check.
+
+    Each zone is checked alone, so that a finding names its file.
     """
     found = []
     for zone in settings_in(root, "usr/lib/firewalld/zones", "*"):
@@ -137,8 +136,9 @@ POLKIT = """var polkit = {Result: {NO: "no", YES: "yes", AUTH_SELF: "auth_self",
 
 
 def check_polkit(root: Path, run: Callable | None) -> list[Finding]:
-    """polkit's rules, loaded by the JavaScript engine that polkit has; ours
-    come before the base's, by name.
+    """polkit's rules, loaded by the JavaScript engine that polkit has.
+
+    Ours come before the base's, by their names.
     """
     found = []
     for path in settings_in(root, "usr/share/polkit-1/rules.d", "*.rules"):
@@ -163,9 +163,11 @@ REMARKS = (UNDERSTOOD, "Old style watch rules are slower", "There was an error w
 
 
 def check_audit(root: Path, run: Callable | None) -> list[Finding]:
-    """audit's rules, each by auditctl, and each for both ways into the kernel. From a user namespace the
-    kernel takes no rule, so none is ever loaded here. The rule stands on the command line, since in a file it
-    is not even read before the kernel is asked."""
+    """audit's rules, each by auditctl, and each for both ways into the kernel.
+
+    From a user namespace the kernel takes no rule, so none is ever loaded here. The rule is given on the
+    command line, since in a file it is not even read before the kernel is asked.
+    """
     found = []
     for path in settings_in(root, "etc/audit/rules.d", "*.rules"):
         lines = path.read_text().splitlines()
@@ -229,9 +231,11 @@ def check_chrony(root: Path, run: Callable | None) -> list[Finding]:
 
 
 def check_sshd(root: Path, run: Callable | None) -> list[Finding]:
-    """Our files for sshd, by sshd itself: `-G` reads them as `-t` does, but needs neither host keys nor root.
-    Then what a file says is what sshd goes by: of two values for one word it takes the first, and that has to
-    be ours."""
+    """Our files for sshd, by sshd itself: what a file says is what sshd goes by.
+
+    `-G` reads them as `-t` does, but needs neither host keys nor root. Of two values for one word sshd
+    takes the first, and that has to be ours.
+    """
     found = []
     for path in settings_in(root, "etc/ssh/sshd_config.d", "*.conf"):
         name, text = str(path.relative_to(root)), path.read_text()

@@ -86,6 +86,7 @@ class Build:
     """
 
     def __init__(self, root: Path, tree: Path) -> None:
+        """Set the environment that the recipe's scripts find while an image is built."""
         self.root, self.tree, self.said = root, tree, ""
         self.env = {
             **os.environ,

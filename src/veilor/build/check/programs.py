@@ -26,8 +26,9 @@ SCHEMAS = Path(sys.prefix, "share", f"blue-build-{BLUEBUILD}")
 
 
 def unpack_schemas(crate: bytes, dest: Path) -> None:
-    """Write the schemas in the gzipped CRATE to the new folder DEST. Raises ValueError when it is not the one
-    we know.
+    """Write the schemas in the gzipped CRATE to the new folder DEST.
+
+    Raises ValueError when the crate is not the one that is known here.
     """
     if hashlib.sha256(crate).hexdigest() != CRATE_SHA256:
         raise ValueError(f"{CRATE} is not the file it was; nothing was taken from it")
@@ -44,6 +45,7 @@ def unpack_schemas(crate: bytes, dest: Path) -> None:
 
 
 def install_schemas() -> str:
+    """Fetch BlueBuild's schemas unless they are there; what went wrong, or nothing."""
     if SCHEMAS.exists():
         return ""
     try:
@@ -57,8 +59,9 @@ def install_schemas() -> str:
 
 
 def install(name: str, argv: list[str], env: dict[str, str]) -> str:
-    """Run ARGV, which puts the program NAME into the environment, unless it is there; what went wrong, or
-    nothing.
+    """Run ARGV, which puts the program NAME into the environment, unless it is there.
+
+    ENV is added to the environment. Returns what went wrong, or nothing.
     """
     if Path(sys.executable).with_name(name).exists():
         return ""

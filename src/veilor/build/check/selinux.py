@@ -16,8 +16,10 @@ SAID = re.compile(r"line (\d+) of (\S+\.cil)|(\S+\.cil):(\d+)")
 
 
 def check_cil(root: Path, run) -> list[Finding]:
-    """Each module compiles on a base with the wall and on one without, leaves the wall standing for all
-    others, and lets Brave reach what a browser needs."""
+    """Our SELinux modules compile on the base, with its wall and without, and let Brave reach what it needs.
+
+    They leave the wall standing for all other domains.
+    """
     modules, found = sorted((root / MODULES).glob("*.cil")), []
     for base in (["base.cil"], ["base.cil", "wall.cil"]):
         files = [str(root / SHAPE / name) for name in base] + [str(path) for path in modules]
@@ -40,8 +42,9 @@ def check_cil(root: Path, run) -> list[Finding]:
 
 
 def out_of_reach(root: Path, run) -> Iterator[Finding]:
-    """Lines of REACH that the compiler does not refuse: each forbids something that Brave needs, and so has
-    to be refused.
+    """A finding for each line of REACH that the compiler does not refuse.
+
+    Each of these lines forbids something that Brave needs, and so has to be refused.
     """
     files = [str(root / name) for name in (f"{SHAPE}/base.cil", BRAVE, REACH)]
     _, said = run_tool(run, ["secilc", "--output=/dev/null", "--filecontext=/dev/null", *files], [root])

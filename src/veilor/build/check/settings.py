@@ -42,8 +42,9 @@ NEEDED_KARGS = ("module.sig_enforce=1", "panic=30")
 
 
 def check_sysctl(root: Path, run: Callable | None) -> list[Finding]:
-    """sysctl.d, by a dry run of sysctl: lines it can't read, names no kernel has, names twice; nothing is
-    set.
+    """sysctl.d, by a dry run of sysctl: every line can be read, every name is known, none is set twice.
+
+    Nothing is set on the machine that checks.
     """
     found: list[Finding] = []
     for path in settings_in(root, "usr/lib/sysctl.d", "*"):
@@ -88,8 +89,9 @@ def check_sysctl(root: Path, run: Callable | None) -> list[Finding]:
 
 
 def check_kargs(root: Path, run: Callable | None) -> list[Finding]:
-    """kargs.d as bootc reads it (an unknown key is an error there), each argument once, and what the fixes
-    rest on.
+    """kargs.d as bootc reads it: each argument once, and those there that other settings rely on.
+
+    An unknown key is an error to bootc.
     """
     found: list[Finding] = []
     seen: dict[str, str] = {}
@@ -154,8 +156,9 @@ def line_that(text: str, words: str) -> int:
 
 
 def check_modprobe(root: Path, run: Callable | None) -> list[Finding]:
-    """modprobe.d, by modprobe: lines it ignores; and a name that leaves a
-    person's exceptions their effect.
+    """modprobe.d, by modprobe: no line that it ignores.
+
+    A file's name leaves a person's exceptions their effect.
     """
     found: list[Finding] = []
     files = settings_in(root, "usr/lib/modprobe.d", "*")

@@ -14,8 +14,9 @@ from veilor.build.threats.results import RESULTS, load_results, stale
 
 
 def check_threats(root: Path, run: Callable[..., Any] | None) -> list[Finding]:
-    """Rules of threats/ and every image check on the staged tree. That each check can fail is proved by
-    `veilor threats --mutate`.
+    """The rules of threats/, and every image check on the staged tree.
+
+    That each check can fail is proved by `veilor threats --mutate`.
     """
     try:
         model = load_model(root)
@@ -29,8 +30,9 @@ def check_threats(root: Path, run: Callable[..., Any] | None) -> list[Finding]:
 
 
 def check_results(root: Path, run: Callable[..., Any] | None) -> list[Finding]:
-    """Results of rehearsals that no longer count, since a control, a check or a phase has changed: a remark,
-    as such a result is true of the sources that it was shown with.
+    """Results of rehearsals that no longer count, since a control, a check or a phase has changed.
+
+    They are a remark: such a result is true of the sources that it was shown with.
     """
     try:
         model, results = load_model(root), load_results(root)

@@ -21,15 +21,19 @@ SAID = re.compile(r"^(?P<unit>[^\s:]+\.[a-z]+)(?::(?P<line>\d+))?: (?P<text>.+)$
 
 
 def settings_in(root: Path, folder: str, pattern: str) -> list[Path]:
-    """The files of overlay/FOLDER that match PATTERN, in order of names. Raises
-    NothingToCheck where there is none.
+    """The files of overlay/FOLDER that match PATTERN, in order of their names.
+
+    Raises NothingToCheck where there is none.
     """
     return at_least_one(sorted((root / "overlay" / folder).glob(pattern)), f"overlay/{folder}")
 
 
 def check_units(root: Path, run: Callable | None) -> list[Finding]:
-    """Every unit and drop-in of ours, by `systemd-analyze verify`: unknown settings, programs that aren't
-    there. The system's, a person's session's, and those that dracut takes into the initramfs."""
+    """Every unit and drop-in of ours, by `systemd-analyze verify`.
+
+    It finds unknown settings and programs that are missing: in units of the system, of a person's session,
+    and of those that dracut takes into the initramfs.
+    """
     found = verify(root, UNITS, run) + verify(root, USER_UNITS, run, "--user")
     for folder in sorted(
         {path.parent for path in at_least_one(sorted((root / DRACUT).glob("*/*.service")), DRACUT)}
@@ -87,8 +91,9 @@ def stand_in_for(unit: str) -> str:
 
 
 def links_that_lead_nowhere(root: Path) -> list[Finding]:
-    """Enabling links to units of ours that the overlay doesn't have; units of
-    the base are not ours to know.
+    """Links that enable a unit of ours which the overlay does not have.
+
+    Units of the base are not known here.
     """
     found = []
     for link in sorted([*(root / ENABLED).rglob("*"), *(root / USER_UNITS).glob("*.wants/*")]):

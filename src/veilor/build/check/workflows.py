@@ -1,6 +1,4 @@
-"""The workflows, by actionlint and zizmor, and by our own rule that each step calls a script a person can
-run.
-"""
+"""The workflows, by actionlint and zizmor, and by our rule that each step calls a script a person can run."""
 
 from __future__ import annotations
 
