@@ -216,8 +216,8 @@ def test_registries_d_names_both_repositories():
 
 def test_the_product_is_read():
     assert (PRODUCT.image_ref, PRODUCT.channel_ref) == (
-        "ghcr.io/veilor/veilor-os:44",
-        "ghcr.io/veilor/veilor-os-channel:44",
+        f"ghcr.io/veilor/veilor-os:{PRODUCT.version}",
+        f"ghcr.io/veilor/veilor-os-channel:{PRODUCT.version}",
     )
     release = dict(line.split("=", 1) for line in os_release(PRODUCT).splitlines())
     assert [release[key] for key in ("ID", "NAME", "ID_LIKE", "IMAGE_ID")] == [
@@ -233,7 +233,7 @@ def test_the_product_is_read():
     [
         ('id = "veilor"', ""),
         ('name = "veilor-os"', 'name = "a\\"b"'),
-        ('tag = "44"', "tag = 44"),
+        (f'tag = "{PRODUCT.tag}"', f"tag = {PRODUCT.tag}"),
         ('registry = "ghcr.io"', 'registry = "GHCR io"'),
         ('image = ["veilor-image-a.pub", "veilor-image-b.pub"]', 'image = ["../../etc/passwd"]'),
         ('channel = ["veilor-channel-a.pub", "veilor-channel-b.pub"]', "channel = []"),

@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from loader_entries import write_loader_entries  # noqa: E402
 
 FRAGMENT = ROOT / "overlay/usr/lib/bootupd/grub2-static/configs.d/08_veilor.cfg"
-REF = "ghcr.io/veilor/veilor-os:44"
+PRODUCT = load(ROOT / "product.toml")
+REF = PRODUCT.image_ref
 NAMES = ("bootc", "ostree", "skopeo", "grub2-editenv", "systemctl", "plymouth", "mount", "busctl", "usbguard")
 KEY = "-----BEGIN PUBLIC KEY-----\n" + base64.b64encode(b"stand-in").decode() + "\n-----END PUBLIC KEY-----\n"
 
@@ -193,8 +194,8 @@ class Machine:
         now = datetime.now(UTC)
         said = {
             "schema": 1,
-            "repository": "ghcr.io/veilor/veilor-os",
-            "tag": "44",
+            "repository": PRODUCT.image_repo,
+            "tag": PRODUCT.tag,
             "digest": digest(version),
             "version": version,
             "sequence": self.sequence,

@@ -10,9 +10,11 @@ import pytest
 
 from veilor.core.host import Host
 from veilor.core.host import parse as parse_host
+from veilor.core.product import load
 from veilor.device import firstboot
 
 ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = load(ROOT / "product.toml").image_ref
 UNIT = "veilor-firstboot-rebase.service"
 
 
@@ -85,7 +87,7 @@ def test_every_state_is_one_that_a_machine_can_be_in(machine):
         machine.deployments(booted, staged=staged)
         host = parse_host(json.dumps(machine.world["status"]))
         assert isinstance(host, Host)
-        found[firstboot.find_row(host, "ghcr.io/veilor/veilor-os:44", said)] = True
+        found[firstboot.find_row(host, REFERENCE, said)] = True
     assert set(found) == set(firstboot.TABLE)
 
 
@@ -98,7 +100,7 @@ def test_a_newer_image_is_verified_staged_counted_and_told(fresh):
         "switch",
         "--progress-fd",
         "--enforce-container-sigpolicy",
-        "ghcr.io/veilor/veilor-os:44",
+        REFERENCE,
     ]
     assert fresh.status["booted"]["pinned"]
     assert fresh.armed == fresh.digest("44.1")

@@ -47,7 +47,7 @@ DIGEST = "sha256:" + "ab" * 32
 STATEMENT = {
     "schema": 1,
     "repository": PRODUCT.image_repo,
-    "tag": "44",
+    "tag": PRODUCT.tag,
     "digest": DIGEST,
     "version": "44.1",
     "sequence": 7,
