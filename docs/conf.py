@@ -22,6 +22,7 @@ NAV = {
     "Use it": ["INSTALL", "USE", "TRUST", "RECOVERY", "THREAT-MODEL", "THREAT-RESULTS", "COMMANDS"],
     "Work on it": [
         "CONTRIBUTING",
+        "RECIPES",
         "DEVELOP",
         "REHEARSE",
         "VERIFIED",
