@@ -33,7 +33,7 @@ def test_every_program_that_people_start_has_all_four(tree, programs):
     for name in names:
         for place in (
             f"usr/share/man/man8/{name}.8",
-            *(place.format(name) for place in manual.PLACES.values()),
+            *(place.format(name) for place in manual.COMPLETIONS.values()),
         ):
             assert (tree / place).is_file(), place
     assert not list(tree.rglob("__pycache__")), "asking them leaves nothing behind"
@@ -62,7 +62,7 @@ def test_each_option_of_the_help_is_in_all_four(tree, name):
     options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", said, re.M))
     assert {"--help", "--json"} <= options
     page = (tree / f"usr/share/man/man8/{name}.8").read_text().replace(r"\-", "-")
-    shells = {shell: (tree / place.format(name)).read_text() for shell, place in manual.PLACES.items()}
+    shells = {shell: (tree / place.format(name)).read_text() for shell, place in manual.COMPLETIONS.items()}
     for option in options:
         assert re.search(rf"^\\fB.*{option}\b", page, re.M)
         assert (

@@ -1,7 +1,7 @@
 """The real firewalld, in a network of its own: a peer behind an interface called tailscale0, and one behind
 another.
 
-The peer sends to the machine; what arrives tells what the zones do. Each fix has its counterpart without it.
+The peer sends to the machine; what arrives tells what the zones do. Each fix has its negative control.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def test_behind_a_dock_that_was_plugged_in_elsewhere_too(judge):
 
 
 def test_with_hashes_as_generate_policy_writes_them_it_is_blocked_after_that_replug(judge):
-    """What 0.5.32 shipped: the counterpart of the two tests above."""
+    """What 0.5.32 shipped: the negative control of the two tests above."""
     rules = ENROLLED.replace(
         " with-interface",
         ' parent-hash "rV9bfLq7c2eA4tYjVjwO4bxhm+y6GgZpl9J60L0fBkY=" via-port "1-1" with-interface',

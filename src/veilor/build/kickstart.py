@@ -1,8 +1,8 @@
-"""The installer's script: made one file for the medium, and checked before it gets there.
+"""The kickstart: made one file for the medium, and checked before it gets there.
 
 Fedora's own parser has to take it, and what a person relies on has to be in it: which disk may be touched,
-encryption, no passphrase. A check reads what the parser understood, never the text, wherever the parser
-knows.
+encryption, no passphrase. Each rule is a function of the parsed kickstart; it returns what is wrong, or
+nothing. A rule reads what the parser understood, and the text only where the parser knows nothing of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SOURCE_ROOT = Path(__file__).resolve().parents[3]
 TARGET = "/tmp/veilor-target.ks"
 BOOT_MIB = 2048
 KDF_KIB = 1 << 20
-PLACE = "/run/install/repo/container"
+IMAGE_FOLDER = "/run/install/repo/container"
 # What the installer includes of what a %pre script has written, when the person leaves the layout of the disk
 # to us.
 GUIDED = re.compile(
@@ -166,11 +166,9 @@ def holds_no_secret(ks: Parsed) -> str:
         ks.text,
         re.M,
     )
-    return (
-        f"it must not hold a passphrase or password ({secret[0].strip()[:40]}); the installer asks for it"
-        if secret
-        else ""
-    )
+    if not secret:
+        return ""
+    return f"it must not hold a passphrase or password ({secret[0].strip()[:40]}); the installer asks for it"
 
 
 def encrypts_root(ks: Parsed) -> str:
@@ -208,14 +206,14 @@ def has_room_to_boot(ks: Parsed) -> str:
 def deploys_from_the_medium(ks: Parsed) -> str:
     """The system is the image on the medium, and nothing else."""
     container = ks.handler.ostreecontainer
-    if (
-        not container.seen
-        or container.url != PLACE
-        or container.transport != "oci"
-        or not container.stateroot
-    ):
-        return f"the image must come by ostreecontainer --stateroot=… --transport=oci --url={PLACE}"
-    if ks.names("bootc") or ks.names("ostreesetup") or ks.names("liveimg") or ks.names("url"):
+    wanted = f"the image must come by ostreecontainer --stateroot=… --transport=oci --url={IMAGE_FOLDER}"
+    if not container.seen:
+        return wanted
+    if container.url != IMAGE_FOLDER or container.transport != "oci":
+        return wanted
+    if not container.stateroot:
+        return wanted
+    if any(ks.names(command) for command in ("bootc", "ostreesetup", "liveimg", "url")):
         return "there is another source of the system beside ostreecontainer"
     return ""
 
@@ -225,23 +223,19 @@ def leaves_the_origin(ks: Parsed) -> str:
     touching = re.search(
         r"bootc\s+switch|mutate-in-place|\.origin\b", "\n".join(s.script for s in ks.scripts)
     )
+    if not touching:
+        return ""
     return (
         f"a script changes what the system follows ({touching[0]}); only the first boot may, once it has "
         "verified"
-        if touching
-        else ""
     )
 
 
 def completes_bootc(ks: Parsed) -> str:
     """A script that must succeed completes the installation for bootc."""
-    done = [
-        s
-        for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True)
-        if "bootc install ensure-completion" in s.script
-    ]
-    if any(s.errorOnFail for s in done):
-        return ""
+    for script in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True):
+        if script.errorOnFail and "bootc install ensure-completion" in script.script:
+            return ""
     return (
         "no %post --erroronfail runs `bootc install ensure-completion`, so the arguments in kargs.d "
         "would never be applied"
@@ -250,39 +244,29 @@ def completes_bootc(ks: Parsed) -> str:
 
 def refuses_plain_root(ks: Parsed) -> str:
     """A script that must succeed refuses a root that is not LUKS2 with argon2id."""
-    looking = [
-        s
-        for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=False)
-        if "luksDump" in s.script and "argon2id" in s.script
-    ]
-    return (
-        ""
-        if any(s.errorOnFail for s in looking)
-        else "no %post --nochroot --erroronfail refuses a root that is not LUKS2"
-    )
+    for script in ks.scripts_of(KS_SCRIPT_POST, in_chroot=False):
+        if script.errorOnFail and "luksDump" in script.script and "argon2id" in script.script:
+            return ""
+    return "no %post --nochroot --erroronfail refuses a root that is not LUKS2"
 
 
 def keeps_logs(ks: Parsed) -> str:
     """The logs are kept, also after an error."""
     keeping = [s for s in ks.scripts if '"log/veilor-install"' in s.script]
-    if not any(s.type == KS_SCRIPT_POST and not s.inChroot for s in keeping) or not any(
-        s.type == KS_SCRIPT_ONERROR for s in keeping
-    ):
-        return "the logs must be kept both by a %post --nochroot and by an %onerror script"
-    return ""
+    at_the_end = any(s.type == KS_SCRIPT_POST and not s.inChroot for s in keeping)
+    after_an_error = any(s.type == KS_SCRIPT_ONERROR for s in keeping)
+    if at_the_end and after_an_error:
+        return ""
+    return "the logs must be kept both by a %post --nochroot and by an %onerror script"
 
 
 def has_no_swap(ks: Parsed) -> str:
     """There is no swap on the disk."""
-    swap = [
-        line
-        for line in ks.commands
-        if re.match(r"part(ition)?\s+swap\b", line) or re.search(r"--(?:hibernation|recommended)\b", line)
-    ]
+    swap = re.compile(r"^part(ition)?\s+swap\b|--(?:hibernation|recommended)\b")
+    if not any(swap.search(line) for line in ks.commands):
+        return ""
     return (
         "there must be no swap on the disk: what was in memory would be on it; it lies in compressed memory"
-        if swap
-        else ""
     )
 
 
@@ -294,16 +278,11 @@ def asks_for_the_language(ks: Parsed) -> str:
 
 def offers_the_key(ks: Parsed) -> str:
     """A script offers the kernel's key to a firmware with Secure Boot on."""
-    offering = [
-        s
-        for s in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True)
-        if "mokutil" in s.script and "--import" in s.script
-    ]
+    for script in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True):
+        if "mokutil" in script.script and "--import" in script.script:
+            return ""
     return (
-        ""
-        if offering
-        else "no %post offers the kernel's key to a firmware with Secure Boot on, which would not start the "
-        "system"
+        "no %post offers the kernel's key to a firmware with Secure Boot on, which would not start the system"
     )
 
 

@@ -16,7 +16,7 @@ from veilor.build.errors import BuildError
 APP = "usr/lib/veilor/app"
 LAUNCHERS = "usr/bin"
 SECTION = 8
-PLACES = {
+COMPLETIONS = {
     "bash": "usr/share/bash-completion/completions/{}",
     "zsh": "usr/share/zsh/site-functions/_{}",
     "fish": "usr/share/fish/vendor_completions.d/{}.fish",
@@ -76,7 +76,9 @@ def write(tree: Path, version: str) -> None:
     for name, said in programs.items():
         others = [other for other in programs if other != name]
         texts = {f"usr/share/man/man{SECTION}/{name}.{SECTION}": man(name, said, others, version)}
-        texts |= {PLACES[shell].format(name): make(name, said["options"]) for shell, make in makers.items()}
+        texts |= {
+            COMPLETIONS[shell].format(name): make(name, said["options"]) for shell, make in makers.items()
+        }
         for place, text in texts.items():
             (tree / place).parent.mkdir(parents=True, exist_ok=True)
             (tree / place).write_text(text)

@@ -1,4 +1,4 @@
-"""The recipe on a tree shaped like the base: each script is missed when it is taken away, and stands a base
+"""The recipe on a tree shaped like the base: each script is missed when it is removed, and stands a base
 that moved on.
 """
 

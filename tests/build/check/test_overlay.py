@@ -414,7 +414,7 @@ def test_a_desktop_entry_of_the_artwork_is_looked_at(clone, tools):
     assert found.path == str(entry.relative_to(clone)) and "perhaps" in found.text
 
 
-GONE = [  # check, what is taken away
+GONE = [  # check, what is removed
     ("units by systemd-analyze", "overlay/usr/lib/systemd/user"),
     ("units by systemd-analyze", "overlay/usr/lib/dracut/modules.d"),
     ("presets", "overlay/usr/lib/systemd/system-preset"),
@@ -438,7 +438,7 @@ GONE = [  # check, what is taken away
 @pytest.mark.parametrize(("check", "place"), GONE, ids=[f"{n}-{one[0]}" for n, one in enumerate(GONE)])
 def test_a_check_that_looks_at_nothing_does_not_pass(check, place, clone, tools):
     path = clone / place
-    path.rename(clone / "taken-away")
+    path.rename(clone / "removed")
     (result,) = registry.walk(clone, tools.run, [pair for pair in registry.CHECKS if pair[0] == check])
     assert any("nothing was checked" in one.text for one in result.wrong(release=False)), (
         result.findings,
