@@ -100,11 +100,11 @@ def test_bash_completes(tree, typed, expected):
 
 
 def test_words_cannot_break_out_of_roff_or_a_shell():
-    hostile = {"flags": ["--x"], "help": "it's [a] `b` \\ .end", "takes": False, "choices": []}
-    page = manual.man("p", {"about": ".SH no\n'no either", "more": "", "options": [hostile]}, [], "44")
+    hostile = (manual.Option(("--x",), "it's [a] `b` \\ .end", takes=False, choices=()),)
+    page = manual.man("p", manual.Program(".SH no\n'no either", "", hostile), [], "44")
     assert "\n.SH no" not in page and "\n'no" not in page and r"\e" in page
-    assert manual.zsh("p", [hostile]).count("'") == 2 and manual.zsh("p", [hostile]).count("[") == 1
-    assert manual.fish("p", [hostile]).count("'") == 2
+    assert manual.zsh("p", hostile).count("'") == 2 and manual.zsh("p", hostile).count("[") == 1
+    assert manual.fish("p", hostile).count("'") == 2
 
 
 def test_a_program_that_cannot_be_asked_is_a_failure(tree, tmp_path):

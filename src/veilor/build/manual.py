@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from veilor.build.errors import BuildError
 
@@ -46,8 +48,39 @@ FILES = (
 )
 
 
-def describe(tree: Path) -> dict[str, dict]:
-    """The programs in TREE that people start: by name `about`, `more` and `options`. Raises BuildError."""
+@dataclass(frozen=True)
+class Option:
+    """One option of a program: its FLAGS (or an argument's name), whether it TAKES a value, and which."""
+
+    flags: tuple[str, ...]
+    help: str
+    takes: bool
+    choices: tuple[str, ...]
+
+    @property
+    def dashed(self) -> tuple[str, ...]:
+        """The flags that begin with a dash: an argument without one has none."""
+        return tuple(flag for flag in self.flags if flag.startswith("-"))
+
+    @property
+    def value(self) -> str:
+        """What follows the flags on the command line, with a space before it."""
+        if self.choices:
+            return " " + "|".join(self.choices)
+        return " VALUE" if self.takes else ""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a program says of itself: ABOUT it in a paragraph, MORE in blocks with titles, its options."""
+
+    about: str
+    more: str
+    options: tuple[Option, ...]
+
+
+def describe(tree: Path) -> dict[str, Program]:
+    """The programs in TREE that people start, by name. Raises BuildError when one cannot be asked."""
     names = sorted(path.name for path in (tree / LAUNCHERS).glob("veilor-*"))
     if not names:
         return {}
@@ -63,25 +96,31 @@ def describe(tree: Path) -> dict[str, dict]:
             "the staged programs do not describe themselves: "
             f"{(done.stderr.strip().splitlines() or ['no word'])[-1]}"
         )
-    return json.loads(done.stdout)
+    return {name: read_program(described) for name, described in json.loads(done.stdout).items()}
+
+
+def read_program(described: dict[str, Any]) -> Program:
+    """The program that ASK has DESCRIBED in JSON."""
+    options = []
+    for one in described["options"]:
+        options.append(Option(tuple(one["flags"]), one["help"], one["takes"], tuple(one["choices"])))
+    return Program(described["about"], described["more"], tuple(options))
 
 
 def write(tree: Path, version: str) -> None:
     """Write man pages and completions for the programs in TREE, a release of VERSION, into it.
 
-    Raises BuildError when the programs do not describe themselves.
+    Raises BuildError as `describe`.
     """
     programs = describe(tree)
-    makers = {"bash": bash, "zsh": zsh, "fish": fish}
-    for name, said in programs.items():
+    for name, program in programs.items():
         others = [other for other in programs if other != name]
-        texts = {f"usr/share/man/man{SECTION}/{name}.{SECTION}": man(name, said, others, version)}
-        texts |= {
-            COMPLETIONS[shell].format(name): make(name, said["options"]) for shell, make in makers.items()
-        }
-        for place, text in texts.items():
-            (tree / place).parent.mkdir(parents=True, exist_ok=True)
-            (tree / place).write_text(text)
+        texts = {f"usr/share/man/man{SECTION}/{name}.{SECTION}": man(name, program, others, version)}
+        for shell, complete in (("bash", bash), ("zsh", zsh), ("fish", fish)):
+            texts[COMPLETIONS[shell].format(name)] = complete(name, program.options)
+        for path, text in texts.items():
+            (tree / path).parent.mkdir(parents=True, exist_ok=True)
+            (tree / path).write_text(text)
 
 
 def roff(text: str) -> str:
@@ -96,33 +135,27 @@ def roff(text: str) -> str:
     return "\n".join(rf"\&{line}" if line.startswith(".") else line for line in plain.splitlines())
 
 
-def man(name: str, said: dict, others: list[str], version: str) -> str:
-    """The man page of the program NAME."""
-    first = said["about"].split(". ")[0].rstrip(".;")
+def man(name: str, program: Program, others: list[str], version: str) -> str:
+    """The man page of PROGRAM, called NAME, in a release of VERSION that has the programs OTHERS too."""
+    first = program.about.split(". ")[0].rstrip(".;")
     lines = [
         f'.TH {name.upper()} {SECTION} "" "veilor-os {version}" "veilor-os"',
         ".SH NAME",
         roff(f"{name} - {first[:1].lower()}{first[1:]}"),
         ".SH SYNOPSIS",
         rf".B {roff(name)}",
-        r"[\fIOPTION\fR]..." if said["options"] else "",
+        r"[\fIOPTION\fR]..." if program.options else "",
         ".SH DESCRIPTION",
-        roff(said["about"]),
+        roff(program.about),
         ".SH OPTIONS",
     ]
-    for option in said["options"]:
-        value = (
-            " " + "|".join(option["choices"]) if option["choices"] else " VALUE" if option["takes"] else ""
-        )
-        lines += [".TP", r"\fB" + roff(", ".join(option["flags"]) + value) + r"\fR", roff(option["help"])]
-    for block in filter(None, said["more"].strip().split("\n\n")):
+    for option in program.options:
+        flags = ", ".join(option.flags) + option.value
+        lines += [".TP", r"\fB" + roff(flags) + r"\fR", roff(option.help)]
+    for block in filter(None, program.more.strip().split("\n\n")):
         title, _, body = block.partition("\n")
-        lines += [
-            ".SH EXIT STATUS" if title.startswith("exit codes") else ".SH WHAT IS LOOKED AT FIRST",
-            ".nf",
-            roff(body),
-            ".fi",
-        ]
+        section = ".SH EXIT STATUS" if title.startswith("exit codes") else ".SH WHAT IS LOOKED AT FIRST"
+        lines += [section, ".nf", roff(body), ".fi"]
     lines.append(".SH FILES")
     for path, what in FILES:
         lines += [".TP", rf"\fI{roff(path)}\fR", roff(what)]
@@ -130,9 +163,9 @@ def man(name: str, said: dict, others: list[str], version: str) -> str:
     return "\n".join(filter(None, lines)) + "\n"
 
 
-def bash(name: str, options: list[dict]) -> str:
+def bash(name: str, options: tuple[Option, ...]) -> str:
     """Completion of NAME for bash."""
-    words = " ".join(flag for option in options for flag in option["flags"] if flag.startswith("-"))
+    words = " ".join(flag for option in options for flag in option.dashed)
     function = "_" + name.replace("-", "_")
     return (
         f"# bash completion of {name}\n{function}() {{\n"
@@ -149,22 +182,22 @@ def quoted(text: str) -> str:
     return text.replace("\\", "").replace("'", "’").replace("[", "(").replace("]", ")")
 
 
-def zsh(name: str, options: list[dict]) -> str:
+def zsh(name: str, options: tuple[Option, ...]) -> str:
     """Completion of NAME for zsh."""
-    specs = [
-        f"  '({' '.join(option['flags'])}){flag}[{quoted(option['help'])}]'"
-        for option in options
-        for flag in option["flags"]
-        if flag.startswith("-")
-    ]
+    specs = []
+    for option in options:
+        for flag in option.dashed:
+            specs.append(f"  '({' '.join(option.flags)}){flag}[{quoted(option.help)}]'")
     return f"#compdef {name}\n_arguments \\\n" + " \\\n".join(specs) + "\n"
 
 
-def fish(name: str, options: list[dict]) -> str:
+def fish(name: str, options: tuple[Option, ...]) -> str:
     """Completion of NAME for fish."""
     lines = [f"complete -c {name} -f"]
     for option in options:
-        named = [flag for flag in option["flags"] if flag.startswith("-")]
-        flags = "".join(f" -l {flag[2:]}" if flag.startswith("--") else f" -s {flag[1:]}" for flag in named)
-        lines += [f"complete -c {name}{flags} -d '{quoted(option['help'])}'"] if flags else []
+        flags = ""
+        for flag in option.dashed:
+            flags += f" -l {flag[2:]}" if flag.startswith("--") else f" -s {flag[1:]}"
+        if flags:
+            lines.append(f"complete -c {name}{flags} -d '{quoted(option.help)}'")
     return "\n".join(lines) + "\n"
