@@ -4,14 +4,16 @@ ostree's order.
 
 from __future__ import annotations
 
-import ast
 import base64
+import functools
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,12 +79,13 @@ def bootstrap(version: str = "44.0", **more) -> dict:
     return entry(version, signed=False, transport="oci", reference="/run/install/repo/container", **more)
 
 
-# What a program on PATH is here. fake.py is imported, so that its bytecode is kept from one call to the next.
-FAKE = f"""#!{sys.executable} -SE
-import sys
-sys.path.insert(0, {str(ROOT / "tests/device")!r})
-import fake
-sys.exit(fake.main({{folder!r}}, {{name!r}}, sys.argv[1:]))
+# A program on PATH. The subshell leaves the script's own standard output as it is: fake.py opens it by /proc.
+CLIENT = """#!/bin/sh
+reply={folder}/reply-$$
+mkfifo "$reply" || exit 1
+(printf '%s\\0' "$#" {folder} {name} $$ $PPID "$@") >{requests}
+read -r code <"$reply"
+exit "${{code:-1}}"
 """
 
 
@@ -116,6 +119,7 @@ for line in sys.stdin:
             os._exit(code)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+HELPERS: list[subprocess.Popen[str]] = []  # who play the programs on PATH
 STARTERS: list[subprocess.Popen[str]] = []  # those that wait for work; a test may use several side by side
 
 
@@ -127,9 +131,21 @@ def start_starter() -> subprocess.Popen[str]:
     )
 
 
+@functools.cache
+def start_fakes() -> Path:
+    """The pipe through which the programs on PATH reach fake.py, which the first call starts."""
+    folder = Path(tempfile.mkdtemp(prefix="veilor-fakes-"))
+    os.mkfifo(folder / "requests")
+    argv = [sys.executable, ROOT / "tests/device/fake.py", folder / "requests"]
+    HELPERS.append(subprocess.Popen(argv, stdin=subprocess.PIPE, text=True))
+    return folder / "requests"
+
+
 def pytest_sessionfinish() -> None:
-    for starter in STARTERS:
-        starter.communicate(timeout=30)
+    for helper in [*STARTERS, *HELPERS]:
+        helper.communicate(timeout=30)
+    if HELPERS:
+        shutil.rmtree(start_fakes().parent)
 
 
 class Machine:
@@ -152,10 +168,12 @@ class Machine:
         self.put("dev/console", "")
         self.put("run/ostree-booted", "")
         self.put("etc/machine-id", "0123456789abcdef0123456789abcdef\n")
-        fakes = folder / "bin"
+        requests, fakes = start_fakes(), folder / "bin"
         fakes.mkdir()
         for name in NAMES:
-            (fakes / name).write_text(FAKE.format(folder=str(folder), name=name))
+            (fakes / name).write_text(
+                CLIENT.format(folder=shlex.quote(str(folder)), name=name, requests=requests)
+            )
             (fakes / name).chmod(0o755)
         self.path = f"{fakes}:{run.PATH}"
         self.world = {
@@ -177,10 +195,10 @@ class Machine:
         file.write_text(text)
 
     def save(self) -> None:
-        (self.folder / "world").write_text(repr(self.world))
+        (self.folder / "world.json").write_text(json.dumps(self.world))
 
     def load(self) -> None:
-        self.world = ast.literal_eval((self.folder / "world").read_text())
+        self.world = json.loads((self.folder / "world.json").read_text())
 
     @property
     def status(self) -> dict:

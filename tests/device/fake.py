@@ -1,55 +1,32 @@
 """A stand-in for every program that the device's code starts: bootc, ostree, skopeo, grub2-editenv,
 systemctl, plymouth, mount, busctl, usbguard.
 
-Called as `fake.main(WORLD, NAME, ARGV)`. WORLD is a folder: its file `world` is the machine as those
-programs see it, as a Python literal, and calls.jsonl gets each argv. The tests start this thousands of
-times, so it imports next to nothing: the modules json and pathlib alone would treble the time of a call.
+The tests call these thousands of times, and Python takes longer to start than they to do their work. So one
+process (`serve`) plays all of them. What lies on PATH is a shell script (CLIENT in conftest.py) that hands
+its call over and waits for the exit code.
 
+Each call belongs to a folder: world.json is the machine as those programs see it, calls.jsonl gets each argv.
 bootc's part is a small model, held against recordings of the real one by test_fake.py. With world["kill"] =
 [N, "before" | "after"] the N-th call kills the program under test before or after it has had its effect;
 [N, "after", "asked"]: by SIGTERM, as systemd does at a shutdown.
 """
 
+import contextlib
+import errno
+import hashlib
+import json
 import os
+import select
+import signal
 import sys
+import time
+import traceback
+from pathlib import Path
 
 from loader_entries import write_loader_entries
 
-SIGKILL, SIGTERM = 9, 15
-FOLDER, WORLD, STATUS = "", {}, {}  # set by main
-
-
-def read(path):
-    with open(path) as file:
-        return file.read()
-
-
-def write(path, text):
-    with open(path, "w") as file:
-        file.write(text)
-
-
-def to_json(value):
-    """VALUE as json.dumps writes it."""
-    if value is None or value is True or value is False:
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{to_json(key)}: {to_json(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(to_json, value)) + "]"
-    if isinstance(value, str) and value.isascii() and value.isprintable() and not set(value) & set('"\\'):
-        return f'"{value}"'
-    if isinstance(value, int):
-        return str(value)
-    import json  # just for what needs an escape
-
-    return json.dumps(value)
-
-
-def sha256(data):
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
+PATIENCE = 10  # seconds until a caller that does not fetch its answer is given up
+FOLDER, CALLER, WORLD, STATUS = Path(), 0, {}, {}  # of the call that is being answered
 
 
 def fail(text, code=1):
@@ -71,12 +48,11 @@ def accepted(scope, signed_by):
     """Whether one of the keys that the policy on the disk names for SCOPE is SIGNED_BY, the text of the
     signer's key.
     """
+    root = FOLDER / "root"
     if signed_by is None:
         return True
-    import json
-
-    rule = json.loads(read(f"{FOLDER}/root/etc/containers/policy.json"))["transports"]["docker"][scope]
-    return any(read(f"{FOLDER}/root/{path.lstrip('/')}") == signed_by for path in rule[0]["keyPaths"])
+    rule = json.loads((root / "etc/containers/policy.json").read_text())["transports"]["docker"][scope]
+    return any((root / path.lstrip("/")).read_text() == signed_by for path in rule[0]["keyPaths"])
 
 
 UNSIGNED = (
@@ -87,7 +63,7 @@ UNSIGNED = (
 
 def stage(reference, locked):
     digest = WORLD["registry"]["digest"]
-    checksum = WORLD["registry"].get("checksum") or sha256(digest.encode())
+    checksum = WORLD["registry"].get("checksum") or hashlib.sha256(digest.encode()).hexdigest()
     taken = [
         entry["ostree"]["deploySerial"]
         for entry in entries()[bool(STATUS["staged"]) :]
@@ -120,7 +96,9 @@ def bootc(verb, *args):
         fd = int(args[at + 1])
         del args[at : at + 2]
         event = {"type": "ProgressBytes", "task": "pulling", "bytes": 5, "bytesTotal": 10}
-        os.write(fd, (to_json(event) + "\nnot json\n" + to_json(event | {"bytes": 10}) + "\n").encode())
+        text = json.dumps(event) + "\nnot json\n" + json.dumps(event | {"bytes": 10}) + "\n"
+        with open(f"/proc/{CALLER}/fd/{fd}", "w") as progress:
+            progress.write(text)
     spec = (STATUS["staged"] or STATUS["booted"])["image"]["image"] if STATUS["booted"] else None
     trusted = WORLD["registry"].get("error")
     if verb in ("switch", "upgrade") and not accepted(
@@ -129,7 +107,7 @@ def bootc(verb, *args):
         trusted = UNSIGNED
     if verb == "status":
         assert args == ["--format=json", "--format-version=1"], args
-        print(to_json(WORLD["status"]))
+        print(json.dumps(WORLD["status"]))
     elif verb == "switch":
         assert args[0] == "--enforce-container-sigpolicy" and len(args) == 2, args
         wanted = {"image": args[1], "transport": "registry", "signature": "containerPolicy"}
@@ -195,29 +173,29 @@ def skopeo(*args):
     if not accepted("ghcr.io/veilor/veilor-os-channel", channel.get("signed_by")):
         print(UNSIGNED, file=sys.stderr)
         return 1
-    folder, raw = args[5].removeprefix("dir:"), channel["raw"]
-    digest = channel.get("digest") or "sha256:" + sha256(raw.encode())
+    folder, raw = Path(args[5].removeprefix("dir:")), channel["raw"].encode()
+    digest = channel.get("digest") or "sha256:" + hashlib.sha256(raw).hexdigest()
     manifest = {
         "schemaVersion": 2,
-        "layers": [{"digest": digest, "size": len(raw.encode())}] * channel.get("layers", 1),
+        "layers": [{"digest": digest, "size": len(raw)}] * channel.get("layers", 1),
     }
-    write(f"{folder}/manifest.json", to_json(manifest))
-    write(f"{folder}/{digest.removeprefix('sha256:')}", raw)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / digest.removeprefix("sha256:")).write_bytes(raw)
     return 0
 
 
 def grub2_editenv(path, verb, *words):
-    if not os.path.exists(path):
+    file = Path(path)
+    if not file.exists():
         return fail("cannot open")
-    text = read(path)
-    known = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    known = dict(line.split("=", 1) for line in file.read_text().splitlines() if "=" in line)
     if verb == "list":
-        print(text, end="")
+        print(file.read_text(), end="")
         return 0
     for word in words:
         key, _, value = word.partition("=")
         known.pop(key, None) if verb == "unset" else known.update({key: value})
-    write(path, "".join(f"{key}={value}\n" for key, value in known.items()))
+    file.write_text("".join(f"{key}={value}\n" for key, value in known.items()))
     return 0
 
 
@@ -228,7 +206,7 @@ def busctl(*args):
     ), args
     if "metered" not in WORLD:
         return fail("Call failed: The name is not activatable")
-    print(to_json({"type": "u", "data": WORLD["metered"]}))
+    print(json.dumps({"type": "u", "data": WORLD["metered"]}))
     return 0
 
 
@@ -243,7 +221,7 @@ def systemctl(*args):
         print("active")
     elif args == ("restart", "usbguard.service"):
         for path in WORLD.get("usb_shuts_out", []):
-            write(f"{FOLDER}/root/{path}/authorized", "0")
+            (FOLDER / "root" / path / "authorized").write_text("0")
     elif args[0] == "disable":
         WORLD.setdefault("disabled", []).append(args[1])
     elif "reboot" in args:
@@ -251,16 +229,14 @@ def systemctl(*args):
     return 0
 
 
-def main(folder, name, argv):
-    global FOLDER, WORLD, STATUS
-    FOLDER, WORLD = folder, eval(read(f"{folder}/world"), {})  # Machine.save wrote it
-    STATUS = WORLD["status"]["status"]
-    with open(f"{FOLDER}/calls.jsonl", "a") as calls:
-        calls.write(to_json([name, *argv]) + "\n")
-    number = read(f"{FOLDER}/calls.jsonl").count("\n")
+def call(name, argv, parent):
+    """What the program NAME does with ARGV, started by the process PARENT; its exit code."""
+    with (FOLDER / "calls.jsonl").open("a") as calls:
+        calls.write(json.dumps([name, *argv]) + "\n")
+    number = len((FOLDER / "calls.jsonl").read_text().splitlines())
     kill = WORLD.get("kill")
     if kill == [number, "before"]:
-        os.kill(os.getppid(), SIGKILL)
+        os.kill(parent, signal.SIGKILL)
         return 1
     failures = WORLD.get("fail", {})
     override = failures.get(" ".join([name, *argv[:2]])) or failures.get(" ".join([name, *argv[:1]]))
@@ -269,17 +245,82 @@ def main(folder, name, argv):
         return 1
     work = globals().get(name.replace("-", "_"), lambda *args: 0)
     code = work(*argv)
-    marker = f"{FOLDER}/root/run/ostree/staged-deployment"
+    marker = FOLDER / "root/run/ostree/staged-deployment"
     if STATUS["staged"]:
-        os.makedirs(os.path.dirname(marker), exist_ok=True)
-        write(marker, "")
-    elif os.path.exists(marker):
-        os.unlink(marker)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    else:
+        marker.unlink(missing_ok=True)
     if name in ("bootc", "ostree") and STATUS["booted"]:
         ordered = [entry["ostree"] for entry in entries() if entry is not STATUS["staged"]]
         names = [f"{one['checksum']}.{one['deploySerial']}" for one in ordered]
         write_loader_entries(f"{FOLDER}/root", names)
-    write(f"{FOLDER}/world", repr(WORLD))
+    (FOLDER / "world.json").write_text(json.dumps(WORLD))
     if kill and kill[:2] == [number, "after"]:
-        os.kill(os.getppid(), SIGTERM if "asked" in kill else SIGKILL)
+        os.kill(parent, signal.SIGTERM if "asked" in kill else signal.SIGKILL)
     return code
+
+
+def answer(folder, name, caller, parent, *argv):
+    """One call of a script: its output goes where the script's own would, its exit code to the script."""
+    global FOLDER, CALLER, WORLD, STATUS
+    FOLDER, CALLER = Path(folder), int(caller)
+    try:
+        WORLD = json.loads((FOLDER / "world.json").read_text())
+        STATUS = WORLD["status"]["status"]
+        with (
+            open(f"/proc/{caller}/fd/1", "a") as out,
+            open(f"/proc/{caller}/fd/2", "a") as err,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                code = call(name, argv, int(parent))
+            except Exception:
+                traceback.print_exc()
+                code = 1
+    except OSError:  # the script, or who reads its output, is gone
+        code = 1
+    send(FOLDER / f"reply-{caller}", code)
+
+
+def send(reply, code):
+    """Hand CODE over to the script that reads from REPLY, unless it is gone."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            pipe = os.open(reply, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO or not is_alive(CALLER):
+                break
+            time.sleep(0.0005)  # it has not come to its `read` yet
+        else:
+            os.write(pipe, f"{code}\n".encode())
+            os.close(pipe)
+            break
+    reply.unlink(missing_ok=True)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def serve(requests):
+    """Answer the calls that come through the pipe REQUESTS, one after the other, until the input ends."""
+    pipe = os.open(requests, os.O_RDWR)
+    waiting = b""
+    while True:
+        ready, _, _ = select.select([pipe, sys.stdin], [], [])
+        if pipe not in ready:
+            return
+        waiting += os.read(pipe, 1 << 16)
+        while (count := waiting.partition(b"\0")[0]) and waiting.count(b"\0") >= 5 + int(count):
+            _, *words, waiting = waiting.split(b"\0", 5 + int(count))
+            answer(*map(os.fsdecode, words))
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
