@@ -44,6 +44,7 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
         folder, done = shared / f"once-{name}" / name, shared / f"once-{name}" / "done"
         with locked(shared / f"once-{name}.lock"):
             if not done.exists():
+                shutil.rmtree(folder.parent, ignore_errors=True)  # what a failed attempt left
                 folder.parent.mkdir()
                 make(folder)
                 done.touch()

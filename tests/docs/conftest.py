@@ -41,9 +41,11 @@ def build():
 
 
 @pytest.fixture(scope="session")
-def site_folder(tmp_path_factory):
-    """The project's own site."""
-    out = tmp_path_factory.mktemp("site") / "site"
-    done = build_site(ROOT / "docs", out)
-    assert done.returncode == 0, done.stderr
-    return out
+def site_folder(once):
+    """The project's own site, only to be read."""
+
+    def make(out: Path) -> None:
+        done = build_site(ROOT / "docs", out)
+        assert done.returncode == 0, done.stderr
+
+    return once("site", make)
