@@ -55,6 +55,16 @@ FOREIGN = re.compile(
     r"\bissues? (?:#?\d+|show)\b|\bSPEC\.md|\bsub-?agents?\b|\bLLM\b"
     r"|\b(?:this|another|previous|coding|developer) session\b"
 )
+# Words that were ours alone, and the plain ones that took their place.
+DIALECT = {
+    r"counterparts?": "negative control",
+    r"with(?:out)? it taken away": "negative control",
+    r"complain(?:s|ed|t|ts)?": "error message, or problem",
+    r"are agreed": "the limit is",
+    r"by turns": "rotates, one per commit",
+    r"is at work": "is running",
+    r"put to work": "is applied",
+}
 # Where packages come from is set up on a machine, not here.
 INDEX = re.compile(
     r"--(?:extra-)?index-url|--find-links|\b(?:PIP|UV)_\w*INDEX\w*|https?://[\w.-]+\.(?:corp|internal|intranet|lan)\b"
@@ -222,6 +232,16 @@ def speaks_of_the_product(root: Path) -> list[str]:
     ]
 
 
+def plain_words(root: Path) -> list[str]:
+    return [
+        f"{name}: {hit.group()!r} is a word of our own; a reader takes in {plain!r} at once"
+        for name, text in texts(root)
+        if name != "tests/test_house_rules.py"
+        for word, plain in DIALECT.items()
+        for hit in re.finditer(rf"(?<![a-zA-Z]){word}(?![a-zA-Z])", text, re.IGNORECASE)
+    ]
+
+
 def is_of_the_system(path: re.Match[str], text: str) -> bool:
     """Whether PATH, a hit of BUILD_MACHINE in a file's TEXT, is of an installed machine or an installer."""
     top, name = path["top"], path["name"]
@@ -331,6 +351,7 @@ RULES: list[Callable[[Path], list[str]]] = [
     declared_and_locked_agree,
     ruff_reaches_every_program,
     no_paths_of_a_build_machine,
+    plain_words,
 ]
 
 
@@ -404,6 +425,8 @@ BROKEN = [
             "https://pypi.example.internal/simple",
         )
     ),
+    (plain_words, {"docs/a.md": "Each check has its counter" + "part.\n"}),
+    (plain_words, {"src/a.py": "def test_roff_without_a_com" + "plaint(): pass\n"}),
     (import_walls, {"src/veilor/command_line.py": "from veilor.lab import slots\n"}),
 ]
 

@@ -74,7 +74,7 @@ def test_each_option_of_the_help_is_in_all_four(tree, name):
         assert re.search(rf"^  {code} ", page[page.index(".SH EXIT STATUS") :], re.M)
 
 
-def test_the_pages_are_roff_without_a_complaint(tree):
+def test_the_pages_are_roff_without_an_error_message(tree):
     program = "/usr/bin/groff"
     if not Path(program).exists():
         pytest.skip("NOT RUN: groff is not installed here")

@@ -431,7 +431,7 @@ def test_an_unknown_scenario_lists_what_there_is(load, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source, complaint",
+    "source, message",
     [
         (
             HEAD
@@ -446,6 +446,6 @@ def test_an_unknown_scenario_lists_what_there_is(load, tmp_path):
         ("import veilor.nothing", "can't be loaded .ModuleNotFoundError"),
     ],
 )
-def test_a_scenario_that_makes_no_sense_is_refused(load, source, complaint):
-    with pytest.raises(UsageError, match=complaint):
+def test_a_scenario_that_makes_no_sense_is_refused(load, source, message):
+    with pytest.raises(UsageError, match=message):
         load(source)
