@@ -270,3 +270,33 @@ def test_the_medium_is_the_one_of_product_toml_and_what_fedora_signed(signed, pl
     asked = [call.split()[-1] for call in place.calls("curl")]
     assert asked[:2] == ["https://x/45/netinst-45.iso", "https://x/45/SUMS-45"]
     assert signed or "netinst-45.iso is not what Fedora signed" in done.stderr
+
+
+BLUEBUILD = """echo "started in ${{PWD##*/}}" >>{log}
+while (($#)); do if [[ $1 == --output ]]; then echo 'ARG BASE_IMAGE="x"' >"$2"; fi; shift; done"""
+
+
+def test_the_image_is_built_of_bluebuilds_folder_on_the_verified_base(place):
+    (place.root / "bluebuild").mkdir()
+    place.program("veilor", f"[[ $1 != base ]] || echo ghcr.io/x/base@{DIGEST}")
+    place.program("bluebuild", BLUEBUILD.format(log=place.log))
+    place.program("podman")
+    done = place.run("build-image", SEQUENCE_FLOOR="7")
+    assert done.returncode == 0, done.stderr
+    assert place.calls("veilor") == [
+        "veilor base verify",
+        "veilor stage bluebuild/files/stage --sequence-floor 7",
+    ]
+    assert place.calls("bluebuild") == ["bluebuild generate --output ../build/Containerfile recipe.yml"]
+    assert place.calls("started in") == ["started in bluebuild"]
+    build, lint = place.calls("podman")
+    assert f"--build-arg BASE_IMAGE=ghcr.io/x/base@{DIGEST}" in build and build.endswith(" bluebuild")
+    assert f"org.opencontainers.image.version={FACTS['fedora']}." in build
+    assert lint.endswith("bootc container lint")
+    place.program(
+        "bluebuild", 'while (($#)); do if [[ $1 == --output ]]; then echo "FROM x" >"$2"; fi; shift; done'
+    )
+    done = place.run("build-image")
+    assert (
+        done.returncode == 1 and "takes no BASE_IMAGE any more" in done.stderr and not place.calls("podman")
+    )

@@ -40,13 +40,6 @@ def make_clone(root: Path) -> Path:
         shutil.copytree(
             ROOT / part, root / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "stage")
         )
-    for name in (
-        "files",
-        "modules",
-        "recipes",
-        "cosign.pub",
-    ):  # what bluebuild looks for beside where it is started
-        (root / name).symlink_to((ROOT / name).readlink())
     for name in FILES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, root / name)

@@ -33,7 +33,7 @@ CASES = [
     # The line is 0 where no program tells one, and None where the spoiled one may move.
     (
         units.check_units,
-        "usr/lib/systemd/system/veilor-health-settle.service",
+        "usr/lib/systemd/system/veilor-settle-counter.service",
         "Type=oneshot",
         "Typ=oneshot",
         None,
@@ -41,8 +41,8 @@ CASES = [
     ),
     (
         units.check_units,
-        "usr/lib/systemd/system/veilor-health-settle.service",
-        "ExecStart=/usr/bin/python3",
+        "usr/lib/systemd/system/veilor-settle-counter.service",
+        "ExecStart=/usr/bin/true",
         "ExecStart=/usr/bin/python4",
         0,
         "python4 is not executable",

@@ -177,13 +177,13 @@ def check_files(root: Path, run) -> list[Finding]:
 
 
 def check_bluebuild(root: Path, run) -> list[Finding]:
-    """bluebuild itself reads the recipe as the check does, from the root and the way its GitHub action does.
+    """bluebuild itself reads the recipe as we do, started by scripts/build-image and by its GitHub action.
 
     It asks for a container engine before it reads anything; a stand-in answers with a version, and is asked
     no more.
     """
     program, wanted, found = find_own("bluebuild"), list(steps(root / "bluebuild")), []
-    for cwd, path in ((root, RECIPE), (root / "bluebuild", "recipes/recipe.yml")):
+    for path in ("recipe.yml", "recipes/recipe.yml"):
         env = {
             **os.environ,
             "PATH": f"{root}/stand-ins/image/engine:{os.environ.get('PATH', os.defpath)}",
@@ -192,7 +192,7 @@ def check_bluebuild(root: Path, run) -> list[Finding]:
         argv = [str(program), "generate", "--skip-validation", "--display-full-recipe", path]
         done = subprocess.run(
             argv,
-            cwd=cwd,
+            cwd=root / "bluebuild",
             env=env,
             capture_output=True,
             text=True,
