@@ -14,6 +14,7 @@ from veilor.core.statement import Statement
 SETTINGS = {"early": (0.0, 0.1), "normal": (0.0, 1.0), "late": (0.9, 1.0)}
 CLOCK_SLACK = timedelta(days=1)  # a clock that is wrong by less disturbs nothing
 ASK_EVERY = timedelta(hours=20)
+ASK_RARELY = timedelta(hours=12)  # after failures that have lasted for days
 ASK_AGAIN = timedelta(hours=1)  # after an attempt that failed
 SECOND = timedelta(hours=8)  # over which those who slept through their turn are spread
 LATECOMERS = timedelta(days=1)  # after the window, in which this still matters
@@ -67,10 +68,17 @@ def waits(statement: Statement, machine_id: str, setting: str, clock: datetime) 
     return due if max(clock, statement.issued) < due else None
 
 
-def time_to_ask(asked: datetime | None, failed: bool, due: datetime | None, clock: datetime) -> bool:
+def time_to_ask(
+    asked: datetime | None,
+    failed: bool,
+    due: datetime | None,
+    clock: datetime,
+    since: datetime | None = None,
+) -> bool:
     """Whether the timer's run at CLOCK should ask the channel for news.
 
     ASKED: when it did so last, None for never. FAILED: whether that failed. DUE: the turn that was noted.
+    SINCE: when the failures began, without a break; the longer they last, the rarer it is asked.
     """
     if asked is None:
         return True
@@ -78,4 +86,9 @@ def time_to_ask(asked: datetime | None, failed: bool, due: datetime | None, cloc
         return True
     if due is not None and asked < due <= clock:
         return True
-    return clock - asked >= (ASK_AGAIN if failed else ASK_EVERY)
+    if not failed:
+        return clock - asked >= ASK_EVERY
+    wait = ASK_AGAIN
+    if since is not None:  # what has lasted for days will not end within the hour
+        wait = min(max(ASK_AGAIN, (asked - since) / 3), ASK_RARELY)
+    return clock - asked >= wait

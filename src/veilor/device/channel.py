@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TypeVar
 
 from veilor.core import policy, statement
@@ -134,11 +135,12 @@ def stale() -> timedelta | None:
     return now - expires if expires and now > expires else None
 
 
-def fetch(reference: str, read: Callable[[str], T], what: str) -> T:
+def fetch(reference: str, read: Callable[[str], T], what: str, largest: int = 2 * statement.LIMIT) -> T:
     """What READ makes of the folder with the artefact behind REFERENCE.
 
-    The container policy decides whether it is genuine. WHAT it is, for sentences. READ raises OSError or
-    ValueError when it can't be understood. Raises DeviceError.
+    The container policy decides whether it is genuine. WHAT it is, for sentences. None of its blobs may have
+    more than LARGEST bytes: skopeo writes what a registry sends, whatever size the manifest names. READ
+    raises OSError or ValueError when it can't be understood. Raises DeviceError.
     """
     scratch = at(state.RUN) if os.geteuid() == 0 else at("/tmp")
     scratch.mkdir(parents=True, exist_ok=True)
@@ -146,7 +148,14 @@ def fetch(reference: str, read: Callable[[str], T], what: str) -> T:
     try:
         # Both are the defaults, said so that nothing in root's home can take their place.
         argv = ["skopeo", f"--policy={at(POLICY)}", f"--registries.d={at(REGISTRIES)}", "copy", "--quiet"]
-        done = run([*argv, f"docker://{reference}", f"dir:{folder}"], timeout=TIMEOUT)
+        done = run([*argv, f"docker://{reference}", f"dir:{folder}"], timeout=TIMEOUT, largest_file=largest)
+        if done.code and any(path.stat().st_size >= largest for path in Path(folder).rglob("*")):
+            raise DeviceError(
+                f"Refused: the registry sends more than {what} can have",
+                "nothing was changed",
+                "it is checked again later",
+                Code.REFUSED,
+            )
         if done.code and failure_code(done.err) is Code.REFUSED:
             late = stale()
             means, then = "nothing was changed", "it is checked again later"

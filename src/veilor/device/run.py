@@ -1,12 +1,15 @@
 """The one way to start another program, and where files are. Nothing else in the device's code spawns."""
 
+import contextlib
 import os
+import resource
 import selectors
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,12 +70,19 @@ def environment() -> dict[str, str]:
     return {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": str(at("/run/veilor")), **kept}
 
 
-def run(argv: list[str], *, timeout: float, progress: Callable[[bytes], None] | None = None) -> Done:
+def run(
+    argv: list[str],
+    *,
+    timeout: float,
+    progress: Callable[[bytes], None] | None = None,
+    largest_file: int | None = None,
+) -> Done:
     """Run ARGV to its end, at most TIMEOUT seconds, nothing on its standard input.
 
-    PROGRESS gets each line that arrives on the pipe whose number replaces PIPE in ARGV. Raises DeviceError
-    when the program is missing (UNFIT) or was ended for taking too long (LATER). Whatever happens, no child
-    is left behind.
+    PROGRESS gets each line that arrives on the pipe whose number replaces PIPE in ARGV. No file that it
+    writes grows beyond LARGEST_FILE bytes: the kernel ends a program that tries (setrlimit(2), RLIMIT_FSIZE).
+    Raises DeviceError when the program is missing (UNFIT) or was ended for taking too long (LATER). Whatever
+    happens, nothing that it started is left behind.
     """
     reader = writer = None
     if progress:
@@ -88,6 +98,7 @@ def run(argv: list[str], *, timeout: float, progress: Callable[[bytes], None] | 
             cwd="/",
             start_new_session=True,
             pass_fds=() if writer is None else (writer,),
+            preexec_fn=None if largest_file is None else partial(_limit_files, largest_file),
         )
     except OSError as error:
         if reader is not None:
@@ -156,16 +167,24 @@ def _follow(
     return texts[out].decode(errors="replace"), texts[err].decode(errors="replace")
 
 
+def _limit_files(size: int) -> None:
+    """In the child, before it is the program: no file that it writes may have more than SIZE bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End CHILD and what it started, if it still runs: first asked, then forced."""
+    """End CHILD and what it started, if anything still runs: first asked, then forced."""
     for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
         if child.poll() is not None:
-            return
+            break
         try:
             os.killpg(child.pid, number)
             child.wait(patience)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
+    # What it left in its group may not have listened: its number stays the group's as long as one is there.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 _UNTRUSTED = ("signature", "rejected by policy", "insecureacceptanything", "not accepted", "policy.json")

@@ -86,7 +86,7 @@ def report(product: Product, facts: dict[str, Any]) -> Outcome:
     """What was shown of the image that runs, beside veilor-status's FACTS. Raises DeviceError."""
     digest = facts["booted"]["digest"] or ""
     reference = f"{product.image_repo}:{digest.replace(':', '-')}.att"
-    statements = channel.fetch(reference, read_statements, "what was shown of this image")
+    statements = channel.fetch(reference, read_statements, "what was shown of this image", largest=LIMIT)
     try:
         made = claims.parse(at(claims.PATH).read_text())
         here = results_about(statements, digest)

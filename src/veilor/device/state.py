@@ -146,7 +146,9 @@ def _locked(name: str, wait: float) -> Iterator[None]:
     file = at(f"{RUN}/{name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = file.open("a")
+        # Who can open a lock can hold it: nobody but its owner may, whoever made the file before.
+        lock = os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb")
+        os.fchmod(lock.fileno(), 0o600)
     except OSError as error:
         raise DeviceError(
             f"{file} cannot be opened ({error.strerror})", "this program has to run as root", "", Code.ROOT
@@ -164,6 +166,7 @@ def _locked(name: str, wait: float) -> Iterator[None]:
                         "two at once would disturb each other",
                         "wait until it has ended, then try again",
                         Code.LATER,
+                        {"lock": "held"},
                     ) from None
                 time.sleep(0.2)
         yield

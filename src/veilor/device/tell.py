@@ -45,7 +45,9 @@ def conclude(
     With --json the outcome is one JSON object.
     """
     args, program = found.parse_args(argv), found.prog
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shutdown, and a terminal that was closed: what was begun is undone, and no program is left alone.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         outcome = work(args)
     except DeviceError as error:

@@ -8,7 +8,6 @@ import contextlib
 import enum
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from veilor.core.host import Entry, Host, ImageState, image_state
 from veilor.core.image import short
@@ -22,8 +21,8 @@ from veilor.device.health_record import Deployment
 from veilor.device.run import DeviceError, at, run
 
 PROGRAM = "veilor-update"
-HOLDS = ("space", "full", "boot", "metered", "battery")  # what can keep a machine from its updates for ever
-LONG_HELD = timedelta(days=3)  # then the person is notified
+# then the person is notified; with ASK_RARELY added, nobody is without updates for three days unnoticed
+LONG_HELD = timedelta(hours=60)
 # seconds after the start: by then a new version has shown whether it works, and the person has what they
 # came for
 SETTLED = 600.0
@@ -313,27 +312,42 @@ def too_early() -> str | None:
     if up < SETTLED:
         return "The machine has just started"
     last = state.last_attempt()
-    if time_to_ask(last.when, last.failed, last.turn, datetime.now(UTC)):
+    if time_to_ask(last.when, last.failed, last.turn, datetime.now(UTC), last.since):
         return None
     return "News was asked for a short time ago"
 
 
-def note_attempt(failed: bool, facts: dict[str, Any]) -> bool:
-    """Record that news was asked for, with FACTS about what kept the update from being fetched.
+def why_no_update(outcome: Outcome) -> str | None:
+    """What keeps this machine from its updates, in one word of OUTCOME; None when nothing does.
 
-    Whether that is one of HOLDS and has lasted LONG_HELD.
+    Neither this machine's turn in a rollout, which comes by itself, nor another program that holds the lock.
     """
-    turn, finding, now = facts.get("turn"), facts.get("finding"), datetime.now(UTC)
+    finding = outcome.facts.get("finding")
+    if finding == "turn" or (outcome.code is Code.LATER and "lock" in outcome.facts):
+        return None
+    if isinstance(finding, str):
+        return finding
+    if outcome.facts.get("state") == "held":
+        return "held"
+    if outcome.code is Code.DONE:
+        return None
+    return str(outcome.facts.get("network") or outcome.code.name.lower())
+
+
+def note_attempt(outcome: Outcome) -> bool:
+    """Record that news was asked for, and what came of it; whether no update has come for LONG_HELD.
+
+    It counts from the first attempt of an unbroken run that ended without one, whatever kept it each time.
+    """
+    cause, now = why_no_update(outcome), datetime.now(UTC)
     with state.edit_record(state.STATE) as data:
         before = state.Attempt.from_dict(state.get_dict(data, "look"))
-        since = None
-        if finding in HOLDS:
-            since = before.since if before.since and before.finding == finding else now
+        since = (before.since or now) if cause else None
         data["look"] = state.Attempt(
             when=now,
-            failed=failed,
-            turn=state.parse_time(turn),
-            finding=finding if since else None,
+            failed=cause is not None and cause != "held",
+            turn=state.parse_time(outcome.facts.get("turn")),
+            finding=cause,
             since=since,
         ).to_dict()
     return since is not None and now - since >= LONG_HELD
@@ -352,24 +366,36 @@ def update_and_notify(args: argparse.Namespace) -> Outcome:
     except DeviceError as error:
         note_and_notify(error.outcome)
         raise
-    finally:
-        late = channel.stale()
-        tell.notify("channel", Outcome(Code.LATER, stale_words(late)) if late and late >= LASTING else None)
-    if not args.check:
-        note_attempt(False, {})
-        tell.notify("update", outcome if outcome.facts.get("state") == "ready" else None)
+    if args.check and outcome.code is Code.DONE:
+        notify_of_silence(outcome)
+    else:
+        note_and_notify(outcome)
     return and_restart(outcome, args)
 
 
-def note_and_notify(failed: Outcome) -> None:
-    """Record that the update ended with FAILED, and leave a notice where the person should act on it."""
-    finding, held = failed.facts.get("finding"), False
-    if failed.code in (Code.LATER, Code.REFUSED, Code.FAILED):
-        held = note_attempt(finding != "turn", failed.facts)
-    if held or failed.code is Code.REFUSED or finding == "full":
-        tell.notify("update", failed)
-    elif failed.code is not Code.LATER:  # that one says nothing against an update that is ready
+def note_and_notify(outcome: Outcome) -> None:
+    """Record how the update ended, and leave a notice where the person should know or act."""
+    held = note_attempt(outcome)
+    notify_of_silence(outcome)
+    ready = outcome.facts.get("state") == "ready"
+    at_once = outcome.code in (Code.REFUSED, Code.UNFIT) or outcome.facts.get("finding") == "full"
+    if held or at_once or ready:
+        tell.notify("update", outcome)
+    elif outcome.code is not Code.LATER:  # that one says nothing against an update that is ready
         tell.notify("update", None)
+
+
+def notify_of_silence(outcome: Outcome) -> None:
+    """Leave a notice when the channel has been silent for LASTING, or remove it.
+
+    What is no network's fault is never told as one: not where OUTCOME says that this machine takes no
+    updates.
+    """
+    late = channel.stale()
+    if late is None or late < LASTING or outcome.code is Code.UNFIT:
+        tell.notify("channel", None)
+    else:
+        tell.notify("channel", Outcome(Code.LATER, stale_words(late)))
 
 
 def and_restart(outcome: Outcome, args: argparse.Namespace) -> Outcome:
