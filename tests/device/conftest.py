@@ -378,6 +378,7 @@ def machine(tmp_path, monkeypatch, capsys):
     """A Machine whose programs run in this process: machine.program("update", "--json") -> code, out, err,
     data.
     """
+    assert all(helper.poll() is None for helper in HELPERS), "fake.py has ended: every program would hang"
     found = Machine(tmp_path)
     monkeypatch.setattr(run, "ROOT", found.root)
     monkeypatch.setattr(run, "PATH", found.path)

@@ -294,10 +294,11 @@ def send(reply, code):
             if error.errno != errno.ENXIO or not is_alive(CALLER):
                 break
             time.sleep(0.0005)  # it has not come to its `read` yet
-        else:
+            continue
+        with contextlib.suppress(BrokenPipeError):  # it was killed in the middle of its `read`
             os.write(pipe, f"{code}\n".encode())
-            os.close(pipe)
-            break
+        os.close(pipe)
+        break
     reply.unlink(missing_ok=True)
 
 

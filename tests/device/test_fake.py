@@ -66,3 +66,22 @@ def test_the_fake_answers_as_recorded(machine, case):
     assert done.returncode == trace["exit"], done.stderr
     machine.load()
     assert seen(machine.world["status"]) == seen(trace["status_after"])
+
+
+def test_a_caller_that_is_killed_while_it_reads_its_answer_ends_only_itself(tmp_path, monkeypatch):
+    """Else every program that a later test starts would wait for its answer for ever."""
+    import fake
+
+    reply = tmp_path / "reply"
+    os.mkfifo(reply)
+    reader = os.open(reply, os.O_RDONLY | os.O_NONBLOCK)
+    write = os.write
+
+    def write_to_nobody(pipe: int, data: bytes) -> int:
+        os.close(reader)
+        return write(pipe, data)
+
+    monkeypatch.setattr(fake.os, "write", write_to_nobody)
+    monkeypatch.setattr(fake, "CALLER", os.getpid())
+    fake.send(reply, 0)
+    assert not reply.exists()
