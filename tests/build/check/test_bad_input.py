@@ -219,6 +219,40 @@ CASES = [
     *(
         (
             "SELinux modules by secilc",
+            "bluebuild/files/selinux/veilor_update.cil",
+            line,
+            "",
+            text,
+            False,
+        )
+        for line, text in (
+            (
+                "(typetransition unconfined_service_t install_exec_t process install_t)",
+                "stays in its own domain",
+            ),
+            ("(allow unconfined_service_t install_t (process (transition)))", "has no right to"),
+        )
+    ),
+    (
+        "SELinux modules by secilc",
+        "bluebuild/files/selinux/veilor_update.cil",
+        "install_exec_t process install_t",
+        "install_exec_t process other_t",
+        "stays in its own domain",
+        False,
+    ),
+    (
+        "SELinux modules by secilc",
+        "bluebuild/files/selinux/veilor_update.cil",
+        "(allow unconfined_service_t install_t (process (transition)))",
+        "(allow unconfined_service_t install_t (process (transition)))"
+        "(allow unconfined_service_t self (capability2 (mac_admin)))",
+        "keeps closed",
+        False,
+    ),
+    *(
+        (
+            "SELinux modules by secilc",
             "bluebuild/files/selinux/veilor_brave.cil",
             f"(typeattributeset {name} (brave_t))",
             "",

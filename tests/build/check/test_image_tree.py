@@ -179,6 +179,15 @@ def test_a_base_without_the_wall_for_user_namespaces_stops_the_build(clone, monk
     )
 
 
+@pytest.mark.parametrize("rule", ["-T -s", "mac_admin", "brave_t", "-s unconfined_t "])
+def test_a_policy_without_a_rule_that_is_rested_on_stops_the_build(rule, clone, monkeypatch):
+    monkeypatch.setenv("VEILOR_NO_RULE", rule)
+    found, _ = build(clone)
+    assert any(
+        one.path.endswith("selinux.sh") and "in the policy that was built" in one.text for one in found
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

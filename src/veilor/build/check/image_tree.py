@@ -40,6 +40,7 @@ TRIVALENT = {
     "trivalent-subresource-filter": False,
 }  # which stay
 PACKAGES = (*TRIVALENT, "sudo")
+MODULES = ("veilor_brave.cil", "veilor_update.cil")
 WITHOUT_XWAYLAND = (
     "etc/systemd/user/plasma-kwin_wayland.service.d/override.conf",
     "etc/xdg/ksplashrc",
@@ -229,12 +230,13 @@ def control_rules(tree: Path) -> Iterator[TreeRule]:
     calls = read(tree / ".calls").splitlines()
     yield TreeRule("sudo.sh", "sudo has mode 4111, and nothing says it is missing", sudo_is_back(tree))
     yield TreeRule(
-        "base-controls.sh", "what claims rest on was looked for", calls.count("semodule -lfull") == 2
+        "base-controls.sh", "what claims rest on was looked for", calls.count("semodule -lfull") == 1
     )
     yield TreeRule(
         "selinux.sh",
-        "Brave's domain is installed at priority 300",
-        any(call.startswith("semodule -X 300 -i") and "veilor_brave.cil" in call for call in calls),
+        "Brave's domain and bootc's are installed at priority 300, and the policy asked for what they give",
+        any(all(word in call for word in ("semodule -X 300 -i", *MODULES)) for call in calls)
+        and sum(call.startswith("sesearch ") for call in calls) == 4,
     )
     yield TreeRule(
         "initramfs.sh",
