@@ -22,18 +22,34 @@ import pytest
 
 from veilor.core import policy
 from veilor.core.product import load
+from veilor.device import checks, health, network, preflight, run
 from veilor.device import main as programs
-from veilor.device import network, preflight, run
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
 from loader_entries import write_loader_entries  # noqa: E402
+from simulation import Clock  # noqa: E402
 
 FRAGMENT = ROOT / "overlay/usr/lib/bootupd/grub2-static/configs.d/08_veilor.cfg"
 PRODUCT = load(ROOT / "product.toml")
 REF = PRODUCT.image_ref
-NAMES = ("bootc", "ostree", "skopeo", "grub2-editenv", "systemctl", "plymouth", "mount", "busctl", "usbguard")
+NAMES = (
+    "bootc",
+    "ostree",
+    "skopeo",
+    "grub2-editenv",
+    "systemctl",
+    "loginctl",
+    "plymouth",
+    "mount",
+    "busctl",
+    "usbguard",
+)
 KEY = "-----BEGIN PUBLIC KEY-----\n" + base64.b64encode(b"stand-in").decode() + "\n-----END PUBLIC KEY-----\n"
+
+
+# what udev keeps of one
+KEYBOARD = "S:input/by-path/platform-i8042-serio-0-event-kbd\nE:ID_INPUT=1\nE:ID_INPUT_KEYBOARD=1\n"
 
 
 def digest(version: str) -> str:
@@ -168,6 +184,8 @@ class Machine:
         self.put("dev/console", "")
         self.put("run/ostree-booted", "")
         self.put("etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+        self.put("run/udev/data/c13:64", KEYBOARD)
+        (self.root / "var/home").mkdir(parents=True)
         requests, fakes = start_fakes(), folder / "bin"
         fakes.mkdir()
         for name in NAMES:
@@ -383,6 +401,8 @@ def machine(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "ROOT", found.root)
     monkeypatch.setattr(run, "PATH", found.path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for module in (checks, health):
+        monkeypatch.setattr(module, "time", Clock())
     monkeypatch.setattr(preflight, "free", lambda path: 1 << 40)  # not this computer's own disk
     monkeypatch.setattr(network, "probe", lambda registry: "unknown")  # nor its network
 
@@ -411,4 +431,13 @@ def v1(machine):
     assert machine.program("update").code == 0
     machine.release("44.2")
     machine.forget_calls()
+    return machine
+
+
+@pytest.fixture
+def updated(machine):
+    """A machine that runs 44.1 (bootstrap pinned behind it), with 44.2 staged, counted and shut down."""
+    machine.deployments(machine.entry("44.1"), rollback=machine.bootstrap(pinned=True))
+    machine.release("44.2")
+    assert machine.program("update").code == 0
     return machine

@@ -1,5 +1,5 @@
 """A stand-in for every program that the device's code starts: bootc, ostree, skopeo, grub2-editenv,
-systemctl, plymouth, mount, busctl, usbguard.
+systemctl, plymouth, mount, busctl, usbguard, loginctl.
 
 The tests call these thousands of times, and Python takes longer to start than they to do their work. So one
 process (`serve`) plays all of them. What lies on PATH is a shell script (CLIENT in conftest.py) that hands
@@ -210,6 +210,15 @@ def busctl(*args):
     return 0
 
 
+def loginctl(*args):
+    """One answer for each time that it is asked; the last one stays."""
+    assert args == ("list-sessions", "--json=short"), args
+    answers = WORLD.get("sessions", [[]])
+    print(json.dumps(answers[0]))
+    WORLD["sessions"] = answers[1:] or answers
+    return 0
+
+
 def usbguard(*args):
     assert args == ("generate-policy", "--no-hashes", "--no-ports-sn"), args
     print(WORLD["usb_rules"])
@@ -219,6 +228,10 @@ def usbguard(*args):
 def systemctl(*args):
     if args[0] == "is-active":
         print("active")
+    elif args[0] == "show":
+        unit = {"Id": args[-1], "LoadState": "loaded", "ActiveState": "active", "NRestarts": "0"}
+        unit |= WORLD.get("units", {}).get(args[-1], {})
+        print("".join(f"{key}={value}\n" for key, value in unit.items()), end="")
     elif args == ("restart", "usbguard.service"):
         for path in WORLD.get("usb_shuts_out", []):
             (FOLDER / "root" / path / "authorized").write_text("0")

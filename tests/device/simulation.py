@@ -9,6 +9,7 @@ milliseconds.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -20,7 +21,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 from veilor.core import policy
 from veilor.core.product import load
@@ -29,6 +29,7 @@ from veilor.device import (
     boot_counter,
     bootc,
     channel,
+    checks,
     health,
     network,
     preflight,
@@ -42,8 +43,20 @@ from veilor.device import (
 ROOT = Path(__file__).resolve().parents[2]
 FRAGMENT = ROOT / "overlay/usr/lib/bootupd/grub2-static/configs.d/08_veilor.cfg"
 BOOTSTRAP, OLD, NEW = "44.0", "44.1", "44.2"
-QUALITIES = ("good", "fails its check", "hangs", "panics", "emergency")
+QUALITIES = ("good", "fails its check", "hangs", "panics", "emergency", "shows black")
 RECORDS = ("var/lib/veilor/state.json", "var/lib/veilor/health.json")
+
+
+class Clock:
+    """Time that passes only where somebody sleeps."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 class PowerCut(BaseException):
@@ -122,8 +135,8 @@ def read_fragment(text: str) -> tuple[dict[str, tuple[int, str]], tuple[int, str
 
 
 class Simulation:
-    """A machine below a folder, and the programs around ours. `quality`: what
-    NEW does once it is unlocked.
+    """A machine with a desktop below a folder, and the programs around ours. `quality`: what NEW does once it
+    is unlocked. One that shows black passes its check, and nobody can log in.
     """
 
     def __init__(self, folder: Path, quality: str) -> None:
@@ -141,6 +154,9 @@ class Simulation:
         self.put("run/ostree-booted", "")
         self.put("boot/grub2/grubenv", "")
         self.put("dev/console", "")
+        self.put("run/udev/data/c13:64", "E:ID_INPUT_KEYBOARD=1\n")
+        self.put("usr/share/wayland-sessions/plasma.desktop", "")
+        (self.root / "var/home").mkdir(parents=True)
         self.put("boot/grub2/grub.cfg", FRAGMENT.read_text())
         for version in (BOOTSTRAP, OLD, NEW):
             deployment = self.root / f"sysroot/ostree/deploy/veilor/deploy/{checksum(version)}.0"
@@ -165,6 +181,7 @@ class Simulation:
         self.staged: str | None = None
         self.locked = False
         self.running = ""
+        self.logged_in = False
 
     def put(self, path: str, text: str) -> None:
         file = self.root / path.lstrip("/")
@@ -188,7 +205,7 @@ class Simulation:
 
     def forget(self) -> None:
         """What a power cut does to memory."""
-        self.staged, self.locked, self.running = None, False, ""
+        self.staged, self.locked, self.running, self.logged_in = None, False, "", False
         for name in ("run/veilor", "run/motd.d"):
             shutil.rmtree(self.root / name, ignore_errors=True)
         (self.root / "run/ostree/staged-deployment").unlink(missing_ok=True)
@@ -306,7 +323,14 @@ class Simulation:
     def systemctl(self, *words: str):
         if "reboot" in words:
             self.reboot = "forced" if "--force" in words else "clean"
+        if words[0] == "show":
+            name = "graphical.target" if words[-1] == "default.target" else words[-1]
+            return f"Id={name}\nLoadState=loaded\nActiveState=active\nNRestarts=0\n"
         return "inactive\n" if words[0] == "is-active" else ""
+
+    def loginctl(self, *words: str):
+        user = {"session": "2", "seat": "seat0", "class": "user"}
+        return json.dumps([{"session": "1", "seat": "seat0", "class": "greeter"}, *[user] * self.logged_in])
 
     # -- a boot
 
@@ -372,6 +396,10 @@ class Simulation:
             self.moment("healthy")
         if not self.reboot:
             self.moment("deadline")
+        if not self.reboot and bad != "shows black":
+            self.logged_in = True
+            if (self.root / health.AWAITS_LOGIN.lstrip("/")).exists():
+                self.moment("login")
         if not self.reboot and step.doing != "nothing":
             self.program(["update"] if step.doing == "update" else ["rollback", "--yes"])
         if self.reboot != "forced" and (self.reboot or step.ends == "restart"):
@@ -403,6 +431,7 @@ STARTING = (
     boot_counter,
     bootc,
     channel,
+    checks,
     health,
     tell,
     update,
@@ -419,19 +448,15 @@ def in_place(simulation: Simulation) -> Iterator[None]:
         replaced.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
 
-    original_replace, original_statvfs = state.replace_file, os.statvfs
+    original_replace = state.replace_file
 
     def replace_file(path: str, data: bytes, mode: int) -> None:
         if simulation.full and path.startswith("/var"):
-            raise run.DeviceError(f"{path} cannot be written (No space left on device)")
+            facts = {"errno": errno.ENOSPC}
+            raise run.DeviceError(f"{path} cannot be written (No space left on device)", facts=facts)
         original_replace(path, data, mode)
         if path.startswith("/var"):
             simulation.wrote()
-
-    def statvfs(path):
-        if simulation.full and str(path).endswith("/var"):
-            return SimpleNamespace(f_bavail=0, f_bfree=0, f_frsize=4096, f_flag=0)
-        return original_statvfs(path)
 
     simulation.full = False
     spawning = run.run
@@ -440,14 +465,15 @@ def in_place(simulation: Simulation) -> Iterator[None]:
             put(module, "run", simulation.start_program)
     put(run, "ROOT", simulation.root)
     put(state, "replace_file", replace_file)
-    put(os, "statvfs", statvfs)
     put(os, "geteuid", lambda: 0)
     put(os, "fsync", lambda fd: None)
     put(channel, "announced", lambda facts: (simulation.announced, ()))
     put(network, "connected", lambda: True)
     put(preflight, "free", lambda path: 1 << 40)
     put(time, "sleep", lambda seconds: None)
-    put(health, "CHECKS", {**health.CHECKS, "explored": simulation.check})
+    put(checks, "CHECKS", {**checks.CHECKS, "explored": checks.Check(simulation.check)})
+    for module in (checks, health):
+        put(module, "time", Clock())
     try:
         yield
     finally:

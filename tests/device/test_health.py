@@ -4,6 +4,7 @@ one by one, with GRUB's counter.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,16 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from veilor.device import checks
+from veilor.device.run import DeviceError
+
 OPEN = '{"default": [{"type": "insecureAcceptAnything"}]}'
-
-
-@pytest.fixture
-def updated(machine):
-    """A machine that runs 44.1 (bootstrap pinned behind it), with 44.2 staged, counted and shut down."""
-    machine.deployments(machine.entry("44.1"), rollback=machine.bootstrap(pinned=True))
-    machine.release("44.2")
-    assert machine.program("update").code == 0
-    return machine
 
 
 def policy_broken_in(machine, version):
@@ -133,15 +128,14 @@ def test_what_is_staged_while_a_boot_is_judged_stays_counted(updated):
     assert updated.grub["veilor_counter"] == "2"
 
 
-def test_a_full_disk_is_not_held_against_a_version(updated, monkeypatch):
-    from veilor.device import health
+@pytest.mark.parametrize(("number", "blamed"), [(errno.ENOSPC, 0), (errno.EDQUOT, 0), (errno.EROFS, 1)])
+@pytest.mark.parametrize("name", ["memory", "home"])
+def test_a_full_disk_is_not_held_against_a_version(updated, monkeypatch, name, number, blamed):
+    def refuse(path, data, mode):
+        raise DeviceError(f"{path} cannot be written", facts={"errno": number})
 
-    monkeypatch.setattr(health.os, "statvfs", lambda path: SimpleNamespace(f_bavail=0, f_flag=0))
-    monkeypatch.setattr(health.state, "write_record", lambda *_: pytest.fail("written to a full disk"))
-    assert health.CHECKS["memory"]() == []
-    monkeypatch.setattr(health.os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_flag=0))
-    with pytest.raises(BaseException, match="written to a full disk"):
-        health.CHECKS["memory"]()
+    monkeypatch.setattr(checks.state, "replace_file", refuse)
+    assert len(checks.find_faults(name)) == blamed
 
 
 @pytest.mark.parametrize("without", ["var", "boot", "both"])
@@ -204,6 +198,8 @@ def test_settle_counts_only_what_was_put_in_place(updated):
     assert updated.grub["veilor_counter"] == "3"
     updated.moment("settle")  # ostree has failed to put it in place: entry 0 is still the version that runs
     assert "veilor_counter" not in updated.grub
+    assert updated.json("var/lib/veilor/health.json")["missed"]["times"] == 1
+    assert updated.program("update").code == 0
     updated.power_on(clean=True)
     updated.moment("settle")
     assert updated.grub["veilor_counter"] == "2"
@@ -323,7 +319,7 @@ def test_each_check_can_fail(machine, sabotage, words):
 def test_no_check_asks_the_network(machine):
     machine.deployments(machine.entry("44.1"))
     machine.moment("check")
-    assert {argv[0] for argv in machine.calls()} == {"bootc"}
+    assert {argv[0] for argv in machine.calls()} == {"bootc", "systemctl"}
 
 
 def test_a_read_only_boot_is_made_writable_first(machine, monkeypatch):

@@ -18,18 +18,19 @@ Invariants, held by tests/device/explorer.py:
 4. Nothing ends on the unverified bootstrap while a verified version is on the disk.
 5. A good version that nobody unlocks is offered again.
 
-MOMENTS are what is done in the course of a boot; units start them.
+MOMENTS are what is done in the course of a boot; units start them. checks.py says what is judged, in what
+time, and what is left to the person. A check that failed on the version before as well (`failing` in the
+record) is not held against a new one: it would find the same where it went back to.
 """
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from veilor.core.host import Entry
 from veilor.core.outcome import Code, Outcome
-from veilor.device import boot_counter, bootc, channel, health_record, state, tell
+from veilor.device import boot_counter, bootc, checks, health_record, state, tell
 from veilor.device.boot_counter import RETURNING, TRIES, booted_deployment, first_entry
 from veilor.device.health_record import Deployment, HealthRecord, Missed, Proven, Return, Trial
 from veilor.device.run import DeviceError, at, run
@@ -37,12 +38,13 @@ from veilor.device.run import DeviceError, at, run
 CHECK_UNIT = "veilor-boot-check.service"
 FAILURES = "/run/veilor/health-failures.json"
 GOOD = "/run/veilor/boot-good"  # this boot was called good; in memory, since the disk may be full
-PROBE = "/var/lib/veilor/.health-check"
+AWAITS_LOGIN = "/run/veilor/awaits-login"  # its checks are good, and only a login proves it
+FINALIZE_FAILURE = "/boot/ostree/finalize-failure.stamp"  # ostree's, until the boot after it
 STAGED = "/run/ostree/staged-deployment"  # is there while something waits to be deployed at shutdown
-ATTEMPTS, PAUSE = 3, 5.0  # of each check in one boot, and seconds between them
 FORCED = 5  # our restarts of a version that hangs where GRUB does not count
 KEPT_UPDATES = 2  # healthy updates until the bootstrap may go
 KEPT_FAILURES = 20
+LOOKS_AGAIN = 10.0  # seconds until somebody is looked for at the login again
 
 
 def is_target(deployment: tuple[str, int] | None, trial: Trial) -> bool:
@@ -129,13 +131,20 @@ def count_starts() -> Outcome:
     if not at(STAGED).exists():
         return Outcome(Code.DONE, "What was to be on trial is not staged")
     boot_counter.set_counter(TRIES)
+    # What the owner has changed since this version's own check, in /etc, meets the new one as well.
+    now = [name for name in checks.LASTING if checks.find_faults(name, patient=False)]
+    before = health_record.read().failing
+    note_failing(tuple(dict.fromkeys([*before, *now])))
     return Outcome(Code.DONE, f"The new version will have {TRIES} starts to prove itself")
 
 
 def settle_counter() -> Outcome:
     """At a shutdown, after ostree has put in place what was staged, or failed to: only a trial is counted."""
-    if needs_counter(health_record.read()):
+    record = health_record.read()
+    if needs_counter(record):
         return Outcome(Code.DONE, "The starts of the first entry are counted")
+    if record.armed is not None and boot_counter.read_counter() is not None:  # `count_starts` has let it go
+        return note_missed(record.armed)
     boot_counter.clear_counter()
     return Outcome(Code.DONE, "The next start is of a version that has worked before")
 
@@ -154,7 +163,10 @@ def note_unlock() -> Outcome:
     if running != trial.source.identity:
         return Outcome(Code.DONE, "Somebody has chosen a third version; the one on trial is left as it is")
     if not is_target(first_entry(), trial):
-        return note_missed(trial)
+        if boot_counter.read_counter() is not None or finalize_failure():
+            return note_missed(trial)
+        disarm()
+        return Outcome(Code.DONE, "The new version was lost before a shutdown, which says nothing against it")
     if boot_counter.read_counter() not in boot_counter.WENT_BACK:
         return Outcome(Code.DONE, "Somebody has chosen the version before; the one on trial is left as it is")
     return begin_return(trial)
@@ -183,44 +195,84 @@ def unlocked_target(record: HealthRecord, trial: Trial) -> Outcome:
 
 
 def note_missed(trial: Trial) -> Outcome:
-    """The new version was let go for this start and was not put in place: note how often."""
+    """The new version was let go and could not be put in place at a shutdown: note how often, and why."""
     with contextlib.suppress(DeviceError):
         boot_counter.clear_counter()  # first: it must not outlive the note of what it counts
     with health_record.edit() as record:
         times = 0
         if record.missed is not None and record.missed.deployment.digest == trial.target.digest:
             times = record.missed.times
-        record.missed = Missed(trial.target, times + 1, state.format_now())
+        record.missed = Missed(trial.target, times + 1, state.format_now(), finalize_failure())
         record.armed = None
     return Outcome(Code.DONE, "The new version was not put in place")
+
+
+def read_missed(announced: str) -> Missed | None:
+    """What could not be put in place, if its digest is ANNOUNCED; what is announced no more is forgotten."""
+    missed = health_record.read().missed
+    if missed is None or missed.deployment.digest == announced:
+        return missed
+    with contextlib.suppress(DeviceError), health_record.edit() as record:
+        record.missed = None
+    return None
+
+
+def finalize_failure() -> str | None:
+    """What ostree says of a version that it could not put in place at the last shutdown, as one line."""
+    try:
+        with at(FINALIZE_FAILURE).open("rb") as file:
+            return " ".join(file.read(1000).decode(errors="replace").split())
+    except OSError:
+        return None
+
+
+def explain_missed(missed: Missed) -> Outcome:
+    """What a person is told about a version that could not be put in place."""
+    often = "at the last shutdown" if missed.times == 1 else f"at {missed.times} shutdowns"
+    why = f" ({missed.reason})" if missed.reason else ""
+    return Outcome(
+        Code.FAILED,
+        f"veilor-os {missed.deployment.version} could not be put in place {often}{why}",
+        "what ran before runs on, and the machine gets no updates while that lasts",
+        "most often /boot lacks room or the local SELinux policy cannot be built; "
+        "once that is mended (section 7 of docs/RECOVERY.md), `veilor-update` tries again",
+    )
 
 
 def begin_return(trial: Trial) -> Outcome:
     """GRUB has used up the tries of TRIAL and started the version before."""
     boot_counter.set_counter(RETURNING)  # first: without the record, the next start is of this version again
     with health_record.edit() as record:
-        again = record.back is not None and never_unlocked_again(trial, record.back)
+        again = record.back is not None and unproved_again(trial, record.back)
         record.back = Return(replace(trial, when=state.format_now()), handled=False, again=again)
         record.armed = None
     return Outcome(Code.DONE, "The boot loader went back to the version before")
 
 
-def never_unlocked_again(trial: Trial, before: Return) -> bool:
-    """Whether TRIAL and the return BEFORE it were of one image that nobody unlocked either time."""
-    if trial.unlocked or before.trial.unlocked:
+def is_blameless(trial: Trial) -> bool:
+    """Whether nothing is known against the version of TRIAL: nobody unlocked it, or nobody logged in."""
+    return not trial.failures and (trial.passed > 0 or trial.unlocked == 0)
+
+
+def unproved_again(trial: Trial, before: Return) -> bool:
+    """Whether TRIAL and the return BEFORE it were of one image, with nothing known against it both times."""
+    if not is_blameless(trial) or not is_blameless(before.trial):
         return False
     return trial.target.digest == before.trial.target.digest
 
 
 def finish_return() -> Outcome:
     """After an automatic return: make the version before the default again, and say why."""
-    back = health_record.read().back
+    record = health_record.read()
+    back = record.back
+    if record.missed is not None:
+        tell.announce("health", explain_missed(record.missed))
     if back is None or back.handled:
         return Outcome(Code.DONE, "This boot is no automatic return")
     trial, outcome = back.trial, explain_return(back)
     tell.announce("health", outcome)  # first: a full disk or a lock must not keep it from the person
     with state.exclusive_lock(60):
-        if trial.target.digest and (trial.unlocked or back.again):
+        if trial.target.digest and (back.again or not is_blameless(trial)):
             state.hold_back(trial.target.digest, str(trial.target.version), "health", outcome.what)
         if is_target(first_entry(), trial):
             bootc.rollback()
@@ -239,101 +291,76 @@ def finish_return() -> Outcome:
 def explain_return(back: Return) -> Outcome:
     """What a person is told about an automatic return."""
     new, old = f"veilor-os {back.trial.target.version}", back.trial.source.version
+    if not is_blameless(back.trial):
+        failures = "; ".join(back.trial.failures)
+        why = (
+            f"failed its health check ({failures})"
+            if failures
+            else "never came to the end of its health check"
+        )
+        return Outcome(
+            Code.DONE,
+            f"{new} was started {TRIES} times and {why}, so the machine went back to {old} by itself",
+            "your files are as they were",
+            "it is not installed again until something newer is announced",
+        )
+    if back.trial.passed:
+        what, likely = "nobody logged in", "the login screen cannot be used"
+        innocent = "most likely nobody wanted to, which says nothing against it"
+    else:
+        what, likely = "the disk was not seen to be unlocked", "that version stops right after it"
+        innocent = "most likely nobody typed the passphrase, which says nothing against it"
+    started = f"{new} was started {TRIES} times and {what}, so {old} was started again"
     if back.again:
         return Outcome(
             Code.DONE,
-            f"For the second time {new} was started {TRIES} times and the disk was not seen to be unlocked, "
-            f"so {old} was started again",
-            "either nobody typed the passphrase, or that version stops right after it",
+            f"For the second time {started}",
+            f"either nobody was there, or {likely}",
             "it is not installed again until something newer is announced",
         )
-    if not back.trial.unlocked:
-        return Outcome(
-            Code.DONE,
-            f"{new} was started {TRIES} times and the disk was not seen to be unlocked, so {old} was "
-            "started again",
-            "most likely nobody typed the passphrase, which says nothing against it",
-            "it will be offered once more",
-        )
-    failures = "; ".join(back.trial.failures)
-    why = f"failed its health check ({failures})" if failures else "never came to the end of its health check"
-    return Outcome(
-        Code.DONE,
-        f"{new} was started {TRIES} times and {why}, so the machine went back to {old} by itself",
-        "your files are as they were",
-        "it is not installed again until something newer is announced",
-    )
+    return Outcome(Code.DONE, started, innocent, "it will be offered once more")
 
 
 # The verdict
 
 
-def disk_is_full() -> bool:
-    """Whether /var has no room at all: no version's fault, and the one before would find it the same."""
-    try:
-        return os.statvfs(at("/var")).f_bavail == 0
-    except OSError:
-        return False
-
-
-def check_deployment() -> list[str]:
-    """bootc answers, and knows what is booted."""
-    return [] if bootc.status().booted else ["no deployment is booted"]
-
-
-def check_trust() -> list[str]:
-    """This version could verify the next one."""
-    return channel.trust_problems(channel.product())
-
-
-def check_floor() -> list[str]:
-    """The lowest sequence number that this version accepts can be read."""
-    return [] if channel.floor() >= 0 else ["the channel's floor is below zero"]
-
-
-def check_memory() -> list[str]:
-    """What the machine remembers can be written."""
-    if not disk_is_full():
-        state.write_record(PROBE, {})
-        at(PROBE).unlink()
-    return []
-
-
-# Each gives what is wrong, as sentences, or raises DeviceError.
-CHECKS: dict[str, Callable[[], list[str]]] = {
-    "deployment": check_deployment,
-    "trust": check_trust,
-    "floor": check_floor,
-    "memory": check_memory,
-}
-
-
-def check_again(check: Callable[[], list[str]]) -> list[str]:
-    """What CHECK finds wrong at the last of ATTEMPTS: a program that fails once is no version's fault."""
-    found: list[str] = []
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(PAUSE)
-        try:
-            found = check()
-        except DeviceError as error:
-            found = [error.outcome.what]
-        if not found:
-            return []
-    return found
-
-
 def run_checks() -> Outcome:
-    """Run the named checks, and leave what failed for `note_failure`; none needs a network."""
-    failures = []
-    for name, check in CHECKS.items():
-        found = check_again(check)
+    """Run the named checks, and leave what failed for `note_failure`.
+
+    Of a version on trial, what failed on the one before as well is told and not held against it. Of any
+    other, what failed is noted, for whatever comes after it.
+    """
+    record = health_record.read()
+    on_trial = record.armed is not None and is_target(booted_deployment(), record.armed)
+    failing: dict[str, list[str]] = {}
+    for name in checks.CHECKS:
+        found = checks.find_faults(name)
         print(f"FAILED  {name}: {'; '.join(found)}" if found else f"ok  {name}", flush=True)
-        failures += found
-    state.write_record(FAILURES, {"schema": 1, "failures": failures})
-    if failures:
-        return Outcome(Code.FAILED, f"The health check failed: {'; '.join(failures)}")
+        if found:
+            failing[name] = found
+    excused = [name for name in failing if on_trial and name in record.failing]
+    blamed = [text for name, found in failing.items() if name not in excused for text in found]
+    if not on_trial:
+        note_failing(tuple(failing))
+    state.write_record(FAILURES, {"schema": 1, "failures": blamed})
+    if blamed:
+        return Outcome(Code.FAILED, f"The health check failed: {'; '.join(blamed)}")
+    if excused:
+        sentences = "; ".join(text for name in excused for text in failing[name])
+        outcome = Outcome(
+            Code.DONE,
+            f"The health check found: {sentences}",
+            "the version before has the same, so this one is kept",
+        )
+        tell.announce("health", outcome)
+        return outcome
     return Outcome(Code.DONE, "Healthy")
+
+
+def note_failing(names: tuple[str, ...]) -> None:
+    """Note that the checks NAMES fail on the version that runs."""
+    with contextlib.suppress(DeviceError), health_record.edit() as record:
+        record.failing = names
 
 
 def note_failure() -> Outcome:
@@ -372,17 +399,28 @@ def note_failure() -> Outcome:
 
 
 def note_success() -> Outcome:
-    """This boot was called good: nothing is on trial, and after enough good updates the bootstrap may go.
+    """The checks of this boot are good. Where people log in on a screen, a new version is still on trial."""
+    with contextlib.suppress(DeviceError):
+        state.replace_file(GOOD, b"", 0o644)
+    record = health_record.read()
+    on_trial = record.armed is not None and is_target(booted_deployment(), record.armed)
+    if not on_trial and needs_counter(record):
+        return Outcome(Code.DONE, "Healthy; the starts of another version are still counted")
+    if on_trial and checks.expects_login_screen() and not checks.somebody_is_logged_in():
+        with health_record.edit() as record:
+            if record.armed is not None:
+                record.armed = replace(record.armed, passed=record.armed.passed + 1)
+        state.replace_file(AWAITS_LOGIN, b"", 0o644)
+        return Outcome(Code.DONE, "Healthy; the first login proves it")
+    return prove()
+
+
+def prove() -> Outcome:
+    """What runs has proved itself: nothing is on trial, and after enough good updates the bootstrap may go.
 
     GRUB's counter goes first. Cut between the two, the version is tried once more; in the other order a
     counter would stand that nobody knows of.
     """
-    with contextlib.suppress(DeviceError):
-        state.replace_file(GOOD, b"", 0o644)
-    record = health_record.read()
-    proved = record.armed is not None and is_target(booted_deployment(), record.armed)
-    if not proved and needs_counter(record):
-        return Outcome(Code.DONE, "Healthy; the starts of another version are still counted")
     boot_counter.clear_counter()
     with health_record.edit() as record:
         trial = record.armed
@@ -392,6 +430,16 @@ def note_success() -> Outcome:
             record.armed, record.missed = None, None
     unpin_bootstrap(record)
     return Outcome(Code.DONE, "Healthy")
+
+
+def wait_for_login() -> Outcome:
+    """Wait until somebody has logged in: then a new version has proved itself. It ends with the machine."""
+    while not checks.somebody_is_logged_in():
+        time.sleep(LOOKS_AGAIN)
+    record = health_record.read()
+    if record.armed is None or not is_target(booted_deployment(), record.armed):
+        return Outcome(Code.DONE, "Another version is on trial by now")
+    return prove()
 
 
 def unpin_bootstrap(record: HealthRecord) -> None:
@@ -452,6 +500,7 @@ MOMENTS: dict[str, Callable[[], Outcome]] = {
     "check": run_checks,
     "failed": note_failure,
     "healthy": note_success,
+    "login": wait_for_login,
     "deadline": restart_if_hanging,
     "count": count_starts,
     "settle": settle_counter,

@@ -2,11 +2,12 @@
 
 {"schema": 1,
  "armed": null | {"target": DEPLOYMENT, "from": DEPLOYMENT, "by": "first boot" | "update", "unlocked": boots
-   that got past the passphrase, "failures": [sentence], "when"},
- "return": null | {the same, "handled": bool, "again": never unlocked for the second time, "reason"},
- "missed": null | {DEPLOYMENT, "times", "when"}: let go for a start, and not what booted,
+   that got past the passphrase, "passed": boots whose checks were good, "failures": [sentence], "when"},
+ "return": null | {the same, "handled": bool, "again": not proved for the second time, "reason"},
+ "missed": null | {DEPLOYMENT, "times", "when", "reason"}: let go, and not put in place at a shutdown,
  "bootstrap": null | {DEPLOYMENT, "unpinned"},
- "healthy": [{"digest", "by"}]};
+ "healthy": [{"digest", "by"}],
+ "failing": [names of the checks that failed on the version that is not on trial]};
 DEPLOYMENT: {"digest", "version", "checksum", "serial"}.
 
 Each class here keeps the object that it was read from, so that fields which are not known are written again.
@@ -76,6 +77,7 @@ class Trial:
     by: str | None
     when: str | None
     unlocked: int = 0
+    passed: int = 0
     failures: tuple[str, ...] = ()
     raw: Record = field(default_factory=dict, repr=False)
 
@@ -87,6 +89,7 @@ class Trial:
             by=get_text(data, "by"),
             when=get_text(data, "when"),
             unlocked=_whole_number(data, "unlocked") or 0,
+            passed=_whole_number(data, "passed") or 0,
             failures=tuple(map(str, get_list(data, "failures"))),
             raw=data,
         )
@@ -99,6 +102,7 @@ class Trial:
             "by": self.by,
             "when": self.when,
             "unlocked": self.unlocked,
+            "passed": self.passed,
             "failures": list(self.failures),
         }
 
@@ -107,7 +111,7 @@ class Trial:
 class Return:
     """The automatic return that ended `trial`. `reason`: what the person was told, once it was `handled`.
 
-    `again`: nobody unlocked the disk, for the second time with the same version.
+    `again`: nobody unlocked the disk or logged in, for the second time with the same version.
     """
 
     trial: Trial
@@ -131,18 +135,25 @@ class Return:
 
 @dataclass(frozen=True)
 class Missed:
-    """A version that was let go for the next start, and was not put in place `times` times."""
+    """A version that could not be put in place at `times` shutdowns. `reason`: what ostree said of it."""
 
     deployment: Deployment
     times: int
     when: str | None
+    reason: str | None = None
 
     @classmethod
     def from_dict(cls, data: Record) -> "Missed":
-        return cls(Deployment.from_dict(data), _whole_number(data, "times") or 0, get_text(data, "when"))
+        return cls(
+            Deployment.from_dict(data),
+            _whole_number(data, "times") or 0,
+            get_text(data, "when"),
+            get_text(data, "reason"),
+        )
 
     def to_dict(self) -> Record:
-        return {**self.deployment.to_dict(), "times": self.times, "when": self.when}
+        more = {"times": self.times, "when": self.when, "reason": self.reason}
+        return {**self.deployment.to_dict(), **more}
 
 
 @dataclass(frozen=True)
@@ -186,6 +197,7 @@ class HealthRecord:
     missed: Missed | None
     bootstrap: Bootstrap | None
     healthy: tuple[Proven, ...]
+    failing: tuple[str, ...]
 
     @classmethod
     def from_dict(cls, data: Record) -> "HealthRecord":
@@ -199,6 +211,7 @@ class HealthRecord:
             healthy=tuple(
                 Proven.from_dict(one) for one in get_list(data, "healthy") if isinstance(one, dict)
             ),
+            failing=tuple(map(str, get_list(data, "failing"))),
         )
 
     def to_dict(self) -> Record:
@@ -208,6 +221,7 @@ class HealthRecord:
             "missed": self.missed and self.missed.to_dict(),
             "bootstrap": self.bootstrap and self.bootstrap.to_dict(),
             "healthy": [one.to_dict() for one in self.healthy],
+            "failing": list(self.failing),
         }
 
 

@@ -9,8 +9,8 @@ state.json   {"schema": 1, "channel": {"sequence", "digest", "version", "expires
 health.json  see health_record.py.
 
 Every write is atomic and on the disk before it returns. Fields that are not known are kept: a newer release
-may have written them, and may read them again. A file that cannot be read is put aside as NAME.damaged, and
-memory starts anew.
+may have written them, and may read them again. A file that cannot be read, or a folder in its place, is put
+aside as NAME.damaged, and memory starts anew.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ def read_record(path: str) -> Record:
         return data
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         print(
             f"veilor: {file} cannot be read ({error}); it is put aside as {file.name}.damaged",
             file=sys.stderr,
@@ -138,6 +138,7 @@ def replace_file(path: str, data: bytes, mode: int) -> None:
             f"{file} cannot be written ({error.strerror})",
             "it is as it was before",
             "make room on the disk, then try again",
+            facts={"errno": error.errno},
         ) from None
 
 

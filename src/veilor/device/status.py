@@ -8,7 +8,7 @@ from veilor.core.host import POLICY, Entry
 from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome, plain
 from veilor.core.statement import stale_words
-from veilor.device import ask, bootc, channel, health_record, shown, state, tell
+from veilor.device import ask, bootc, channel, health, health_record, shown, state, tell
 from veilor.device.firstboot import STAMP
 
 
@@ -76,6 +76,8 @@ def text(facts: dict[str, Any], now: datetime) -> str:
     said += [line(title, entry, now) for title, entry in entries if entry]
     for digest, held in facts["held_back"].items():
         said.append(f"held back:  {held.get('version')} ({short(digest)}): {held.get('reason')}")
+    if facts["missed"]:
+        said.append(f"not placed: {facts['missed']}")
     if back:
         said.append(f"went back:  on {back.get('when')}: {back.get('reason')}")
     if known:
@@ -109,7 +111,8 @@ def gather() -> Outcome:
             return None
         return entry_facts(entry, reference, entry is following and entry is not booted)
 
-    back, late = health_record.read().back, channel.stale()
+    record, late = health_record.read(), channel.stale()
+    back = record.back
     returned = None
     if back and back.reason:
         returned = {
@@ -130,6 +133,7 @@ def gather() -> Outcome:
             "follows": reference,
             "product": product.pretty_name,
             "automatic_return": returned,
+            "missed": health.explain_missed(record.missed).line() if record.missed else None,
             "held_back": {digest: held.to_dict() for digest, held in state.held_back().items()},
             "channel": state.get_dict(state.read_record(state.STATE), "channel") or None,
             "first_boot_done": bool(state.read_record(STAMP)),

@@ -23,6 +23,7 @@ from veilor.device.run import DeviceError, at, run
 PROGRAM = "veilor-update"
 # then the person is notified; with ASK_RARELY added, nobody is without updates for three days unnoticed
 LONG_HELD = timedelta(hours=60)
+MISSES = 2  # shutdowns at which a version could not be put in place, until only a person tries it again
 # seconds after the start: by then a new version has shown whether it works, and the person has what they
 # came for
 SETTLED = 600.0
@@ -73,6 +74,7 @@ class Todo(enum.StrEnum):
     READY = "ready"  # staged already
     UNLOCK = "unlock"  # downloaded already
     QUEUED = "queued"  # a rollback waits for the restart
+    MISSED = "missed"  # let go twice, and twice not put in place: no third time by itself
     STAGE = "stage"
     DOWNLOADED = "downloaded"  # only an answer: it was to be downloaded, and no more
 
@@ -213,6 +215,9 @@ def update(args: argparse.Namespace) -> Outcome:
         gone = f"{host.staged.title} was ready and is no longer announced, so it was removed"
         host = drop(host.staged)
         todo, warnings = decide(host, said, facts.image_ref, held), (*warnings, gone)
+    missed = health.read_missed(said.digest)
+    if todo is Todo.STAGE and args.due and missed and missed.times >= MISSES:
+        return replace(health.explain_missed(missed), facts={"state": Todo.MISSED})
     findings: list[PreflightFinding] = []
     if todo is Todo.STAGE:
         # What runs is unverified, or known to be bad: nobody waits for a turn.
