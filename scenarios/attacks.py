@@ -364,6 +364,7 @@ def check_update_units(world: World, checks: Checks) -> None:
     machine, one = world.machine, "supply.one-updater"
     for unit in (
         "bootc-fetch-apply-updates.timer",
+        "bootc-upgrade.timer",
         "rpm-ostreed-automatic.timer",
         "upgrade-on-boot.service",
     ):

@@ -86,6 +86,7 @@ def test_every_unit_with_an_install_section_is_enabled_by_a_link_and_kept_by_the
 def test_competing_updaters_are_masked():
     for name in (
         "bootc-fetch-apply-updates.timer",
+        "bootc-upgrade.timer",
         "rpm-ostreed-automatic.timer",
     ):
         assert os.readlink(ETC / name) == "/dev/null"

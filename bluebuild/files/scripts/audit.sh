@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `ujust audit-secureblue` takes an image's name up to its first hyphen, knows no image called veilor, and still asks whether
 # that unknown image is a desktop: its check of DNS ends in an error, and with -j so does the whole audit. Ours is a desktop.
+# Rests on: audit
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 program=$root/usr/libexec/secureblue/audit_secureblue.py

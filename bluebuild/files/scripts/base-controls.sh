@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What enforced claims rest on and only the base can bring (threats/base.toml). Without one of them there is no image:
 # the manual would promise what is not there. sshd's masks, kernel arguments and sysctl are ours, in overlay/.
+# Rests on: preload allocator selinux-config prepare-root
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 missing=0

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Without our fragment GRUB never counts a start, and no failed update would be left by itself. bootupd joins the
 # fragments as they are: one without a newline at its end swallows its own last line, as another's has done.
+# Rests on: grub-fragments
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 fragments=$root/usr/lib/bootupd/grub2-static/configs.d

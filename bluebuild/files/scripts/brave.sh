@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Move Brave into /usr, where an update can reach it, and have our launcher start it. /opt leads to /var, which the build
 # empties; BlueBuild may have moved it already, so both folders are checked.
+# Rests on: opt
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 files=${CONFIG_DIRECTORY:-/tmp/files}
@@ -33,5 +34,7 @@ if ((changed == 0)); then
   exit 1
 fi
 echo "brave: $changed line(s) of its desktop entries start our launcher"
-repo=$root/etc/yum.repos.d/brave-browser.repo
-if [[ -f $repo ]]; then sed -i 's/^enabled=1/enabled=0/' "$repo"; fi
+# BlueBuild's module turns the repository on by `dnf5 config-manager setopt`, whose own file wins over the repository's.
+for repo in "$root"/etc/{yum.repos.d,dnf/repos.override.d}/*.repo; do
+  if [[ -f $repo ]]; then sed -i '/^\[brave-browser\]/,/^\[/s/^enabled *=.*/enabled=0/' "$repo"; fi
+done

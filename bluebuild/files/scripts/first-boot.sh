@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # On first boot the base overwrites the image's firewall zone, chrony.conf and authselect with its own, deletes flatpak
 # remotes, and has moved unsigned machines to an image under its own name. Masked, since presets could enable it again.
+# Rests on: first-boot-cleanup
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 unit=securebluecleanup.service

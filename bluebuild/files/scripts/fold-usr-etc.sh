@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The base may carry /usr/etc beside /etc, which `bootc container lint` refuses. On a machine ostree makes /usr/etc from
 # the image's /etc, so one folder is enough. Where both have a file, the one in /etc is what the base's build wrote last.
+# Rests on: usr-etc
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 if [[ ! -d $root/usr/etc ]]; then

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make the initramfs anew, since branding and drivers go into it. The base's setting that preloads its allocator must not go
 # into it: it is moved away while dracut runs, as the base does itself, and moved back whatever happens.
+# Rests on: initramfs allocator-system allocator-session
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 mapfile -t kernels < <(find "$root/usr/lib/modules" -mindepth 1 -maxdepth 1 -type d -printf '%f\n')
@@ -13,6 +14,8 @@ restore() { for path in "${aside[@]}"; do if [[ -e $path.aside ]]; then mv "$pat
 trap restore EXIT
 for path in "${aside[@]}"; do mv "$path" "$path.aside"; done
 echo "initramfs: ${#aside[@]} allocator setting(s) put aside"
+mkdir -p "$root/var/tmp"     # the base empties /var, and dracut works there
+chmod 1777 "$root/var/tmp"
 image=$root/usr/lib/modules/${kernels[0]}/initramfs.img
 DRACUT_NO_XATTR=1 dracut --force --no-hostonly --reproducible --add ostree --kver "${kernels[0]}" "$image.new"
 chmod 0600 "$image.new"

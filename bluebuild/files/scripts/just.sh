@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Our ujust recipes: imported beside the base's, whose list is never overwritten.
+# Rests on: just-list
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 list=$root/usr/share/ublue-os/just/60-custom.just

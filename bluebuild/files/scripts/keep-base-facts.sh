@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The staged tree replaces os-release and policy.json; the base's are kept, to be merged with ours afterwards.
+# Rests on: os-release container-policy
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 for path in usr/lib/os-release etc/containers/policy.json; do

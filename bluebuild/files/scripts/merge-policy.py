@@ -6,6 +6,8 @@ toolbox), ours win, and the default is to reject. Written to /etc, and to /usr/e
 codes: 0 merged, 1 not, and nothing was written.
 """
 
+# Rests on: container-policy
+
 import json
 import os
 import sys

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The base's message of the day calls every image "untagged" whose name lacks its own ending.
+# Rests on: motd
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 program=$root/usr/libexec/secureblue-motd

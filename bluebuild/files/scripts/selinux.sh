@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Brave's domain and bootc's, at the priority of the base's own modules (300). What both rest on is then read from the policy
 # that was built: a rule that fell away with a name of the base's shows nowhere else before it fails on a machine.
+# Rests on: selinux-policy sesearch
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 files=${CONFIG_DIRECTORY:-/tmp/files}

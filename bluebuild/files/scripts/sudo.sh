@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Bring sudo back. The base deletes the program, strips its mode, and in newer builds removes the package. run0 stays.
+# Rests on: sudo sudo-message run0 polkit-helper
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 if rpm -q sudo >/dev/null; then

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Brave takes the place of Trivalent. trivalent-selinux stays: policy modules of the base (flatpak, System Settings, file
 # managers) are written against the attribute it declares, and their optional blocks vanish without it.
+# Rests on: trivalent trivalent-filter trivalent-policy open-with favourites panel-layout
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 for package in trivalent trivalent-subresource-filter; do

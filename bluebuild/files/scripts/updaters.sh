@@ -2,6 +2,7 @@
 # The base's updaters know nothing of our channel statement, so none of them may stage an image besides veilor-update. Their
 # check of provenance refuses every image except secureblue's; a line that says who updates takes its place.
 # The system's timers are masked in overlay/; here are the person's, and what `ujust update-system` would run.
+# Rests on: provenance-check upgrade-on-boot rpm-ostreed-automatic update-verification update-notification deprecation-notice
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 check=$root/usr/libexec/secureblue/verify-provenance.sh

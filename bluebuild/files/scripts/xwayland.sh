@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Bring Xwayland back, which the base removes by one flag, the two units that follow that override, and the splash.
 # /etc/xdg/kwinrc stays. `ujust set-xwayland` takes an image's name up to its first hyphen and refuses ours: not needed.
+# Rests on: xwayland-off xwayland-off-ksmserver xwayland-off-xembed splash-off
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 for path in \

@@ -33,18 +33,24 @@ def fields(text: str) -> dict[str, str]:
     return {key: "".join(shlex.split(value)) for key, value in pairs}
 
 
-def merge(ours: dict[str, str], base: dict[str, str]) -> str:
-    """The text of os-release: OURS first and unchanged, then what only BASE has and is not in THEIRS.
+def merge(ours: dict[str, str], text: str) -> str:
+    """The text of os-release: OURS first, then those lines of the base's TEXT that OURS and THEIRS lack.
 
-    Raises ValueError when the two are for different versions of Fedora.
+    The base's lines stay as they are, quotes and all: a unit of its own compares VARIANT_ID by grep. Raises
+    ValueError when the two are for different versions of Fedora.
     """
+    base = fields(text)
     if base.get("VERSION_ID", ours["VERSION_ID"]).split(".")[0] != ours["VERSION_ID"]:
         raise ValueError(
             f"the base is Fedora {base['VERSION_ID']}, product.toml says {ours['VERSION_ID']}; change one "
             "of them"
         )
-    rest = {key: value for key, value in base.items() if key not in ours and key not in THEIRS}
-    return "".join(f'{key}="{value}"\n' for key, value in {**ours, **rest}.items())
+    rest = [
+        line
+        for line in text.splitlines()
+        if (key := line.partition("=")[0]) in base and key not in {*ours, *THEIRS}
+    ]
+    return "".join(f"{line}\n" for line in [*(f'{key}="{value}"' for key, value in ours.items()), *rest])
 
 
 def write(path: Path, text: str) -> None:
@@ -63,9 +69,7 @@ def main() -> int:
     try:
         product = tomllib.loads((root / "usr/lib/veilor/product.toml").read_text())
         os_release = root / "usr/lib/os-release"
-        merged = merge(
-            fields(os_release.read_text()), fields((root / "usr/lib/veilor/base/os-release").read_text())
-        )
+        merged = merge(fields(os_release.read_text()), (root / "usr/lib/veilor/base/os-release").read_text())
         name, urls = product["product"]["name"], product["urls"]
     except (OSError, ValueError, KeyError) as error:
         print(f"brand: {error}; the image keeps the names it had", file=sys.stderr)

@@ -161,6 +161,22 @@ CASES = [
         False,
     ),
     (
+        "what the scripts assume of the base",
+        "bluebuild/files/scripts/motd.sh",
+        "# Rests on: motd",
+        "# Rests on: the-motd",
+        "has no row the-motd",
+        True,
+    ),
+    (
+        "what the scripts assume of the base",
+        "bluebuild/files/base/assumed.toml",
+        'id = "motd"',
+        'id = "greeting"',
+        "no script says that it rests on greeting",
+        False,
+    ),
+    (
         "what the recipe names",
         "bluebuild/recipes/20-packages.yml",
         "brave-browser.repo",

@@ -41,6 +41,10 @@ TRIVALENT = {
 }  # which stay
 PACKAGES = (*TRIVALENT, "sudo")
 MODULES = ("veilor_brave.cil", "veilor_update.cil")
+BRAVE_REPOSITORY = (
+    "etc/yum.repos.d/brave-browser.repo",
+    "etc/dnf/repos.override.d/99-config_manager.repo",  # by BlueBuild's module, and it wins
+)
 WITHOUT_XWAYLAND = (
     "etc/systemd/user/plasma-kwin_wayland.service.d/override.conf",
     "etc/xdg/ksplashrc",
@@ -243,6 +247,12 @@ def control_rules(tree: Path) -> Iterator[TreeRule]:
         "the initramfs is new, without the allocator, and the settings are back",
         initramfs_is_new(tree),
     )
+    yield TreeRule(
+        "baseline.sh",
+        "the copy of /etc that the base's tools go by is of our /etc",
+        (tree / "usr/share/secureblue/etc/chrony.conf").exists()
+        and not (tree / "usr/share/secureblue/etc/motd").exists(),
+    )
     yield TreeRule("lint.sh", "bootc's linter has the last word", calls[-1:] == ["bootc container lint"])
     presets = sorted(path.name for path in (tree / "usr/lib/systemd/system-preset").glob("*.preset"))
     yield TreeRule(
@@ -286,7 +296,7 @@ def browser_rules(tree: Path) -> Iterator[TreeRule]:
     yield TreeRule(
         "brave.sh",
         "Brave's repository is left disabled",
-        "enabled=0" in read(tree / "etc/yum.repos.d/brave-browser.repo"),
+        all("enabled=0" in read(tree / name) for name in BRAVE_REPOSITORY),
     )
 
 
@@ -296,8 +306,8 @@ def brand_rules(root: Path, tree: Path) -> Iterator[TreeRule]:
     wanted = {
         f'PRETTY_NAME="{product.pretty_name}"',
         f'ID="{product.id}"',
-        'VARIANT_ID="kinoite-main-hardened"',
-        f'OSTREE_VERSION="{product.version}.1"',
+        "VARIANT_ID=kinoite-main-hardened",  # as the base has it: a unit of its own reads it without quotes
+        f"OSTREE_VERSION='{product.version}.1'",
     }
     yield TreeRule(
         "../../modules/brand/brand.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from veilor.build.check.image_tree import SCRIPTS, steps
 from veilor.build.check.programs import SCHEMAS
 
 RECIPE = "bluebuild/recipe.yml"
+ASSUMED = "bluebuild/files/base/assumed.toml"
+RESTS_ON = "# Rests on: "
 NOT_THERE = "the recipe names it, and it is not there; add it, or correct the recipe"
 # What the program takes and its crate's copy of the schemas is too old for.
 # https://blue-build.org/reference/recipe/
@@ -173,6 +176,33 @@ def check_files(root: Path, run) -> list[Finding]:
                     NOT_THERE,
                 )
             )
+    return found
+
+
+def check_assumed(root: Path, run) -> list[Finding]:
+    """What the scripts rest on is what bluebuild/files/base/assumed.toml lists of the base."""
+    rows = {row["id"] for row in tomllib.loads((root / ASSUMED).read_text())["row"]}
+    found, named = [], set()
+    for path in sorted((root / SCRIPTS).iterdir()):
+        for line, text in enumerate(path.read_text().splitlines(), 1):
+            if not text.startswith(RESTS_ON):
+                continue
+            names = set(text.removeprefix(RESTS_ON).split())
+            named |= names
+            found += [
+                Finding(
+                    f"{SCRIPTS}/{path.name}",
+                    line,
+                    f"{ASSUMED} has no row {name}; add it, or correct the name",
+                )
+                for name in sorted(names - rows)
+            ]
+    found += [
+        Finding(
+            ASSUMED, 0, f"no script says that it rests on {name}; remove the row, or name it in the script"
+        )
+        for name in sorted(rows - named)
+    ]
     return found
 
 

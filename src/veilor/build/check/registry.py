@@ -39,6 +39,7 @@ CHECKS: list[tuple[str, Check]] = [
     ("recipe by BlueBuild's schemas", recipe.check_schema),
     ("recipe by bluebuild", recipe.check_bluebuild),
     ("what the recipe names", recipe.check_files),
+    ("what the scripts assume of the base", recipe.check_assumed),
     ("the image's scripts on a tree shaped like the base", image_tree.check_image_tree),
     ("installer-iso.toml", kickstarts.check_installer_iso),
     ("units by systemd-analyze", units.check_units),
