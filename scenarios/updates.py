@@ -331,8 +331,21 @@ def trust(world: World, checks: Checks) -> None:
     world.publish(v0, announce=False)  # signed by our key, and older than what runs
     expect_outcome(world, checks, "the tag moved to an older image", 0, state="current")
     world.announce("44.2", v2.digest)
-    expect_outcome(world, checks, "the tag moved while another is announced", 4, says="44.2 (")
+    mark = world.registry.log_position()
+    expect_outcome(
+        world,
+        checks,
+        "the tag moved while another is announced",
+        3,
+        finding="ahead",
+        says="44.2 is announced",
+    )
+    checks.equal("that costs no layer", world.layer_bytes(world.registry.requests(mark)), 0, go_on=True)
+    checks.true("and no alarm", "44.2" not in world.login_notice(), world.login_notice(), go_on=True)
+    disable_check(world, "device/channel.py", "def digest_of_tag(*_):\n    return None")
+    expect_outcome(world, checks, "the tag moved after it was asked for", 4, says="44.2 (")
     checks.equal("the older image is gone", staged_digest(world), None)
+    machine.run(["umount", f"{APP}/device/channel.py"])
     world.announce("44.1", old, sequence=1)
     expect_outcome(world, checks, "a statement replayed", 4, says="which this machine has seen before")
     world.announce("44.0", v0.digest, sequence=1)
@@ -363,9 +376,62 @@ def trust(world: World, checks: Checks) -> None:
     machine.run(["umount", f"{APP}/core/statement.py"])
     machine.run(["ostree", "admin", "undeploy", "0"], timeout=300)
     world.announce("44.2", v2.digest, sequence=5)
+    disable_check(world, "device/channel.py", "def digest_of_tag(*_):\n    return None")
     disable_check(world, "device/update.py", "def compare(host, *_):\n    return host")
     world.run_program("veilor-update", timeout=900)
     checks.equal(
         "with the digest uncompared the moved tag succeeds", staged_digest(world), v0.digest, go_on=True
+    )
+    world.cut_power()
+
+
+LARGEST = 2**53  # no statement has a higher sequence
+
+
+@phase(
+    "fast-forward",
+    "A stolen channel key uses up all numbers: one statement by the second key leads the machine on",
+    starts_from="second-boot",
+    independent=True,
+)
+def fast_forward(world: World, checks: Checks) -> None:
+    v2 = world.make_image("44.2")
+    world.boot()
+    old, second_key = world.notes.releases["44.1"], world.settings.product.channel_keys[1]
+    world.announce("44.1", old, sequence=LARGEST)
+    expect_outcome(
+        world, checks, "the thief announces what runs under the largest number", 0, state="current"
+    )
+    world.publish(v2, announce=False)
+    world.announce("44.2", v2.digest, sequence=3, key=second_key)
+    expect_outcome(
+        world, checks, "the second key in the same epoch", 4, says="which this machine has seen before"
+    )
+    world.announce("44.2", v2.digest, sequence=1, epoch=1)
+    expect_outcome(world, checks, "a new epoch by the stolen key", 4, says="could not be verified")
+    checks.equal("nothing is staged after all of it", staged_digest(world), None)
+
+    world.announce("44.2", v2.digest, sequence=1, epoch=1, key=second_key)
+    expect_outcome(world, checks, "a new epoch by the second key", 0, state="ready")
+    checks.equal("the release is staged", staged_digest(world), v2.digest)
+    world.announce("44.1", old, sequence=LARGEST)
+    expect_outcome(world, checks, "the thief's statement, played again", 4, says="older than 1/1")
+    world.announce("44.1", old, sequence=2, epoch=1)
+    expect_outcome(world, checks, "the stolen key in the new epoch", 4, says="could not be verified")
+    checks.equal("the release is still staged", staged_digest(world), v2.digest)
+
+    disable_check(
+        world,
+        "device/channel.py",
+        "def fetch_statement(facts, rules=None):\n"
+        "    return fetch(facts.channel_ref, lambda folder: statement.parse(read_layer(folder)), 'it')",
+    )
+    expect_outcome(
+        world,
+        checks,
+        "negative control: where any key begins an epoch, the thief takes the release away again",
+        0,
+        state="current",
+        says="was removed",
     )
     world.cut_power()

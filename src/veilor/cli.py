@@ -128,9 +128,13 @@ def do_product(args) -> int:
 
 def do_stage(args) -> int:
     """`veilor stage`: write the staged tree."""
+    from veilor.build.renew import fetch_statement, floor_of
     from veilor.build.stage import stage
 
-    print(stage(SOURCE_ROOT, args.dir, args.keys, args.sequence_floor))
+    floor = args.sequence_floor
+    if floor == "channel":
+        floor = floor_of(product(), fetch_statement(SOURCE_ROOT, run=runner(args), keys_dir=args.keys))
+    print(stage(SOURCE_ROOT, args.dir, args.keys, floor))
     return 0
 
 
@@ -175,6 +179,7 @@ def do_channel(args) -> int:
             digest=args.digest,
             version=args.image_version,
             sequence=args.sequence,
+            epoch=facts.epoch if args.epoch is None else args.epoch,
             issued=issued,
             expires=issued + args.days * 86400,
             rollout_hours=args.rollout_hours,

@@ -21,6 +21,11 @@ EXIT_CODES = """exit codes:
 """  # noqa: E501
 
 
+def parse_floor(text: str) -> int | str:
+    """TEXT of --sequence-floor: a number, or "channel". Raises ValueError."""
+    return text if text == "channel" else int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
@@ -70,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("fact", choices=NAMES, metavar="FACT", help=", ".join(NAMES))
 
-    one = verb(verbs, "stage", "stage", "write the file tree that is stamped on the base image")
+    one = verb(verbs, "stage", "stage", "write the file tree that is stamped on the base image", tools=True)
     one.add_argument(
         "dir", type=Path, metavar="DIR", help="new, empty, or an older staged tree, which is replaced"
     )
@@ -82,10 +87,10 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument(
         "--sequence-floor",
-        type=int,
+        type=parse_floor,
         default=0,
         metavar="N",
-        help="lowest statement that a new machine accepts",
+        help="lowest statement that a new machine accepts, or `channel`: the one that is announced now",
     )
 
     one = verb(verbs, "iso", "iso", "put kickstart and image into a boot medium", tools=True)
@@ -124,6 +129,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--digest", metavar="sha256:…")
     one.add_argument("--image-version", metavar="VERSION")
     one.add_argument("--sequence", type=int, metavar="N", help="higher than every one before")
+    one.add_argument(
+        "--epoch",
+        type=int,
+        metavar="N",
+        help="begin a new one, in which sequences count anew: after a theft, with the second key "
+        "(default: product.toml's)",
+    )
     one.add_argument("--days", type=int, default=14, help="until machines warn that it is stale")
     one.add_argument("--issued", type=int, metavar="SECONDS", help="since 1970 (default: now)")
     one.add_argument("--rollout-hours", type=int, default=0, metavar="N", help="spread machines over N hours")

@@ -289,6 +289,10 @@ def test_the_image_is_built_of_bluebuilds_folder_on_the_verified_base(place):
     ]
     assert place.calls("bluebuild") == ["bluebuild generate --output ../build/Containerfile recipe.yml"]
     assert place.calls("started in") == ["started in bluebuild"]
+    assert place.run("build-image").returncode == 0
+    assert place.calls("veilor")[-1].endswith("--sequence-floor channel"), (
+        "the floor is what is announced now"
+    )
     build, lint = place.calls("podman")
     assert f"--build-arg BASE_IMAGE=ghcr.io/x/base@{DIGEST}" in build and build.endswith(" bluebuild")
     assert f"org.opencontainers.image.version={FACTS['fedora']}." in build

@@ -45,6 +45,10 @@ def test_the_tree_holds_overlay_code_facts_keys_and_policy(source, tmp_path):
         "schema": 1,
         "sequence": 7,
     }
+    text = (source / "product.toml").read_text()
+    (source / "product.toml").write_text(text.replace("epoch = 0", "epoch = 2"))
+    floor = json.loads((stage(source, tree, floor=8) / "usr/lib/veilor/channel-floor.json").read_text())
+    assert floor == {"schema": 1, "epoch": 2, "sequence": 8}
     for name in KEYS:
         assert (tree / "usr/share/pki/containers" / name).read_bytes() == (
             source / "bluebuild/keys" / name

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ from veilor.build import channel, sign
 from veilor.build.errors import BuildError
 from veilor.build.gate import pass_gate
 from veilor.build.readiness import placeholder_keys
-from veilor.build.renew import fetch_statement, renew
+from veilor.build.renew import fetch_statement, floor_of, renew
 from veilor.build.stage import stage
+from veilor.core import policy
 from veilor.core.product import load
 from veilor.lab.registry import Registry
 
@@ -97,12 +99,12 @@ class Bench:
     def env(self) -> dict[str, str]:
         return {"SSL_CERT_FILE": str(self.registry.ca)}
 
-    def pull(self, reference: str, dest: Path) -> str:
-        """Pull ghcr.io/REFERENCE as a machine would; what skopeo said against it, or nothing."""
+    def pull(self, reference: str, dest: Path, rules: Path | None = None) -> str:
+        """Pull ghcr.io/REFERENCE as a machine would, or under RULES; what skopeo said against it."""
         done = self.tools.run(
             [
                 "skopeo",
-                f"--policy={self.policy}",
+                f"--policy={rules or self.policy}",
                 f"--registries.d={self.registries_d}",
                 f"--registries-conf={self.folder}/registries.conf",
                 "copy",
@@ -161,7 +163,7 @@ def test_any_other_repository_is_refused(bench, tmp_path):
     assert "is rejected by policy" in bench.pull(f"veilor/other@{digest}", tmp_path / "out")
 
 
-def announce(bench, key: str, sequence: int) -> dict:
+def announce(bench, key: str, sequence: int, epoch: int = 0) -> dict:
     said = channel.make_statement(
         bench.product,
         digest="sha256:" + "ab" * 32,
@@ -169,6 +171,7 @@ def announce(bench, key: str, sequence: int) -> dict:
         sequence=sequence,
         issued=int(time.time()),
         withdrawn=["sha256:" + "cd" * 32],
+        epoch=epoch,
     )
     channel.publish(
         said,
@@ -193,6 +196,20 @@ def test_the_statement_arrives_and_a_newer_one_takes_its_place(bench, tmp_path):
         said = announce(bench, key, sequence)
         assert bench.pull(f"{CHANNEL}:{bench.product.tag}", tmp_path / str(sequence)) == ""
         assert fetched(tmp_path / str(sequence)) == said
+
+
+def test_the_rules_for_a_new_epoch_take_the_second_channel_key_alone(bench, tmp_path):
+    """As a machine renders them; only the folder of the keys is another."""
+    rules = tmp_path / "rules.json"
+    text = policy.render(replace(bench.product, channel_keys=bench.product.channel_keys[1:]))
+    rules.write_text(
+        text.replace("/usr/share/pki/containers", f"{bench.folder}/tree/usr/share/pki/containers")
+    )
+    for key, taken in (("channel-a", False), ("channel-b", True), ("image-b", False), ("stranger", False)):
+        said = announce(bench, key, 1, epoch=1)
+        refused = bench.pull(f"{CHANNEL}:{bench.product.tag}", tmp_path / key, rules)
+        assert not refused if taken else "signature verification failed" in refused
+        assert not taken or fetched(tmp_path / key) == said
 
 
 def test_a_statement_signed_by_the_image_key_is_refused(bench, tmp_path):
@@ -271,7 +288,7 @@ def test_own_keys_are_no_placeholders_and_one_placeholder_is_enough(bench, tmp_p
 
 
 def test_a_statement_issued_anew_says_the_same_under_a_higher_number(bench):
-    before = announce(bench, "channel-a", 7)
+    before = announce(bench, "channel-a", 7, epoch=2)
     present = fetch_statement(
         ROOT,
         run=bench.run,
@@ -282,9 +299,14 @@ def test_a_statement_issued_anew_says_the_same_under_a_higher_number(bench):
     )
     said = renew(bench.product, present, int(time.time()) + 3600, 14)
     assert said["sequence"] == 8
-    kept = ("digest", "version", "tag", "repository", "rollout", "withdrawn")
+    kept = ("digest", "version", "tag", "repository", "rollout", "withdrawn", "epoch")
     assert [said[key] for key in kept] == [before[key] for key in kept]
     assert said["expires"] > before["expires"]
+    # and as an image's floor: of its own epoch, from the beginning of a later one, never of a thief's
+    assert floor_of(replace(bench.product, epoch=2), present) == 7
+    assert floor_of(replace(bench.product, epoch=3), present) == 0
+    with pytest.raises(BuildError, match="raise \\[keys\\] epoch"):
+        floor_of(bench.product, present)
 
 
 def test_a_statement_that_machines_refuse_is_not_issued_anew(bench):

@@ -121,25 +121,65 @@ def test_any_damage_gives_a_statement_or_a_value_error():
 
 
 @pytest.mark.parametrize(
-    ("number", "seen", "seen_digest", "floor", "fine"),
+    ("place", "seen", "seen_digest", "floor", "fine"),
     [
-        (7, None, None, 0, True),
-        (7, 6, "other", 0, True),
-        (7, 7, GOOD["digest"], 0, True),
-        (7, 7, None, 0, True),
-        (7, None, None, 7, True),
-        (7, 8, GOOD["digest"], 0, False),
-        (7, 7, "other", 0, False),
-        (7, None, None, 8, False),
-        (7, 6, None, 8, False),
+        ((0, 7), None, None, (0, 0), True),
+        ((0, 7), (0, 6), "other", (0, 0), True),
+        ((0, 7), (0, 7), GOOD["digest"], (0, 0), True),
+        ((0, 7), (0, 7), None, (0, 0), True),
+        ((0, 7), None, None, (0, 7), True),
+        ((0, 7), (0, 8), GOOD["digest"], (0, 0), False),
+        ((0, 7), (0, 7), "other", (0, 0), False),
+        ((0, 7), None, None, (0, 8), False),
+        ((0, 7), (0, 6), None, (0, 8), False),
+        # a new epoch begins to count anew; nothing of an epoch before is newer
+        ((1, 1), (0, 2**53), "other", (0, 400), True),
+        ((1, 1), (1, 1), "other", (0, 0), False),
+        ((1, 1), (1, 2), GOOD["digest"], (0, 0), False),
+        ((0, 2**53), (1, 1), GOOD["digest"], (0, 0), False),
+        ((0, 2**53), None, None, (1, 0), False),
+        ((1, 0), None, None, (1, 0), True),
     ],
 )
-def test_older_statements_are_refused(number, seen, seen_digest, floor, fine):
+def test_older_statements_are_refused(place, seen, seen_digest, floor, fine):
+    found, seen = said(epoch=place[0], sequence=place[1]), statement.Seen(seen, seen_digest)
     if fine:
-        statement.check_sequence(said(sequence=number), seen, seen_digest, floor)
+        statement.check_sequence(found, seen, floor)
     else:
         with pytest.raises(statement.Refused):
-            statement.check_sequence(said(sequence=number), seen, seen_digest, floor)
+            statement.check_sequence(found, seen, floor)
+
+
+BUILT = datetime(2026, 1, 1, tzinfo=UTC)
+NOTHING_SEEN, SEEN = statement.Seen(None, None), statement.Seen((0, 3), "other")
+
+
+@pytest.mark.parametrize(
+    ("seen", "announced", "runs", "built", "fine"),
+    [
+        (SEEN, "44.10", "44.9", None, True),
+        (SEEN, "44.10", "44.9", datetime(2030, 1, 1, tzinfo=UTC), True),
+        (SEEN, "45.0", "44.9.7", None, True),
+        (SEEN, "44.8", "44.9", None, False),
+        (SEEN, "44.9", "44.10", BUILT, False),
+        (SEEN, "44", "44.1", None, False),
+        (SEEN, "44.9", "44.9", BUILT, True),  # the same version: what is announced was built later
+        (SEEN, "44.9", "44.9", datetime(2030, 1, 1, tzinfo=UTC), False),
+        (SEEN, "new", "44.9", BUILT, True),
+        (SEEN, "new", "44.9", datetime(2030, 1, 1, tzinfo=UTC), False),
+        (SEEN, "44.10", "9" * 5000, None, True),
+        (SEEN, "44.10", None, None, True),
+        (NOTHING_SEEN, "44.10", "44.9", None, False),
+        (NOTHING_SEEN, "44.9", "44.9", None, False),
+    ],
+)
+def test_what_a_statement_that_has_run_out_still_leads_to(seen, announced, runs, built, fine):
+    found = said(version=announced)
+    if fine:
+        statement.check_late(found, seen, runs, built)
+    else:
+        with pytest.raises(statement.RefusedLate):
+            statement.check_late(found, seen, runs, built)
 
 
 def test_a_statement_for_something_else_is_refused():
@@ -342,7 +382,6 @@ def test_only_the_reference_from_its_registry_under_the_policy_counts_as_followe
         '{"kind": "BootcHost", "status": []}',
         document(booted=["x"]),
         document(booted={"image": "x"}),
-        document(booted={"image": {"imageDigest": "sha256:x"}}),
         document(otherDeployments={"x": 1}),
         document(rollbackQueued="yes"),
         document(booted=entry(downloadOnly="yes")),

@@ -160,7 +160,7 @@ def heard(machine, days_ago):
     """The newest statement seen ran out DAYS_AGO."""
     now = datetime.now(UTC)
     data = machine.json("var/lib/veilor/state.json")
-    data["channel"] |= {"expires": f"{now - timedelta(days=days_ago):%Y-%m-%dT%H:%M:%SZ}"}
+    data["channels"]["44"] |= {"expires": f"{now - timedelta(days=days_ago):%Y-%m-%dT%H:%M:%SZ}"}
     machine.put("var/lib/veilor/state.json", json.dumps(data))
 
 

@@ -58,6 +58,16 @@ STATEMENT = {
 }
 STATE = {
     "schema": 1,
+    "channels": {
+        "44": {
+            "epoch": 0,
+            "sequence": 5,
+            "digest": DIGEST,
+            "version": "44.1",
+            "expires": "2026-01-15T00:00:00Z",
+            "withdrawn": [DIGEST],
+        }
+    },
     "channel": {"sequence": 5, "digest": DIGEST, "version": "44.1", "expires": "2026-01-15T00:00:00Z"},
     "held_back": {DIGEST: {"version": "44.1", "cause": "health", "reason": "r", "when": "w"}},
     "look": {"when": "2026-01-01T00:00:00Z", "failed": True, "turn": "2026-01-01T00:00:00Z"},
@@ -215,10 +225,10 @@ def test_an_accepted_statement_never_leads_back(data):
     try:
         found = statement.parse(text_of(data).encode(errors="surrogatepass"))
         statement.check_target(found, PRODUCT.image_repo, PRODUCT.tag)
-        statement.check_sequence(found, 7, DIGEST, 3)
+        statement.check_sequence(found, statement.Seen((0, 7), DIGEST), (0, 3))
     except ValueError:
         return
-    assert found.sequence > 7 or (found.sequence == 7 and found.digest == DIGEST)
+    assert found.place > (0, 7) or (found.place == (0, 7) and found.digest == DIGEST)
 
 
 @fuzz
@@ -284,18 +294,17 @@ def test_memory(root, data, said):
     not lowered by writing to it.
     """
     (root / "var/lib/veilor/state.json").write_text(text_of(data))
-    number, _ = state.newest_statement_seen()
     try:
         found = statement.parse(text_of(said).encode(errors="surrogatepass"))
     except ValueError:
         found = statement.parse(text_of(STATEMENT).encode())
-    channel.stale()
+    before = state.newest_statement_seen(found.tag).place
+    state.known_until(found.tag)
+    state.withdrawn()
     state.held_back()
     state.record_statement(found)
-    after, _ = state.newest_statement_seen()
-    assert after is not None and after >= max(
-        number if number is not None else -1, 0 if number is not None else found.sequence
-    )
+    after = state.newest_statement_seen(found.tag).place
+    assert after == max(before or found.place, found.place)
     state.hold_back(DIGEST, "44.1", "health", "r")
     assert DIGEST in state.held_back()
 

@@ -82,7 +82,7 @@ def test_a_machine_that_takes_no_updates_is_notified_at_once_and_no_network_is_b
         staged = v1.entry("44.9", reference="localhost/other:1")
     v1.deployments(booted, staged=staged, rollback=v1.bootstrap())
     with state.edit_record(state.STATE) as data:  # a statement that ran out long ago
-        data["channel"]["expires"] = "2026-01-01T00:00:00Z"
+        data["channels"]["44"]["expires"] = "2026-01-01T00:00:00Z"
     assert v1.program("update").code == 5
     notices = v1.json("run/veilor/notice.json")["notices"]
     assert "update" in notices and "channel" not in notices

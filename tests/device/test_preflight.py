@@ -53,6 +53,7 @@ SITUATIONS = {
     "held": lambda m, patch: rolled_back(m),
     "queued": lambda m, patch: m.deployments(m.entry("44.1"), rollback=m.entry("44.0"), queued=True),
     "turn": lambda m, patch: m.release("44.2", rollout={"start": hours_from_now(1), "hours": 24}),
+    "ahead": lambda m, patch: m.change("registry", manifest="44.3"),
     "metered": lambda m, patch: m.load() or m.world.update(metered=3) or m.save(),
     "battery": lambda m, patch: (
         supply(m, "BAT0", type="Battery", status="Discharging", capacity=17),

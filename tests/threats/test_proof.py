@@ -164,7 +164,7 @@ def test_an_edited_function_makes_stale_what_rests_on_it_alone(moved):
         == set()
     )
     assert rests_on(STATEMENT, "check_sequence") == {"supply.no-older", "time.update-path"}
-    assert claims_of(moved(STATEMENT, "statement.sequence < floor", "statement.sequence <= floor")) == {
+    assert claims_of(moved(STATEMENT, "statement.place < floor", "statement.place <= floor")) == {
         "supply.no-older",
         "time.update-path",
     }

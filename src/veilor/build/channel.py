@@ -41,12 +41,13 @@ def make_statement(
     rollout_start: int | None = None,
     rollout_hours: float = 0,
     withdrawn: list[str] | None = None,
+    epoch: int = 0,
 ) -> dict:
     """The statement that PRODUCT's tag means DIGEST (sha256:…) of VERSION.
 
     ISSUED, EXPIRES (two weeks later by default) and ROLLOUT_START (ISSUED by default) are seconds since
     1970; over ROLLOUT_HOURS machines follow one by one. Machines drop the digests WITHDRAWN when they have
-    one of them ready.
+    one of them ready. A new EPOCH, in which SEQUENCE counts anew, is believed only by the second channel key.
 
     Raises BuildError when machines would not accept such a statement.
     """
@@ -64,6 +65,8 @@ def make_statement(
             "hours": rollout_hours,
         },
     }
+    if epoch:
+        said["epoch"] = epoch
     if withdrawn:
         said["withdrawn"] = sorted(set(withdrawn))
     try:

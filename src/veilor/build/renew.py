@@ -45,8 +45,8 @@ def fetch_statement(
         if done.returncode:
             said = " ".join(done.stderr.decode(errors="replace").split())[-300:]
             raise BuildError(
-                f"{product.channel_ref} cannot be fetched as a machine would, so none was issued; announce "
-                f"by hand: {said}"
+                f"{product.channel_ref} cannot be fetched as a machine would, so nothing was done; announce "
+                f"by hand, or give --sequence-floor a number: {said}"
             )
         return read_statement(folder / "out", product)
 
@@ -67,6 +67,21 @@ def read_statement(artefact: Path, product: Product) -> core.Statement:
     return statement
 
 
+def floor_of(product: Product, present: core.Statement) -> int:
+    """The sequence below which an image of PRODUCT that is built now accepts no statement.
+
+    PRESENT is what the channel says. Raises BuildError when that is of an epoch after PRODUCT's: it may be a
+    thief's, who would so shut the owner out of every new image.
+    """
+    if present.epoch > product.epoch:
+        raise BuildError(
+            f"the channel is in epoch {present.epoch}, and product.toml is of epoch {product.epoch}; if a "
+            "channel key was stolen, put the new one into its slot and raise [keys] epoch with it "
+            "(docs/RELEASING.md)"
+        )
+    return present.sequence if present.epoch == product.epoch else 0
+
+
 def renew(product: Product, present: core.Statement, issued: int, days: int) -> dict:
     """The statement PRESENT again, one sequence higher, issued at ISSUED and valid for DAYS.
 
@@ -83,4 +98,5 @@ def renew(product: Product, present: core.Statement, issued: int, days: int) -> 
         rollout_start=start,
         rollout_hours=present.rollout_hours,
         withdrawn=list(present.withdrawn),
+        epoch=present.epoch,
     )

@@ -125,7 +125,7 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
             policy.render(product),
             policy.render_registries(product),
             os_release(product),
-            json.dumps({"schema": 1, "sequence": floor}) + "\n",
+            render_floor(product.epoch, floor),
             render_claims(load_model(source_root)),
         ),
         strict=True,
@@ -135,6 +135,11 @@ def fill(tree: Path, source_root: Path, keys_dir: Path, product: Product, floor:
     manual.write(tree, product.version)
     write_look(tree, source_root, product)
     (tree / TREE).write_text(tree_digest(tree) + "\n")
+
+
+def render_floor(epoch: int, sequence: int) -> str:
+    """The oldest statement that a machine accepts: SEQUENCE of EPOCH, left out where it is the first."""
+    return json.dumps({"schema": 1, **({"epoch": epoch} if epoch else {}), "sequence": sequence}) + "\n"
 
 
 def sums(tree: Path, product: Product) -> str:

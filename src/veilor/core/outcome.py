@@ -25,8 +25,8 @@ MEANINGS = {
     Code.USAGE: "the command line is wrong, or a confirmation was not given",
     Code.LATER: "not now: no network, no answer, or another program holds the lock; trying again later is "
     "right",
-    Code.REFUSED: "refused: something that must be trusted could not be verified, or is older than what was "
-    "seen",
+    Code.REFUSED: "refused: something that must be trusted could not be verified, is older than what was "
+    "seen, or was withdrawn",
     Code.UNFIT: "this machine is not of the kind that the program works on; nothing was changed",
     Code.ROOT: "it needs root",
     Code.UNSEEN: "nothing was seen to be wrong, but not everything could be seen",

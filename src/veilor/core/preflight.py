@@ -95,6 +95,15 @@ TABLE = {
         "it comes by itself then",
         NOW,
     ),
+    "ahead": Row(
+        "the registry's tag means another image than the announced one",
+        Does.DEFER,
+        False,
+        Code.LATER,
+        "{title} is announced, but the registry has another image under its name",
+        "a release is being published right now, or somebody has moved the name; nothing was downloaded",
+        "it is tried again later",
+    ),
     "metered": Row(
         "NetworkManager says that the connection is metered",
         Does.ASK,

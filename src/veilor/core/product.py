@@ -31,6 +31,7 @@ class Product:
     urls: dict[str, str]
     image_keys: tuple[str, ...]
     channel_keys: tuple[str, ...]
+    epoch: int
 
     @property
     def image_repo(self) -> str:
@@ -90,6 +91,9 @@ def parse(text: str) -> Product:
                 raise wrong
         return tuple(value)
 
+    epoch = section("keys").get("epoch", 0)
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
+        raise ValueError("[keys] epoch must be a number from 0 on")
     product = Product(
         **{name: field("product", name) for name in ("id", "name", "version", "pretty_name", "stateroot")},
         **{name: field("image", name) for name in ("registry", "repository", "channel", "tag")},
@@ -98,6 +102,7 @@ def parse(text: str) -> Product:
         urls={name: field("urls", name) for name in ("home", "support", "bugs", "docs")},
         image_keys=keys("image"),
         channel_keys=keys("channel"),
+        epoch=epoch,
     )
     for reference in (product.image_ref, product.channel_ref):
         if not image.is_reference(reference):

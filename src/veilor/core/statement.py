@@ -5,6 +5,7 @@ policy (device/channel.py).
 """
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from veilor.core.image import is_digest
 
 LIMIT = 64 << 10  # bytes; a statement has a few hundred
-_LARGEST_SEQUENCE = 2**53  # the largest number that every JSON reader keeps exactly
+_LARGEST = 2**53  # of a sequence or an epoch: the largest number that every JSON reader keeps exactly
 _MOST_WITHDRAWN = 64
 _LONGEST_ROLLOUT = 24 * 365  # hours
 
@@ -21,11 +22,27 @@ class Refused(ValueError):
     """A statement that must not be followed, with the reason as a sentence without a full stop."""
 
 
+class RefusedLate(Refused):
+    """One that has run out and is not followed for that: an old one played again, or a wrong clock."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The newest statement that a machine has seen for a tag: its place, and the digest it announced.
+
+    None where none was seen, or where the record does not say.
+    """
+
+    place: tuple[int, int] | None
+    digest: str | None
+
+
 @dataclass(frozen=True)
 class Statement:
     """What the channel announces. `rollout_hours` is the length of the window that begins at `rollout_start`.
 
-    `withdrawn`: digests that were announced before and must not be started any more.
+    `withdrawn`: digests that were announced before and must not be started any more. `epoch`: sequences count
+    anew in each; one above the image's is believed only by the second channel key (device/channel.py).
     """
 
     repository: str
@@ -38,6 +55,12 @@ class Statement:
     rollout_start: datetime
     rollout_hours: float
     withdrawn: tuple[str, ...] = ()
+    epoch: int = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and sequence: of two statements, the one whose place is higher is the newer one."""
+        return self.epoch, self.sequence
 
     @property
     def title(self) -> str:
@@ -62,16 +85,19 @@ def _text(data: dict[str, Any], key: str, longest: int = 200) -> str:
 
 def _time(data: dict[str, Any], key: str) -> datetime:
     text = _text(data, key, 40)
+    # Of a year from 1900 to 2999: with times at the ends of what Python counts, sums overflow.
+    if not re.fullmatch(r"(?:19|2[0-9])[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", text):
+        raise ValueError(f"{key} is not a time like 2026-01-01T00:00:00Z")
     try:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     except ValueError:
         raise ValueError(f"{key} is not a time like 2026-01-01T00:00:00Z") from None
 
 
-def _sequence(data: dict[str, Any]) -> int:
-    value = data.get("sequence")
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_SEQUENCE:
-        raise ValueError("sequence is missing or not a number from 0 on")
+def _number(data: dict[str, Any], key: str, default: int | None = None) -> int:
+    value = data.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
+        raise ValueError(f"{key} is missing or not a number from 0 on")
     return value
 
 
@@ -118,6 +144,8 @@ def parse(raw: bytes) -> Statement:
         raise ValueError("it is too long")
     try:
         data = json.loads(raw.decode(), object_pairs_hook=_unique)
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(data, dict):
@@ -131,12 +159,13 @@ def parse(raw: bytes) -> Statement:
         tag=_text(data, "tag"),
         digest=digest,
         version=_text(data, "version", 80),
-        sequence=_sequence(data),
+        sequence=_number(data, "sequence"),
         issued=_time(data, "issued"),
         expires=_time(data, "expires"),
         rollout_start=_time(rollout, "start"),
         rollout_hours=_hours(rollout),
         withdrawn=_withdrawn(data, digest),
+        epoch=_number(data, "epoch", 0),
     )
     if found.expires <= found.issued:
         raise ValueError("it expires before it is issued")
@@ -152,30 +181,65 @@ def check_target(statement: Statement, repository: str, tag: str) -> None:
     )
 
 
-def check_sequence(statement: Statement, seen: int | None, seen_digest: str | None, floor: int) -> None:
+def format_place(place: tuple[int, int]) -> str:
+    """PLACE for a sentence: the sequence, with its epoch before it where that is not the first."""
+    epoch, sequence = place
+    return f"{epoch}/{sequence}" if epoch else str(sequence)
+
+
+def check_sequence(statement: Statement, seen: Seen, floor: tuple[int, int]) -> None:
     """Raise Refused when STATEMENT would lead this machine back.
 
-    That is: its number is below FLOOR or below the newest one SEEN, or it announces another digest than
-    SEEN_DIGEST under the number that was seen. SEEN and SEEN_DIGEST are None where none is known.
+    That is: its place is below FLOOR or below that of the newest one SEEN, or it announces another digest at
+    the place that was seen.
     """
-    if statement.sequence < floor:
+    number = format_place(statement.place)
+    if statement.place < floor:
         raise Refused(
-            f"the channel statement has number {statement.sequence}, older than {floor}, which this system "
+            f"the channel statement has number {number}, older than {format_place(floor)}, which this system "
             "came with"
         )
-    if seen is None:
+    if seen.place is None:
         return
-    if statement.sequence < seen:
+    if statement.place < seen.place:
         raise Refused(
-            f"the channel statement has number {statement.sequence}, older than {seen}, which this machine "
-            "has seen before"
+            f"the channel statement has number {number}, older than {format_place(seen.place)}, which this "
+            "machine has seen before"
         )
-    if statement.sequence > seen or seen_digest is None:
+    if statement.place > seen.place or seen.digest is None:
         return
-    if statement.digest != seen_digest:
+    if statement.digest != seen.digest:
         raise Refused(
-            f"the channel statement has number {seen} like one seen before, but announces another image"
+            f"the channel statement has number {number} like one seen before, but announces another image"
         )
+
+
+def check_late(statement: Statement, seen: Seen, version: str | None, built: datetime | None) -> None:
+    """Raise RefusedLate when STATEMENT, which has run out, must not move a machine.
+
+    It runs VERSION, BUILT at that time. Who has seen no statement cannot tell an old one from the newest, and
+    none that has run out leads to what is older than what runs. The version says which is older, and the time
+    where the versions cannot be compared or are the same.
+    """
+    if seen.place is None:
+        raise RefusedLate(
+            "the channel statement has run out, and this machine remembers none to compare it with"
+        )
+    said, runs = _version_numbers(statement.version), _version_numbers(version)
+    older = built is not None and statement.issued < built
+    if said and runs and said != runs:
+        older = said < runs
+    if older:
+        raise RefusedLate(
+            f"the channel statement has run out, and {statement.title} is older than {version}, which runs"
+        )
+
+
+def _version_numbers(version: str | None) -> list[int]:
+    """VERSION as numbers that can be compared; none when it has another form."""
+    if version is None or not re.fullmatch(r"[0-9]{1,12}(?:\.[0-9]{1,12})*", version):
+        return []
+    return [int(part) for part in version.split(".")]
 
 
 def expired(statement: Statement, now: datetime) -> timedelta | None:

@@ -88,6 +88,10 @@ ROWS: dict[str, dict[tuple[str, ...], Row]] = {
             "`veilor-rollback --yes` asks for an administrator's password",
         ),
         ("yes",): ByUnit("rollback"),
+        ("withdrawn",): Refused(
+            "its makers say that such a version must not be started, and a button overrules nobody",
+            "`run0 veilor-rollback --yes --withdrawn` asks for an administrator's password",
+        ),
     },
     "veilor-doctor": {(): _READS_ALONE, ("claim",): _READS_ALONE, ("list",): _READS_ALONE},
     "veilor-usbguard-enroll": {

@@ -58,7 +58,7 @@ def check_trust() -> list[str]:
 
 
 def check_floor() -> list[str]:
-    return [] if channel.floor() >= 0 else ["the channel's floor is below zero"]
+    return [] if min(channel.floor()) >= 0 else ["the channel's floor is below zero"]
 
 
 def check_memory() -> list[str]:

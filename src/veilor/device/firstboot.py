@@ -129,7 +129,7 @@ class Walk:
                 raise DeviceError(
                     "The update channel cannot be asked", why, then, Code.LATER, {"network": "offline"}
                 )
-            self.said, self.warnings = channel.announced(self.facts)
+            self.said, self.warnings = channel.announced(self.facts, self.host.running)
         except DeviceError as error:
             self.error = error
             if error.outcome.code is Code.REFUSED:

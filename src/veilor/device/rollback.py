@@ -15,6 +15,12 @@ MEANS = (
 )
 
 
+ANYWAY = (
+    "`veilor-update` looks for a newer version; "
+    "`run0 veilor-rollback --yes --withdrawn` goes back all the same"
+)
+
+
 def plan(host: Host) -> tuple[Entry, list[Entry]]:
     """What the next restart will boot after a rollback, and what is rolled back from. Raises DeviceError."""
     if host.booted is None:
@@ -45,9 +51,16 @@ def roll_back(args: argparse.Namespace) -> Outcome:
     ]
     if host.staged:
         said.append(f"The update that is ready ({host.staged.title}) is removed")
+    withdrawn = to.digest in state.withdrawn()
+    if withdrawn:
+        said.append(f"Beware: {to.title} was withdrawn by its makers, who say that it must not be started")
     held = state.held_back().get(to.digest or "")
     if held and held.cause == "health":
         said.append(f"Beware: {held.reason}")
+    if args.yes and withdrawn and not args.withdrawn:
+        return Outcome(
+            Code.REFUSED, "Nothing was changed: this has to be asked for by name", ". ".join(said), ANYWAY
+        )
     if not args.yes:
         if args.json or not sys.stdin.isatty():
             return Outcome(
@@ -82,6 +95,7 @@ def roll_back(args: argparse.Namespace) -> Outcome:
             "next_boot": to.digest,
             "version": to.title,
             "verified": verified,
+            "withdrawn": withdrawn,
             "from": [entry.digest for entry in away],
         },
     )
@@ -97,6 +111,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser = tell.parser("veilor-rollback", about, Code.REFUSED, Code.UNFIT)
     parser.add_argument("--yes", action="store_true", help="don't ask; needed with --json")
+    parser.add_argument(
+        "--withdrawn",
+        action="store_true",
+        help="with --yes: go back also to a version that was withdrawn by its makers, which --yes alone "
+        "refuses with exit code 4",
+    )
     return parser
 
 

@@ -1,11 +1,13 @@
 """What the machine remembers, as two JSON files under /var/lib/veilor that outlive updates and rollbacks.
 
-state.json   {"schema": 1, "channel": {"sequence", "digest", "version", "expires", "when"},
+state.json   {"schema": 1,
+             "channels": {TAG: {"epoch", "sequence", "digest", "version", "expires", "when", "withdrawn"}},
              "held_back": {DIGEST: {"version", "cause", "reason", "when"}},
              "look": {"when", "failed", "turn", "finding", "since"}}:
-             the newest statement seen; images not to be staged by themselves until a newer one is announced;
-             the last time that news was asked for, with what has kept the update from being fetched, and
-             since when.
+             the newest statement seen for each tag, and what was ever withdrawn there; images not to be
+             staged by themselves until a newer one is announced; the last time that news was asked for, with
+             what has kept the update from being fetched, and since when.
+             An older form has one record, "channel", for whatever tag its version is of.
 health.json  see health_record.py.
 
 Every write is atomic and on the disk before it returns. Fields that are not known are kept: a newer release
@@ -25,13 +27,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from veilor.core.image import is_digest
 from veilor.core.outcome import Code
-from veilor.core.statement import Statement
+from veilor.core.statement import Seen, Statement
 from veilor.device.run import DeviceError, at
 
 STATE = "/var/lib/veilor/state.json"
 HEALTH = "/var/lib/veilor/health.json"
 RUN = "/run/veilor"
+MOST_WITHDRAWN = 256  # digests that are remembered for a tag: the newest ones
+YEARS = range(1970, 3000)  # of times in records: beyond them sums overflow
 
 Record = dict[str, Any]  # a JSON object as it lies on the disk
 
@@ -48,6 +53,8 @@ def parse_time(text: object) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
+        return None
+    if found.year not in YEARS:
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
@@ -181,43 +188,72 @@ def exclusive_lock(wait: float = 5) -> AbstractContextManager[None]:
     return _locked("lock", wait)
 
 
-def newest_statement_seen() -> tuple[int | None, str | None]:
-    """Sequence number and digest of the newest statement ever verified here."""
-    return _sequence_and_digest(get_dict(read_record(STATE), "channel"))
+def channel_record(data: Record, tag: str) -> Record:
+    """What state.json, read as DATA, has of the channel of TAG; an empty record when it has nothing."""
+    older = get_dict(data, "channel")
+    found = get_dict(get_dict(data, "channels"), tag)
+    if not found and str(older.get("version") or tag).split(".")[0] == tag:
+        return older
+    return found
 
 
-def _sequence_and_digest(channel: Record) -> tuple[int | None, str | None]:
-    number, digest = channel.get("sequence"), channel.get("digest")
-    if not isinstance(number, int) or isinstance(number, bool):
-        number = None
-    return number, digest if isinstance(digest, str) else None
+def newest_statement_seen(tag: str) -> Seen:
+    """The newest statement for TAG that was ever verified here."""
+    return _seen(channel_record(read_record(STATE), tag))
+
+
+def _seen(channel: Record) -> Seen:
+    sequence, digest = _count(channel, "sequence"), channel.get("digest")
+    place = None if sequence is None else (_count(channel, "epoch") or 0, sequence)
+    return Seen(place, digest if is_digest(digest) else None)
+
+
+def _count(channel: Record, key: str) -> int | None:
+    """The whole number under KEY of CHANNEL; None when there is none."""
+    number = channel.get(key)
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
 
 
 def record_statement(statement: Statement) -> None:
     """Record a verified STATEMENT as seen. An older one changes nothing.
 
-    A newer one that announces something else ends what was held back.
+    A newer one that announces something else ends what was held back. What was withdrawn stays so until it is
+    announced again, or a new epoch begins: what a thief of the key has withdrawn ends with it.
     """
     with edit_record(STATE) as data:
-        channel = get_dict(data, "channel")
-        seen, _ = _sequence_and_digest(channel)
-        if seen is not None and statement.sequence <= seen:
+        channel = channel_record(data, statement.tag)
+        seen = _seen(channel).place
+        if seen is not None and statement.place <= seen:
             return
-        data["channel"] = {
+        before = get_list(channel, "withdrawn") if seen and seen[0] == statement.epoch else []
+        known = [one for one in (*before, *statement.withdrawn) if is_digest(one) and one != statement.digest]
+        record = {
             **channel,
+            "epoch": statement.epoch,
             "sequence": statement.sequence,
             "digest": statement.digest,
             "version": statement.version,
             "expires": format_time(statement.expires),
             "when": format_now(),
+            "withdrawn": list(dict.fromkeys(known))[-MOST_WITHDRAWN:],
         }
+        data["channels"] = {**get_dict(data, "channels"), statement.tag: record}
+        if channel is get_dict(data, "channel"):
+            del data["channel"]
         held = get_dict(data, "held_back")
         data["held_back"] = {digest: held[digest] for digest in held if digest == statement.digest}
 
 
-def known_until() -> datetime | None:
-    """When the newest statement ever seen runs out."""
-    return parse_time(get_dict(read_record(STATE), "channel").get("expires"))
+def withdrawn(tag: str | None = None) -> set[str]:
+    """Digests that a statement has withdrawn, for TAG or for any tag, and none has announced again since."""
+    channels = get_dict(read_record(STATE), "channels")
+    records = [get_dict(channels, name) for name in channels if tag in (None, name)]
+    return {digest for record in records for digest in get_list(record, "withdrawn") if is_digest(digest)}
+
+
+def known_until(tag: str) -> datetime | None:
+    """When the newest statement ever seen for TAG runs out."""
+    return parse_time(channel_record(read_record(STATE), tag).get("expires"))
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def age(timestamp: str | None, now: datetime) -> str:
     return f"{days} day{'s' * (days != 1)} old"
 
 
-def entry_facts(entry: Entry, reference: str, boots_next: bool) -> dict[str, Any]:
+def entry_facts(entry: Entry, reference: str, boots_next: bool, withdrawn: bool) -> dict[str, Any]:
     """ENTRY for --json."""
     return {
         "version": entry.version,
@@ -49,6 +49,7 @@ def entry_facts(entry: Entry, reference: str, boots_next: bool) -> dict[str, Any
         "locked": entry.locked,
         "incompatible": entry.incompatible,
         "boots_next": boots_next,
+        "withdrawn": withdrawn,
     }
 
 
@@ -56,6 +57,7 @@ def line(title: str, entry: dict[str, Any], now: datetime) -> str:
     """One deployment, as `entry_facts` gives it, for people."""
     notes = [entry["verification"], age(entry["timestamp"], now)]
     notes += ["pinned"] * entry["pinned"] + ["layered packages"] * entry["incompatible"]
+    notes += ["withdrawn by its makers"] * entry["withdrawn"]
     notes += ["downloaded, kept from booting"] * entry["locked"] + ["boots next"] * entry["boots_next"]
     return (
         f"{title + ':':11} {entry['version'] or short(entry['digest'])} ({short(entry['digest'])}), "
@@ -105,11 +107,13 @@ def gather() -> Outcome:
         )
     runs = f"{booted.title}, {verification(booted, reference)}"
     boots = "the same" if following is booted else following.title
+    withdrawn = state.withdrawn()
 
     def facts_of(entry: Entry | None) -> dict[str, Any] | None:
         if entry is None:
             return None
-        return entry_facts(entry, reference, entry is following and entry is not booted)
+        boots_next = entry is following and entry is not booted
+        return entry_facts(entry, reference, boots_next, entry.digest in withdrawn)
 
     record, late = health_record.read(), channel.stale()
     back = record.back
@@ -135,7 +139,7 @@ def gather() -> Outcome:
             "automatic_return": returned,
             "missed": health.explain_missed(record.missed).line() if record.missed else None,
             "held_back": {digest: held.to_dict() for digest, held in state.held_back().items()},
-            "channel": state.get_dict(state.read_record(state.STATE), "channel") or None,
+            "channel": state.channel_record(state.read_record(state.STATE), product.tag) or None,
             "first_boot_done": bool(state.read_record(STAMP)),
             "stale_days": late and late.days,
             "problems": channel.trust_problems(product),

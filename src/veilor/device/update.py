@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from veilor.core.host import Entry, Host, ImageState, image_state
 from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome
-from veilor.core.preflight import PreflightFinding, rows
+from veilor.core.preflight import PreflightFinding, found, rows
 from veilor.core.product import Product
 from veilor.core.rollout import time_to_ask
 from veilor.core.statement import LASTING, Statement, stale_words
@@ -106,6 +106,9 @@ def stage(
     such form of switch, so the counter is armed before, and what differs from the announcement is dropped,
     whatever ends this. Raises DeviceError.
     """
+    newest = channel.digest_of_tag(facts.image_ref)
+    if newest and newest != said.digest:
+        preflight.require([found("ahead", title=said.title)], False, False)
     if (host.staged or host.running).follows(facts.image_ref):
         bootc.download(progress)
         return compare(bootc.status(), facts, said), ()
@@ -205,7 +208,7 @@ def update(args: argparse.Namespace) -> Outcome:
     if where in UNFIT:
         return unfit(where, host, facts)
     warnings = preflight.require(preflight.offline(), args.now, False)
-    said, more = channel.announced(facts)
+    said, more = channel.announced(facts, host.running)
     clock = datetime.now(UTC)
     known = max(said.issued, state.parse_time(host.running.timestamp) or said.issued)
     warnings += more + preflight.require(preflight.clock(clock, known), True, False)

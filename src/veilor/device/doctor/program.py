@@ -41,7 +41,6 @@ PLAIN: dict[str, Callable[..., Observation]] = {
     "zones": network.zones,
     "every-source": network.every_source,
     "says": network.says,
-    "statement-remembered": trust.statement_remembered,
     "asked-first": trust.asked_first,
 }
 # Those that are held against the product's own names and keys.
@@ -49,6 +48,7 @@ OF_THE_PRODUCT: dict[str, Callable[[Product], Observation]] = {
     "image-verified": trust.image_verified,
     "policy-intact": trust.policy_intact,
     "keys-as-shipped": trust.keys_as_shipped,
+    "statement-remembered": trust.statement_remembered,
 }
 KINDS = {*PLAIN, *OF_THE_PRODUCT, "unit"}
 

@@ -27,7 +27,7 @@ def announced_digests() -> set[str]:
     try:
         health = _read_record(state.HEALTH)
         entries = [
-            state.get_dict(_read_record(state.STATE), "channel"),
+            *_channels(),
             _read_record(firstboot.STAMP),
             state.get_dict(state.get_dict(health, "armed"), "target"),
             *state.get_list(health, "healthy"),
@@ -35,6 +35,12 @@ def announced_digests() -> set[str]:
         return {entry["digest"] for entry in entries if entry.get("digest")}
     except (ValueError, RecursionError, TypeError, AttributeError):
         raise Unseen("what this machine remembers of its releases cannot be understood") from None
+
+
+def _channels() -> list[dict[str, Any]]:
+    """What is remembered of each tag's channel. Raises ValueError, AttributeError and Unseen."""
+    memory = _read_record(state.STATE)
+    return [*memory.get("channels", {}).values(), memory.get("channel", {})]
 
 
 def _read_record(path: str) -> dict[str, Any]:
@@ -127,16 +133,15 @@ def _is_earlier(folder: str, name: str, ours: list[str]) -> bool:
     return folder != OUR_RULES or name not in ours
 
 
-def statement_remembered() -> Observation:
+def statement_remembered(product: Product) -> Observation:
     """The newest statement ever seen is no older than the image's floor, so an older one is refused."""
     try:
-        floor = json.loads(read_text(FLOOR) or "null")["sequence"]
-        seen = json.loads(read_text(state.STATE) or "{}").get("channel", {}).get("sequence", floor)
+        data = json.loads(read_text(FLOOR) or "null")
+        floor = data.get("epoch", 0), data["sequence"]
+        memory = state.channel_record(_read_record(state.STATE), product.tag)
+        seen = memory.get("epoch", floor[0]), memory.get("sequence", floor[1])
+        right = (0, 0) <= floor <= seen
     except (ValueError, TypeError, LookupError, AttributeError):
         return judge(False, f"{FLOOR} or {state.STATE} cannot be understood")
-    refused = judge(False, f"statements below {seen!r} (floor {floor!r}) are refused")
-    if not isinstance(seen, int) or not isinstance(floor, int):
-        return refused
-    if floor < 0 or seen < floor:
-        return refused
-    return judge(True, f"statements below {seen} are refused")
+    numbers = f"statements below {seen[1]!r} of epoch {seen[0]!r} (floor {floor[1]!r} of {floor[0]!r})"
+    return judge(right, f"{numbers} are refused")
