@@ -30,6 +30,11 @@ class Place:
         shutil.copytree(ROOT / "scripts", self.root / "scripts")
         (self.root / ".venv/bin").mkdir(parents=True)
         self.bin.mkdir()
+        python = self.root / ".venv/bin/python"
+        python.write_text(
+            f'#!/bin/bash\necho "python $*" >>{self.log}\n[[ $* != *judge* ]] || exit ${{RPMS:-0}}\n'
+        )
+        python.chmod(0o755)
 
     def program(self, name: str, text: str = "") -> None:
         """A program NAME that notes its call and then does TEXT; `veilor` where the scripts look for it."""
@@ -114,14 +119,23 @@ TRIVY = """[[ $1 != image ]] || while (($#)); do if [[ $1 == --output ]]; then e
 [[ $1 != sbom ]] || exit ${HOLES:-0}"""  # noqa: E501
 
 
-def test_an_image_is_looked_through_by_hand_as_on_github(place):
+@pytest.mark.parametrize("local", [True, False], ids=["just built here", "from the registry"])
+def test_an_image_is_looked_through_by_hand_as_on_github(local, place):
     place.program("veilor")
     assert place.run("scan-image", DIGEST).returncode == 4, "without trivy nothing was looked at"
     place.program("trivy", TRIVY)
+    place.program("podman")
+    (place.root / "build").mkdir(exist_ok=True)
+    (place.root / "build/digest").write_text(f"{DIGEST if local else 'sha256:1'}\n")
     done = place.run("scan-image", DIGEST)
     assert done.returncode == 0 and (place.root / "build/sbom.json").exists(), done.stderr
     assert f"ghcr.io/veilor/veilor-os@{DIGEST}" in place.calls("trivy image")[0]
+    asked = [line for line in place.calls("podman run") if "advisory list --security" in line]
+    image = "localhost/veilor-os:candidate" if local else f"ghcr.io/veilor/veilor-os@{DIGEST}"
+    assert len(asked) == 2 and all(image in line for line in asked)
+    assert ["--installed" in line for line in asked] == [True, False] and "--available" in asked[1]
     assert place.run("scan-image", DIGEST, HOLES="1").returncode == 1
+    assert place.run("scan-image", DIGEST, RPMS="1").returncode == 1
 
 
 def test_a_candidate_is_fetched_with_the_callers_login(place):
@@ -192,6 +206,7 @@ def base(place, tmp_path):
     git = {"cwd": place.root, "check": True, "timeout": 60}
     (place.root / "bluebuild").mkdir()
     (place.root / "bluebuild/base.toml").write_text("digest = 0\n")
+    (place.root / "bluebuild/builders.toml").write_text("digest = 0\n")
     subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(remote)], **git)
     subprocess.run(["git", "init", "--quiet", "--initial-branch=main"], **git)
     subprocess.run(["git", "add", "scripts", "bluebuild"], **git)
@@ -287,7 +302,10 @@ def test_the_image_is_built_of_bluebuilds_folder_on_the_verified_base(place):
         "veilor base verify",
         "veilor stage bluebuild/files/stage --sequence-floor 7",
     ]
-    assert place.calls("bluebuild") == ["bluebuild generate --output ../build/Containerfile recipe.yml"]
+    assert place.calls("bluebuild") == [
+        "bluebuild generate --skip-validation --output ../build/Containerfile recipe.yml"
+    ]
+    assert place.calls("python") == ["python -m veilor.build.builders use build/Containerfile"]
     assert place.calls("started in") == ["started in bluebuild"]
     assert place.run("build-image").returncode == 0
     assert place.calls("veilor")[-1].endswith("--sequence-floor channel"), (
@@ -303,4 +321,26 @@ def test_the_image_is_built_of_bluebuilds_folder_on_the_verified_base(place):
     done = place.run("build-image")
     assert (
         done.returncode == 1 and "takes no BASE_IMAGE any more" in done.stderr and not place.calls("podman")
+    )
+
+
+def test_a_dry_run_needs_no_pin_and_leaves_nothing_that_could_be_pushed(place):
+    (place.root / "bluebuild").mkdir()
+    (place.root / "build").mkdir()
+    (place.root / "build/version").write_text("of a build before\n")
+    place.program("veilor", "[[ $1 != base ]] || exit 1")
+    place.program("bluebuild", BLUEBUILD.format(log=place.log))
+    place.program("skopeo", f"echo {DIGEST}")
+    place.program("podman")
+    done = place.run("build-image", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert not place.calls("veilor base") and f"@{DIGEST}" in place.calls("podman build")[0]
+    assert place.calls("python")[0] == "python -m veilor.build.builders pin"
+    assert "which nobody verified" in done.stdout
+    pushed = place.run("push-candidate")
+    assert pushed.returncode and not place.calls("podman push")
+    (place.root / "build/digest").unlink(missing_ok=True)
+    assert place.run("scan-image", "--local").returncode == 0, "no trivy, no registry"
+    assert not place.calls("trivy") and all(
+        "localhost/veilor-os:candidate" in one for one in place.calls("podman run")
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from veilor.build.builders import FILE as BUILDERS
+from veilor.build.builders import read_builders
 from veilor.build.check import fedora
 from veilor.build.check.files import texts
 from veilor.build.check.finding import Finding, Notice, line_of, lines_matching
@@ -92,6 +94,19 @@ def check_unfinished(root: Path, run) -> list[Finding]:
                 "the base is not pinned yet: veilor base pin",
             )
         )
+    try:
+        builders = read_builders(root)
+    except BuildError as error:
+        return [*found, Finding(BUILDERS, 0, str(error))]
+    found += [
+        Notice(
+            BUILDERS,
+            line_of((root / BUILDERS).read_text(), one.name),
+            f"{one.name} is not pinned yet: python -m veilor.build.builders pin",
+        )
+        for one in builders
+        if not one.digest
+    ]
     if not (root / "bluebuild" / pin.key).is_file():
         found.append(
             Notice(
