@@ -566,6 +566,16 @@ def removal_of(kind: str, given: dict[str, Any]) -> tuple[str, str]:
     if kind in live:
         return live[kind]
     other = f"{DESK}/{secrets.token_hex(4)}"
+    if (
+        kind == "as-shipped"
+    ):  # the image, not /etc, is changed: one folder for all that are looked at together
+        image = f"{DESK}/another-etc"
+        path = shlex.quote(f"{image}/{given['names'][0]}")
+        return (
+            f"mkdir -p $(dirname {path}); rm -f {path}; echo another > {path}; "
+            f"mountpoint -q /usr/etc || mount --bind {image} /usr/etc",
+            "true",
+        )
     return {
         "karg": f"sed 's|{given.get('argument')}|quiet|' /proc/cmdline > {other}; mount --bind {other} "
         "/proc/cmdline",
@@ -643,7 +653,7 @@ def doctor(world: World, checks: Checks) -> None:
                 go_on=True,
             ):
                 together = (
-                    check["kind"] if check["kind"] in ("sysctl", "karg", "unit") else one["id"]
+                    check["kind"] if check["kind"] in ("sysctl", "karg", "unit", "as-shipped") else one["id"]
                 )  # each look takes seconds
                 held.setdefault(together, []).append((seen["id"], one["id"], seen["state"], check))
     for group in held.values():

@@ -39,7 +39,7 @@ def install(world: World, checks: Checks) -> None:
         "the installation medium is not offered", "disk0" not in offered and len(offered) == 2, offered
     )
     machine.console.send(offered["disk1"].encode() + b"\n")
-    # Anaconda's own words for the two questions are close to these, but were never seen here.
+    # Anaconda 44.35 asks “Passphrase: ” and “Passphrase (confirm): ”, and so does its stand-in.
     at = machine.wait_console(
         rb"[Pp]assphrase[^\r\n:]*: ", 600, "the installer's question for a passphrase", at
     )
@@ -60,8 +60,16 @@ def install(world: World, checks: Checks) -> None:
     logs = {path.name: path.read_bytes() for path in share.iterdir()}
     checks.true(
         "the logs are on the host",
-        {"program.log", "veilor-choose-disk.log", "veilor-require-luks.log"} <= set(logs),
+        {"program.log", "veilor-choose-disk.log", "veilor-require-luks.log", "veilor-complete.log"}
+        <= set(logs),
         sorted(logs),
+    )
+    completed = logs["veilor-complete.log"].decode(errors="replace")
+    put_back = "/etc/chrony.conf (changed): put back" in completed
+    checks.true(
+        "the clock's servers, which the installer replaced, were put back",
+        put_back or not world.settings.stand_in_medium,
+        completed,
     )
     checks.equal(
         "the passphrase is in none of them", [name for name, text in logs.items() if PASSPHRASE in text], []
@@ -111,6 +119,19 @@ def first_boot(world: World, checks: Checks) -> None:
     world.take_screenshot("first-boot", "First boot of the installed disk")
     status = world.bootc_status()
     checks.equal("what runs came from the installer", status["booted"]["image"]["image"]["transport"], "oci")
+    as_shipped = ["python3", "-I", "/usr/lib/veilor/app", "as-shipped"]
+    seen = machine.run(as_shipped, check=False)
+    checks.equal("what claims rest on in /etc is the image's", seen.code, 0, seen.out + seen.err)
+    remotes = machine.run(["grep", "-c", "remote", "/sysroot/ostree/repo/config"], check=False).out.strip()
+    checks.equal("the installation source is no remote of ostree's", remotes, "0")
+    world.write_file("/etc/firewalld/zones/veilor.xml", "<zone/>")
+    seen = machine.run(as_shipped, check=False)
+    checks.true(
+        "negative control: a zone that hides the image's is named",
+        seen.code == 1 and "/etc/firewalld/zones/veilor.xml (not the image's)" in seen.err,
+        seen.err,
+    )
+    machine.run(["rm", "/etc/firewalld/zones/veilor.xml"])
     shown = world.run_program("veilor-status")
     checks.true(
         "status says plainly that what runs is unverified", "unverified" in shown.text.lower(), shown.text

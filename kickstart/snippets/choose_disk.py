@@ -1,20 +1,31 @@
-"""Asks on the console for disk, keyboard and language, and writes /tmp/veilor-target.ks from the answers.
+"""Asks for disk, keyboard, language and trust in the kernel's key, and writes TARGET from the answers.
 
-Never offered: the installation medium, anything in use, read-only or smaller than MINIMUM. A disk that isn't
-empty is taken only when its name is typed as well. Who types `custom` makes the partitions in the installer's
-own windows instead. Nothing is written to any disk here. Exit codes: 0 chosen, 1 not.
+Never offered: the installation medium, anything in use, read-only or too small for the image. A disk that
+isn't empty is taken only when its name is typed as well. Where the installer's windows will open, who types
+`custom` makes the partitions there instead. Nothing is written to any disk here. Without a choice, the
+machine is switched off. Exit codes: 0 chosen, 1 not.
 """
 
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 
+sys.path.insert(0, "/run/veilor-install")
+import ending
+
 TARGET = "/tmp/veilor-target.ks"
-GUIDED = "/tmp/veilor-guided.ks"  # how the chosen disk is laid out, and that the installer asks as text
+GUIDED = "/tmp/veilor-guided.ks"  # how the chosen disk is laid out
+MOK_CODE = f"{ending.HERE}/mok-code"  # what confirms the request to trust the kernel's key; in memory alone
+IMAGE = "/run/install/repo/container"
+SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 GiB = 1 << 30
 MINIMUM = 12 * GiB
+BESIDE = 4 * GiB  # /boot, the EFI partition, and what the machine writes before its first update
+UNPACKED = 3  # bytes on the disk for one of a compressed layer, at most
+IMAGES = 2  # an update lies beside what runs
 LSBLK = [
     "lsblk",
     "--json",
@@ -44,10 +55,55 @@ def medium_labels(cmdline):
     return {label.replace("\\x20", " ") for label in re.findall(r"(?:CDLABEL|LABEL)=([^:\s]+)", cmdline)}
 
 
-def why_not(disk, labels):
+def needed_room(image):
+    """The bytes that a disk needs for the OCI layout at IMAGE; MINIMUM where there is none.
+
+    Raises NoChoice when the layout is there and can't be read.
+    """
+    if not os.path.isdir(image):
+        return MINIMUM
+    try:
+        manifests = read_json(f"{image}/index.json")["manifests"]
+        layers = read_json(blob_path(image, manifests[0]))["layers"]
+        packed = sum(layer["size"] for layer in layers)
+        missing = [one["digest"] for one in layers if not os.path.exists(blob_path(image, one))]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise NoChoice(
+            f"the image on this medium can't be read ({error}); nothing was changed, write the medium anew"
+        ) from None
+    if missing:
+        raise NoChoice(f"this medium lacks {missing[0]}; nothing was changed, write the medium anew")
+    return max(MINIMUM, BESIDE + IMAGES * UNPACKED * packed)
+
+
+def read_json(path):
+    """What the JSON file at PATH holds. Raises OSError and ValueError."""
+    with open(path) as file:
+        return json.load(file)
+
+
+def blob_path(image, descriptor):
+    """Where the blob that DESCRIPTOR of an OCI layout at IMAGE names lies."""
+    return os.path.join(image, "blobs", *descriptor["digest"].split(":"))
+
+
+def asks_for_trust(image, secure_boot):
+    """Whether the firmware checks signatures, and the kernel of an IMAGE needs its key trusted.
+
+    SECURE_BOOT is the path of the variable whose fifth byte says so, after four of attributes (UEFI, 3.3).
+    """
+    try:
+        with open(secure_boot, "rb") as variable:
+            return os.path.isdir(image) and variable.read()[4:5] == b"\1"
+    except OSError:
+        return False
+
+
+def why_not(disk, labels, room=MINIMUM):
     """Why DISK can't be installed to; an empty text when it can.
 
-    DISK is a node of lsblk's tree, LABELS are the volume labels of the medium.
+    DISK is a node of lsblk's tree, LABELS are the volume labels of the medium, ROOM is what it needs, in
+    bytes.
     """
     mounted = []
     for node in with_descendants(disk):
@@ -60,9 +116,14 @@ def why_not(disk, labels):
         return f"in use: {mounted[0]}"
     if disk["ro"]:
         return "read-only"
-    if disk["size"] < MINIMUM:
-        return f"smaller than {MINIMUM // GiB} GiB"
+    if disk["size"] < room:
+        return f"smaller than {in_gib(room)} GiB"
     return ""
+
+
+def in_gib(size):
+    """SIZE bytes in whole GiB, rounded up."""
+    return -(-size // GiB)
 
 
 def is_disk(node):
@@ -74,14 +135,17 @@ def is_disk(node):
     return bool(node["size"])
 
 
-def sort_disks(blockdevices, cmdline):
-    """(disks to offer, [(name, why not)]) from lsblk's `blockdevices` and the kernel's command line."""
+def sort_disks(blockdevices, cmdline, room=MINIMUM):
+    """(disks to offer, [(name, why not)]) from lsblk's `blockdevices` and the kernel's command line.
+
+    A disk needs ROOM, in bytes.
+    """
     labels = medium_labels(cmdline)
     offered, left_out = [], []
     for disk in blockdevices:
         if not is_disk(disk):
             continue
-        reason = why_not(disk, labels)
+        reason = why_not(disk, labels, room)
         if reason:
             left_out.append((disk["name"], reason))
         else:
@@ -149,40 +213,40 @@ def refuse_silent_mode(cmdline):
         )
 
 
-def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
+def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap, room=MINIMUM):
     """Ask until a disk is chosen; (disk, keymap, language), where the disk is None for `custom`.
 
     BLOCKDEVICES are lsblk's, CMDLINE is the kernel's command line. ASK(prompt) gives a line, None at its end;
     SAY(text) shows one; READ_START(disk) gives the disk's first bytes; SET_KEYMAP(name) says whether there is
-    such a layout. Raises NoChoice.
+    such a layout; ROOM is what a disk needs, in bytes. Raises NoChoice.
     """
     refuse_silent_mode(cmdline)
-    offered, left_out = sort_disks(blockdevices, cmdline)
+    offered, left_out = sort_disks(blockdevices, cmdline, room)
+    windows = ending.windows_open(cmdline)
     for disk in offered:
         disk["contents"] = describe_contents(disk, read_start(disk))
     show_disks(offered, left_out, say)
-    if not offered:
+    if not offered and not windows:
         raise NoChoice(
-            f"no disk to install to; attach one of at least {MINIMUM // GiB} GiB that isn't in use, and "
-            "start again"
+            f"there is no disk to install to; attach one of at least {in_gib(room)} GiB that isn't in use, "
+            "and start again"
         )
     keymap, language = "us", "en_US.UTF-8"
     say(f"The keyboard layout is {keymap}, also for the passphrase; the language is {language}.")
     say(
         "Type its number; or first `keyboard NAME` (de, fr, ...) or `language NAME` (de_DE, fr_FR, ...); or "
-        "`quit`;"
+        "`quit`" + (";" if windows else ".")
     )
-    say("or `custom`, to make partitions yourself, on any disk, in the installer's windows.")
+    if windows:
+        say("or `custom`, to make partitions yourself, on any disk, in the installer's windows.")
     while True:
         line = ask("Install to which disk? ")
         answer = (line or "quit").strip()
         if answer == "quit":
             raise NoChoice("no disk was chosen, nothing was changed; start again when you like")
-        if answer == "custom":
-            say(
-                "The installer's windows open next. Encrypt / there (LUKS2), or what is installed will be "
-                "refused at the end."
-            )
+        if answer == "custom" and windows:
+            say("The installer's windows open next. Encrypt there (LUKS2) all except /boot and the EFI")
+            say(f"partition, and give / {in_gib(room)} GiB; else what is installed is refused at the end.")
             return None, keymap, language
         if answer.startswith("keyboard "):
             keymap = change_keymap(keymap, answer.split(None, 1)[1], say, set_keymap)
@@ -191,7 +255,9 @@ def choose(blockdevices, cmdline, ask, say, read_start, set_keymap=use_keymap):
             language = change_language(language, answer.split(None, 1)[1], say)
             continue
         disk = disk_of_number(offered, answer)
-        if disk is None:
+        if answer == "custom":
+            say("For partitions of your own, start this medium again and choose its second entry.")
+        elif disk is None:
             say(f"Type a number from 1 to {len(offered)}.")
         elif may_erase(disk, ask):
             return disk, keymap, language
@@ -255,20 +321,23 @@ def may_erase(disk, ask):
     return typed is not None and typed.strip() == disk["name"]
 
 
-def open_terminal():
-    """(reading, writing, give_back) on the terminal that the person sits at; call GIVE_BACK at the end."""
-    try:
-        # The installer runs in tmux, shown on the screen and on a serial console alike; its pane is ours.
-        return open("/dev/tty"), open("/dev/tty", "w"), lambda: None
-    except OSError:
-        pass
-    with open("/sys/class/tty/console/active") as active:
-        name = active.read().split()[-1]
-    if name != "tty0":
-        return open(f"/dev/{name}"), open(f"/dev/{name}", "w"), lambda: None
-    # A screen of its own: another program reads from the one in front.
-    subprocess.run(["chvt", "6"], timeout=20)
-    return open("/dev/tty6"), open("/dev/tty6", "w"), lambda: subprocess.run(["chvt", "1"], timeout=20)
+def offer_trust(ask, show):
+    """Ask whether the firmware shall trust the kernel's key; the code that confirms it, or None.
+
+    ASK(prompt) gives a line, None at its end; SHOW(text) shows one to the person alone.
+    """
+    show("")
+    show("Secure Boot is on, and may not know the key that this system's kernel is signed with.")
+    answer = ask("Have it trusted, confirmed by you at the next start? Type yes or no: ")
+    if (answer or "no").strip().lower() not in ("y", "yes"):
+        show("Not asked for. With Secure Boot on this system starts only where that key is trusted already.")
+        return None
+    code = f"{secrets.randbelow(10**8):08}"
+    show("At the next start a blue screen comes up for ten seconds: press a key, then choose")
+    show("  Enroll MOK > Continue > Yes, type this code, and Reboot.")
+    show(f"      {code}")
+    ask("Write the code down, then press Enter. ")
+    return code
 
 
 def write_file(path, text):
@@ -280,20 +349,13 @@ def write_file(path, text):
 
 def main():
     """Ask, and write TARGET, for `custom` GUIDED as well; the exit code."""
-    try:
-        reading, writing, give_back = open_terminal()
-    except (OSError, subprocess.SubprocessError) as error:
-        print(f"Not installed: there is no terminal to ask at ({error}); nothing was changed.")
-        return 1
+    terminal = ending.Terminal()
+    if not terminal.writing:
+        return ending.end("there is no terminal to ask at; nothing was changed", terminal)
 
     def say(text):
-        print(text, file=writing, flush=True)
-        print(text)
-
-    def ask(prompt):
-        writing.write(prompt)
-        writing.flush()
-        return reading.readline() or None
+        terminal.say(text)
+        print(text, flush=True)
 
     def read_start(disk):
         with open(disk["path"], "rb") as device:
@@ -302,19 +364,24 @@ def main():
     try:
         listed = json.loads(subprocess.run(LSBLK, capture_output=True, check=True, timeout=60).stdout)
         with open("/proc/cmdline") as cmdline:
-            disk, keymap, language = choose(listed["blockdevices"], cmdline.read(), ask, say, read_start)
+            disk, keymap, language = choose(
+                listed["blockdevices"], cmdline.read(), terminal.ask, say, read_start, room=needed_room(IMAGE)
+            )
+        code = offer_trust(terminal.ask, terminal.say) if asks_for_trust(IMAGE, SECURE_BOOT) else None
+        if code:
+            write_file(MOK_CODE, code)
         write_file(TARGET, target_text(disk, keymap, language))
         if disk is None:
-            write_file(GUIDED, "graphical\n")
+            write_file(GUIDED, "")
     except NoChoice as why:
-        say(f"Not installed: {why}.")
-        return 1
+        return ending.end(why, terminal)
     except (OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
-        say(f"Not installed: the disks of this machine could not be listed ({error}); nothing was changed.")
-        return 1
-    finally:
-        give_back()
+        return ending.end(
+            f"the disks of this machine could not be listed ({error}); nothing was changed", terminal
+        )
     say(f"Installing to {disk['name']}." if disk else "Partitions are yours to make.")
+    if disk:
+        say("The installer asks for the passphrase next, twice. Until it has one, nothing is erased.")
     return 0
 
 

@@ -2,16 +2,19 @@
 
 Asks on the console which disk to take (that is the kickstart's own %pre script) and for a passphrase, says
 each step, and ends with one line: `VEILOR-INSTALL: DONE`, or `VEILOR-INSTALL: FAILED` with the reason. Then
-the machine goes off. Exit codes: 0 done, 1 an expected failure, 70 a bug.
+the machine goes off if all went well; after a failure it stays on, as with Anaconda. Exit codes: 0 done, 1 an
+expected failure, 70 a bug.
 """
 
 import os
 import re
-import select
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+import habits
 import ks
 import planner
 import storage
@@ -24,13 +27,12 @@ from deploy import (
     set_kernel_arguments,
 )
 from scripts import run_scripts
-from system import Failed, kernel_arguments, log, run
-from terminal import ask_secret, relay
+from system import EarlyFailed, Failed, display_mode, kernel_arguments, log, run
+from terminal import ask, ask_secret, relay
 
 LIVE, REPO = "/run/initramfs/live", "/run/install/repo"
-SHORTEST = 8  # characters of a passphrase, Anaconda's least
 STEPS = 12
-PATIENCE = 600  # seconds that a failure stays on the screen
+STRONG = 10  # characters; Anaconda asks libpwquality, which the lab has not
 
 
 @dataclass
@@ -77,7 +79,9 @@ def find_kickstart() -> str:
         )
     try:
         with open(REPO + named[1]) as file:
-            return file.read()
+            text = file.read()
+        habits.write(Path(habits.INPUT), text)
+        return text
     except OSError as error:
         raise Failed(
             f"the medium has no kickstart {named[1]} ({error.strerror}); make it anew by `veilor iso`"
@@ -85,18 +89,31 @@ def find_kickstart() -> str:
 
 
 def ask_passphrase() -> bytes:
-    """A passphrase typed twice the same and long enough. Raises Failed when the terminal ends."""
+    """A passphrase typed twice the same, in Anaconda's words. Raises Failed when the terminal ends.
+
+    Anaconda takes an empty one here, and refuses it when it judges the partitions.
+    """
+    words = habits.SEEN["passphrase"]
     while True:
         try:
-            first = ask_secret("Passphrase for the encrypted disk: ")
-            if len(first.decode(errors="replace")) < SHORTEST:
-                say(f"It needs {SHORTEST} characters or more.")
-                continue
-            if ask_secret("Again: ") == first:
+            first = ask_secret(f"{words['message']}\n\n{words['title']}: ")
+            again = ask_secret(f"{words['title']} (confirm): ")
+            if first != again:
+                say(words["different"])
+            elif not first:
+                raise Failed("an encrypted partition has no passphrase; nothing was changed, start again")
+            elif len(first.decode(errors="replace")) < words["shortest"]:
+                say(words["short"])
+            elif len(first) >= STRONG or is_wanted_anyway(words):
                 return first
         except EOFError:
             raise Failed("no passphrase was typed; nothing was changed, start again") from None
-        say("The two are not the same.")
+
+
+def is_wanted_anyway(words: dict[str, str]) -> bool:
+    """Whether the person wants a weak passphrase after all, asked in WORDS. Raises EOFError."""
+    say(f"{words['weak']} \n{words['anyway']}")
+    return ask(words["answer"]).strip() == b"yes"
 
 
 def install(attempt: Attempt) -> ks.Kickstart:
@@ -110,6 +127,11 @@ def install(attempt: Attempt) -> ks.Kickstart:
     progress.begin_step("the kickstart's questions")
     run_scripts(pre, "%pre")
     kickstart = ks.read_kickstart(attempt.kickstart)
+    if display_mode() != "text":
+        raise Failed(
+            "the boot arguments ask for the installer's windows, which this stand-in has not; nothing was "
+            "changed, start by an entry with inst.text"
+        )
     plan = planner.make_plan(kickstart, storage.list_disks(), uefi=os.path.isdir("/sys/firmware/efi"))
     passphrase = ask_passphrase()
     progress.begin_step(f"partitioning {plan.disk.name}")
@@ -130,8 +152,10 @@ def install(attempt: Attempt) -> ks.Kickstart:
     install_boot_loader(made)
     progress.begin_step("kernel arguments")
     set_kernel_arguments(kickstart, made)
+    habits.leave_kickstart(attempt.kickstart, Path(storage.SYSROOT, "var/roothome"))
     progress.begin_step("the kickstart's last scripts")
     run_scripts(kickstart.post, "%post")
+    habits.leave_behind()
     progress.begin_step("closing the disk")
     storage.take_down(attempt.luks)
     progress.begin_step("done")
@@ -152,28 +176,32 @@ def main() -> int:
         attempt.kickstart = find_kickstart()
         kickstart = install(attempt)
     except (Failed, KeyboardInterrupt) as why:
-        give_up(attempt, str(why) or "interrupted; start again")
+        give_up(attempt, str(why) or "interrupted; start again", early=isinstance(why, EarlyFailed))
         return 1
     say("VEILOR-INSTALL: DONE")
     end_machine(kickstart.end)
     return 0
 
 
-def give_up(attempt: Attempt, why: str) -> None:
-    """Run %onerror, take everything down, say WHY, wait for somebody to read it, and switch off."""
+def give_up(attempt: Attempt, why: str, *, early: bool = False) -> None:
+    """Say WHY as Anaconda does, take everything down, and stay on.
+
+    EARLY, while it can show nothing, Anaconda runs no %onerror script.
+    """
     log(f"failed: {why}")
-    for step in (
-        lambda: run_scripts(ks.read_early_scripts(attempt.kickstart)[1], "%onerror", strict=False),
-        lambda: storage.take_down(attempt.luks),
-    ):
+    steps = [lambda: storage.take_down(attempt.luks)]
+    if not early and attempt.kickstart:
+        steps.insert(
+            0, lambda: run_scripts(ks.read_early_scripts(attempt.kickstart)[1], "%onerror", strict=False)
+        )
+    for step in steps:
         try:
             step()
         except (Failed, OSError) as error:
             log(f"while giving up: {error}")
+    print(habits.SEEN["failure"]["pre" if early else "later"], flush=True)
     say(f"VEILOR-INSTALL: FAILED {why}")
-    print(f"Press Enter to switch off (by itself in {PATIENCE // 60} minutes).", flush=True)
-    select.select([sys.stdin], [], [], PATIENCE)
-    end_machine("poweroff")
+    signal.pause()
 
 
 def end_machine(action: str) -> None:

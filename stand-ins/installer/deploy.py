@@ -2,7 +2,9 @@
 
 import os
 import stat
+from pathlib import Path
 
+import habits
 from ks import Kickstart
 from storage import ROOT, SYSROOT, Storage
 from system import Failed, console_arguments, run
@@ -14,17 +16,17 @@ ELF = b"\x7fELF"  # how a compiled program begins
 
 
 def init_ostree(kickstart: Kickstart) -> None:
-    """Make an empty ostree on the disk, with the kickstart's stateroot.
+    """Make an empty ostree on the disk, with the kickstart's stateroot, and the source as a remote.
 
-    `bootprefix`, since /boot is a partition of its own: entries name /boot/ostree, and the link makes that
-    right on the partition too. `bootloader none`, since bootupd's static configuration reads the entries.
+    Without `bootprefix`, as Anaconda makes it, entries name /ostree, which is right where /boot is a
+    partition. `bootloader none` is the lab's alone: Fedora's ostree knows by itself that bootupd was here.
     """
-    run("ostree", "admin", "init-fs", "--modern", ROOT)
-    for key, value in (("bootloader", "none"), ("readonly", "true"), ("bootprefix", "true")):
+    run("ostree", "admin", "init-fs", ROOT)
+    for key, value in (("bootloader", "none"), ("readonly", "true")):
         run("ostree", "config", f"--repo={REPO}", "set", f"sysroot.{key}", value)
     run("ostree", "admin", "os-init", f"--sysroot={ROOT}", kickstart.stateroot)
-    if not os.path.lexists(f"{ROOT}/boot/boot"):
-        os.symlink(".", f"{ROOT}/boot/boot")
+    with open(f"{REPO}/config", "a") as config:
+        config.write(habits.remote_text(kickstart))
 
 
 def deploy_image(kickstart: Kickstart) -> str:
@@ -58,12 +60,12 @@ def mount_system(kickstart: Kickstart, deployment: str) -> None:
         (f"{ROOT}/boot", "boot"),
         ("/dev", "dev"),
         ("/sys", "sys"),
+        ("/run", "run"),
     ):
-        bind = "--rbind" if folder in ("boot", "dev", "sys") else "--bind"
+        bind = "--rbind" if folder in ("boot", "dev", "sys", "run") else "--bind"
         run("mount", bind, "--make-rslave", source, f"{SYSROOT}/{folder}")
     run("mount", "-t", "proc", "proc", f"{SYSROOT}/proc")
-    for folder in ("run", "tmp"):
-        run("mount", "-t", "tmpfs", "tmpfs", f"{SYSROOT}/{folder}")
+    run("mount", "-t", "tmpfs", "tmpfs", f"{SYSROOT}/tmp")
     # The folders that every deployment expects below /var. systemd makes them at boot, too late for scripts.
     prefixes = [f"--prefix=/var/{name}" for name in ("log", "home", "roothome")]
     run("systemd-tmpfiles", f"--root={SYSROOT}", "--create", *prefixes, check=False)
@@ -100,7 +102,8 @@ def set_kernel_arguments(kickstart: Kickstart, storage: Storage) -> None:
 def install_boot_loader(storage: Storage) -> None:
     """Have the new system's own bootupctl put the boot loader on the disk."""
     disk = storage.plan.disk.path
-    run_in_system("bootupctl", "backend", "install", "--auto", "--write-uuid", "--device", disk, "/")
+    flags = ("--auto", "--write-uuid", "--update-firmware")
+    run_in_system("bootupctl", "backend", "install", *flags, "--device", disk, "/")
 
 
 def run_in_system(*argv: str, timeout: float = 300) -> str:
@@ -109,15 +112,12 @@ def run_in_system(*argv: str, timeout: float = 300) -> str:
 
 
 def configure(kickstart: Kickstart, storage: Storage, deployment: str) -> None:
-    """Write fstab, crypttab, keymap, language and time zone into the deployment's /etc."""
+    """Write fstab, crypttab and time zone into the deployment's /etc, and what Anaconda writes besides."""
     etc, luks = f"{deployment}/etc", storage.luks
     write_file(f"{etc}/fstab", fstab_text(storage.uuids))
     # x-initrd.attach: the initramfs opens the root's container, so shutting down must not try to close it.
     write_file(f"{etc}/crypttab", f"luks-{luks} UUID={luks} none discard,x-initrd.attach\n", 0o600)
-    if kickstart.keymap:
-        write_file(f"{etc}/vconsole.conf", f"KEYMAP={kickstart.keymap}\n")
-    if kickstart.lang:
-        write_file(f"{etc}/locale.conf", f"LANG={kickstart.lang}\n")
+    habits.write_settings(kickstart, Path(etc))
     zone = f"{etc}/localtime"
     if kickstart.timezone:
         if os.path.lexists(zone):

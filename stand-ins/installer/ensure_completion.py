@@ -6,12 +6,15 @@ another verb.
 """
 
 import glob
+import os
 import platform
 import subprocess
 import sys
 import tomllib
 
 FOLDER = "/usr/lib/bootc/kargs.d"
+# bootc takes the installer's along, and fails where there is none (bootc-image-builder#961).
+RESOLV_CONF = "/proc/1/root/etc/resolv.conf"
 KEYS = {"kargs", "match-architectures"}
 
 
@@ -40,6 +43,11 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    if not os.path.lexists(RESOLV_CONF):
+        print(
+            "error: Completing installation: Copying resolv.conf: No such file or directory", file=sys.stderr
+        )
+        return 1
     try:
         arguments = read_kargs(FOLDER, platform.machine())
         if arguments:

@@ -34,9 +34,10 @@ from pykickstart.errors import KickstartError
 from pykickstart.parser import KickstartParser
 from system import Failed
 
-# Every command and option that this program carries out (or that, as `text`, describes what it does anyway).
+# Every command and option that this program carries out.
 SUPPORTED: dict[str, tuple[str, ...]] = {
-    "text": (),
+    "firewall": ("--use-system-defaults",),
+    "xconfig": ("--startxonboot",),
     "lang": (),
     "keyboard": ("--vckeymap",),
     "timezone": ("--utc",),
@@ -116,6 +117,8 @@ class Kickstart:
     lang: str
     timezone: str
     end: str
+    firewall_of_the_system: bool
+    starts_x: bool
     post: tuple[Script, ...] = field(repr=False)
     onerror: tuple[Script, ...] = field(repr=False)
 
@@ -237,6 +240,8 @@ def read_kickstart(text: str) -> Kickstart:
         lang=handler.lang.lang or "",
         timezone=handler.timezone.timezone or "",
         end="reboot" if handler.reboot.action == KS_REBOOT else "poweroff",
+        firewall_of_the_system=bool(handler.firewall.seen and handler.firewall.use_system_defaults),
+        starts_x=bool(handler.xconfig.startX),
         post=scripts_of(handler, KS_SCRIPT_POST),
         onerror=scripts_of(handler, KS_SCRIPT_ONERROR),
     )

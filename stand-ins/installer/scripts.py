@@ -6,7 +6,7 @@ import tempfile
 
 from ks import Script
 from storage import SYSROOT
-from system import Failed, log
+from system import EarlyFailed, Failed, log
 
 TIMEOUT = 3600  # seconds; a %pre script may wait for a person
 # `bootc install ensure-completion` knows by this variable that Anaconda runs it.
@@ -16,13 +16,13 @@ ENVIRONMENT = {**os.environ, "ANA_INSTALL_PATH": SYSROOT}
 def run_scripts(scripts: tuple[Script, ...], section: str, *, strict: bool = True) -> None:
     """Run SCRIPTS of the kickstart's SECTION in order.
 
-    With STRICT, Failed is raised when a script that must succeed does not.
+    With STRICT, Failed is raised when a script that must succeed does not, EarlyFailed for one of %pre.
     """
     for script in scripts:
         code, last_line = run_script(script)
         log(f"{section} script of line {script.line} ended with {code}")
         if code and script.must_succeed and strict:
-            raise Failed(
+            raise (EarlyFailed if section == "%pre" else Failed)(
                 f"the kickstart's {section} script of line {script.line} ended with {code}: "
                 f"{last_line or 'it said nothing'}"
             )

@@ -12,6 +12,10 @@ class Failed(Exception):
     """An expected failure: one line that says what happened and what to do next."""
 
 
+class EarlyFailed(Failed):
+    """A failure while nothing can show it yet: of a %pre script."""
+
+
 def log(text: str) -> None:
     """Add TEXT to the installer's log of programs."""
     with open(LOG, "a") as out:
@@ -69,6 +73,13 @@ def kernel_arguments() -> dict[str, str]:
             name, _, value = word.partition("=")
             found[name] = value
         return found
+
+
+def display_mode() -> str:
+    """`text` or `graphical`, where the installer opens windows: of the boot arguments the last counts."""
+    with open("/proc/cmdline") as cmdline:
+        modes = [word for word in cmdline.read().split() if word in ("inst.text", "inst.graphical")]
+    return modes[-1].removeprefix("inst.") if modes else "graphical"
 
 
 def console_arguments() -> list[str]:

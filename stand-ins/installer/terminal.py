@@ -118,3 +118,13 @@ def ask_secret(prompt: str) -> bytes:
     finally:
         os.close(fd)
     return typed[:-1]
+
+
+def ask(prompt: str) -> bytes:
+    """A line typed after PROMPT, shown as it is typed. Raises EOFError when the terminal ends."""
+    with open("/dev/tty", "r+b", buffering=0) as terminal:
+        write_all(terminal.fileno(), prompt.encode())
+        line = terminal.readline()
+    if not line:
+        raise EOFError
+    return line

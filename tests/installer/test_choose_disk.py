@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import json
 
 import choose_disk as choosing
+import ending
 import pytest
 
 GiB = choosing.GiB
@@ -88,7 +89,7 @@ def test_no_disk_at_all(one):
     assert choosing.sort_disks([one], CMDLINE) == ([], [])
 
 
-def talk(disks, *typed, start=EMPTY, keymaps=("us", "de"), cmdline=CMDLINE):
+def talk(disks, *typed, start=EMPTY, keymaps=("us", "de"), cmdline=CMDLINE, **more):
     """Choose with TYPED lines; (disk's name, keymap, language), prompts, what was said."""
     lines, prompts, said = list(typed), [], []
 
@@ -97,7 +98,7 @@ def talk(disks, *typed, start=EMPTY, keymaps=("us", "de"), cmdline=CMDLINE):
         return lines.pop(0) + "\n" if lines else None
 
     found, *chosen = choosing.choose(
-        disks, cmdline, ask, said.append, lambda one: start, keymaps.__contains__
+        disks, cmdline, ask, said.append, lambda one: start, keymaps.__contains__, **more
     )
     return (found and found["name"], *chosen), prompts, "\n".join(said)
 
@@ -148,7 +149,39 @@ def test_no_answer_means_no_disk(typed):
 
 def test_no_disk_says_what_to_do():
     with pytest.raises(choosing.NoChoice, match="attach one of at least 12 GiB"):
-        talk([MEDIUM])
+        talk([MEDIUM], cmdline=f"{CMDLINE} inst.text")
+
+
+def test_a_disk_without_room_for_the_image_is_not_offered():
+    """The installer itself asks for 500 MB, whatever the image needs."""
+    chosen, _, said = talk([disk("sda", 20 * GiB), disk("sdb", 64 * GiB)], "1", room=26 * GiB + 1)
+    assert chosen[0] == "sdb" and "sda is left out: smaller than 27 GiB" in said
+
+
+def oci(folder, *sizes):
+    """An OCI layout in FOLDER with layers of SIZES, in bytes as they are packed."""
+    layers = [{"digest": f"sha256:{number:064x}", "size": size} for number, size in enumerate(sizes)]
+    blobs = {f"{number:064x}": b"layer" for number, _ in enumerate(sizes)}
+    blobs["a" * 64] = json.dumps({"layers": layers}).encode()
+    (folder / "blobs/sha256").mkdir(parents=True)
+    for name, content in blobs.items():
+        (folder / "blobs/sha256" / name).write_bytes(content)
+    (folder / "index.json").write_text(json.dumps({"manifests": [{"digest": "sha256:" + "a" * 64}]}))
+    return folder
+
+
+def test_room_is_judged_by_the_image_on_the_medium(tmp_path):
+    assert choosing.needed_room(str(tmp_path / "none")) == 12 * GiB  # a system of packages
+    assert choosing.needed_room(str(oci(tmp_path / "small", 1000, 2000))) == 12 * GiB
+    large = choosing.needed_room(str(oci(tmp_path / "large", 3 * GiB, GiB // 2)))
+    assert 24 * GiB < large < 32 * GiB  # docs/INSTALL.md asks for a disk of 32 GB
+
+
+@pytest.mark.parametrize("spoilt", ["index.json", "blobs/sha256/" + "a" * 64, "blobs/sha256/" + "0" * 64])
+def test_a_medium_without_a_whole_image_erases_nothing(spoilt, tmp_path):
+    (oci(tmp_path / "image", GiB) / spoilt).unlink()
+    with pytest.raises(choosing.NoChoice, match="write the medium anew"):
+        choosing.needed_room(str(tmp_path / "image"))
 
 
 def test_keyboard_layout():
@@ -177,23 +210,101 @@ def test_what_is_no_language_changes_nothing(typed):
 
 
 def test_partitions_by_hand_say_nothing_of_any_disk():
-    chosen, prompts, said = talk([FULL[0]], "keyboard de", "custom")
-    assert chosen == (None, "de", "en_US.UTF-8") and len(prompts) == 2 and "Encrypt /" in said
+    chosen, prompts, said = talk([FULL[0]], "keyboard de", "custom", cmdline=f"{CMDLINE} inst.graphical")
+    assert chosen == (None, "de", "en_US.UTF-8") and len(prompts) == 2 and "Encrypt there (LUKS2)" in said
     assert choosing.target_text(None, "de", "en_US.UTF-8") == "keyboard --vckeymap=de\nlang en_US.UTF-8\n"
 
 
-@pytest.mark.parametrize(("typed", "layout"), [("1", "text\n"), ("custom", "graphical\n")])
-def test_the_installers_windows_take_the_place_of_our_layout(typed, layout, monkeypatch, tmp_path):
-    monkeypatch.setattr(choosing, "TARGET", str(tmp_path / "target.ks"))
-    monkeypatch.setattr(choosing, "GUIDED", str(tmp_path / "guided.ks"))
-    (tmp_path / "guided.ks").write_text("text\n")
-    answers = io.StringIO(f"{typed}\n")
-    monkeypatch.setattr(choosing, "open_terminal", lambda: (answers, io.StringIO(), lambda: None))
+def test_partitions_by_hand_are_for_the_windows_alone():
+    """As text, the installer's own storage page has no encryption."""
+    chosen, prompts, said = talk([disk("sda")], "custom", "1", cmdline=f"{CMDLINE} inst.text")
+    assert chosen[0] == "sda" and len(prompts) == 2
+    assert "or `custom`" not in said and "choose its second entry" in said
+    assert "or `custom`" in talk([disk("sda")], "1", cmdline=f"{CMDLINE} inst.graphical")[2]
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "windows"),
+    [
+        ("quiet", True),
+        ("inst.text quiet", False),
+        ("inst.graphical", True),
+        ("inst.text inst.graphical", True),
+        ("inst.graphical inst.text", False),
+        ("inst.textual", True),
+    ],
+)
+def test_of_the_display_modes_the_last_counts(cmdline, windows):
+    assert ending.windows_open(cmdline) is windows
+
+
+class Person:
+    """In the terminal's place: TYPED lines, and what was shown to the person alone."""
+
+    def __init__(self, *typed):
+        self.typed, self.shown, self.writing = list(typed), [], True
+
+    def say(self, text):
+        self.shown.append(text)
+
+    def ask(self, prompt, patience=None):
+        self.shown.append(prompt)
+        return self.typed.pop(0) + "\n" if self.typed else None
+
+
+@pytest.fixture
+def installer(monkeypatch, tmp_path):
+    """What the script's `main` writes, with an empty disk to choose; the folder."""
+    for name in ("TARGET", "GUIDED", "MOK_CODE", "SECURE_BOOT", "IMAGE"):
+        monkeypatch.setattr(choosing, name, str(tmp_path / name))
     monkeypatch.setattr(choosing, "sort_disks", lambda *_: ([disk("sda", path="/dev/zero")], []))
+    (tmp_path / "GUIDED").write_text("part /\n")
+    monkeypatch.setattr(ending, "end", lambda why, *_, **__: pytest.fail(str(why)))
+    return tmp_path
+
+
+def go(monkeypatch, *typed):
+    person = Person(*typed)
+    monkeypatch.setattr(ending, "Terminal", lambda: person)
     assert choosing.main() == 0
-    assert (tmp_path / "guided.ks").read_text() == layout and (
-        "sda" in (tmp_path / "target.ks").read_text()
-    ) == (typed == "1")
+    return person
+
+
+@pytest.mark.parametrize(("typed", "layout"), [("1", "part /\n"), ("custom", "")])
+def test_the_installers_windows_take_the_place_of_our_layout(typed, layout, monkeypatch, installer):
+    go(monkeypatch, typed)
+    assert (installer / "GUIDED").read_text() == layout
+    assert ("sda" in (installer / "TARGET").read_text()) == (typed == "1")
+
+
+def test_the_kernels_key_is_asked_for_before_anything_is_written(monkeypatch, installer, capsys):
+    (installer / "SECURE_BOOT").write_bytes(b"\x06\0\0\0\1")
+    oci(installer / "IMAGE", 1000)
+    person = go(monkeypatch, "1", "yes", "")
+    code = (installer / "MOK_CODE").read_text()
+    assert code.isdigit() and len(code) == 8 and f"      {code}" in person.shown
+    assert code not in capsys.readouterr().out  # the script's log
+
+
+@pytest.mark.parametrize("answers", [["no"], [""], ["maybe"], []])
+def test_nothing_is_enrolled_unasked(answers, monkeypatch, installer):
+    (installer / "SECURE_BOOT").write_bytes(b"\x06\0\0\0\1")
+    oci(installer / "IMAGE", 1000)
+    person = go(monkeypatch, "1", *answers)
+    assert not (installer / "MOK_CODE").exists() and "starts only where" in person.shown[-3]
+
+
+@pytest.mark.parametrize("variable", [b"\x06\0\0\0\0", b"", None])
+def test_without_secure_boot_nobody_is_asked(variable, monkeypatch, installer):
+    if variable is not None:
+        (installer / "SECURE_BOOT").write_bytes(variable)
+    oci(installer / "IMAGE", 1000)
+    assert not [line for line in go(monkeypatch, "1").shown if "Secure Boot" in line]
+
+
+def test_a_system_of_packages_has_fedoras_own_kernel(monkeypatch, installer):
+    (installer / "SECURE_BOOT").write_bytes(b"\x06\0\0\0\1")
+    assert not [line for line in go(monkeypatch, "1").shown if "Secure Boot" in line]
 
 
 @pytest.mark.parametrize("argument", ["inst.cmdline", "inst.noninteractive"])
@@ -215,9 +326,21 @@ def test_target_names_everything_that_goes_and_nothing_else():
     assert choosing.target_text(disk("vdb"), "us", "en_US.UTF-8").splitlines()[1] == "zerombr"
 
 
-def test_without_a_terminal_nothing_is_installed(monkeypatch, capsys):
-    def no_terminal():
-        raise OSError(6, "No such device or address")
+@pytest.mark.parametrize("typed", [["quit"], []])
+def test_without_a_choice_the_machine_goes_off(typed, monkeypatch, installer):
+    """Anaconda itself would show a traceback and stay on."""
+    ended, person = [], Person(*typed)
+    monkeypatch.setattr(ending, "Terminal", lambda: person)
+    monkeypatch.setattr(ending, "end", lambda why, terminal: ended.append((str(why), terminal)) or 1)
+    assert choosing.main() == 1 and ended == [
+        ("no disk was chosen, nothing was changed; start again when you like", person)
+    ]
+    assert not (installer / "TARGET").exists()
 
-    monkeypatch.setattr(choosing, "open_terminal", no_terminal)
-    assert choosing.main() == 1 and "no terminal to ask at" in capsys.readouterr().out
+
+def test_without_a_terminal_nothing_is_installed(monkeypatch, installer):
+    ended, person = [], Person()
+    person.writing = None
+    monkeypatch.setattr(ending, "Terminal", lambda: person)
+    monkeypatch.setattr(ending, "end", lambda why, terminal: ended.append(str(why)) or 1)
+    assert choosing.main() == 1 and "no terminal to ask at" in ended[0]

@@ -14,10 +14,13 @@ import pytest
 from veilor import cli
 from veilor.build import iso, kickstart
 from veilor.build.errors import BuildError
+from veilor.core.product import load
 
 KICKSTART = Path(__file__).resolve().parents[2] / "kickstart/install.ks"
 MUTABLE = KICKSTART.with_name("veilor-os.ks")
-WANTED = "inst.ks=hd:LABEL=SMALL-MEDIUM:/ks.cfg"
+WANTED = "inst.ks=hd:LABEL=VEILOR-OS-44:/ks.cfg"
+PRODUCT = load(KICKSTART.parents[1] / "product.toml")
+RECORDINGS = Path(__file__).parent / "data/anaconda-44.35"
 
 
 def build(medium, layout, out, run):
@@ -63,17 +66,66 @@ def test_every_entry_starts_with_the_kickstart(made, run, tmp_path):
     ]
     for text in [*texts, (tmp_path / "third.cfg").read_text()]:
         kernels = [line for line in text.splitlines() if re.match(r"\s*linux", line)]
-        assert len(kernels) == 2 and all(
-            line.endswith(WANTED) and line.count("inst.ks=") == 1 for line in kernels
-        )
-        assert 'set default="0"' in text
+        assert len(kernels) == 3 and all(WANTED in line and line.count("inst.ks=") == 1 for line in kernels)
+        assert 'set default="0"' in text and "SMALL-MEDIUM" not in text
 
 
-def test_label_and_ways_to_boot_stay(made, medium, run):
+def entries(text):
+    """title → kernel line, for the menu entries of GRUB's configuration TEXT that start a kernel."""
+    found = iso.ENTRY.finditer(text)
+    return {one["title"]: kernel[0].strip() for one in found if (kernel := iso.KERNEL_LINE.search(one[0]))}
+
+
+def test_entries_of_a_real_medium_are_ours_and_its_rescue_is_left_alone():
+    """The configuration that lorax 44.7 writes: see the data's README."""
+    before = (RECORDINGS / "medium-grub.cfg").read_text()
+    after = iso.edit_boot_configuration(before, "Fedora-E-dvd-x86_64-44", PRODUCT)
+    assert "Fedora-E-dvd" not in after and "search --no-floppy --set=root -l 'VEILOR-OS-44'" in after
+    made = entries(after)
+    assert list(made) == [
+        "Install veilor-os 44",
+        "Install veilor-os 44 on partitions of your own",
+        "Test this media & install veilor-os 44",
+        "Install veilor-os 44 in basic graphics mode",
+        "Rescue a Fedora system",
+    ]
+    rescue = made.pop("Rescue a Fedora system")
+    assert rescue.endswith("inst.stage2=hd:LABEL=VEILOR-OS-44 inst.rescue quiet")
+    for title, kernel in made.items():
+        mode = "inst.graphical" if "your own" in title else "inst.text"
+        assert kernel.endswith(f"{WANTED} {mode} inst.nosave=all"), title
+    assert "nomodeset" in made["Install veilor-os 44 in basic graphics mode"]
+
+
+def test_an_entry_says_one_display_mode_only():
+    """Real Anaconda takes the last of inst.text and inst.graphical."""
+    entry = "menuentry 'x' {\n linux /vmlinuz inst.graphical inst.cmdline inst.nosave=logs\n}\n"
+    made = entries(iso.edit_boot_configuration(entry, "L", PRODUCT))
+    assert [kernel.split()[2:] for kernel in made.values()] == [
+        [WANTED, "inst.text", "inst.nosave=all"],
+        [WANTED, "inst.graphical", "inst.nosave=all"],
+    ]
+
+
+def labels(path):
+    """The labels in the volume descriptors of the ISO at PATH: in ASCII, and for Joliet (ECMA-119, 8.4)."""
+    found, data = {}, path.read_bytes()[: 64 * 2048]
+    for start in range(16 * 2048, len(data), 2048):
+        kind, text = data[start], data[start + 40 : start + 72]
+        if data[start + 1 : start + 6] != b"CD001" or kind == 255:
+            break
+        if kind in (1, 2):
+            found[kind] = text.decode("ascii" if kind == 1 else "utf-16-be").strip(" \0")
+    return found
+
+
+def test_the_label_is_ours_and_ways_to_boot_stay(made, medium, run):
     before, after = iso.read_medium(medium), iso.read_medium(made)
-    assert after.label == before.label == "SMALL-MEDIUM"
+    assert labels(medium) == dict.fromkeys((1, 2), "SMALL-MEDIUM")
+    assert labels(made) == {1: "VEILOR-OS-44"}  # xorriso writes no Joliet here
+    assert (before.label, after.label) == ("SMALL-MEDIUM", "VEILOR-OS-44")
     assert after.efi is not None
-    ways = [iso.Job(before, path.parent, 0, run).ways_to_boot(path) for path in (medium, made)]
+    ways = [iso.Job(before, path.parent, 0, run, PRODUCT).ways_to_boot(path) for path in (medium, made)]
     assert ways[0] == ways[1] == ["BIOS", "UEFI"]
     assert made.read_bytes()[510:512] == b"\x55\xaa"
 
@@ -108,7 +160,7 @@ def test_the_mutable_fallback_has_its_kickstart_and_no_image(run, medium, tmp_pa
         ["xorriso", "-indev", str(made), "-find", "/", "-maxdepth", "1"], binds=[tmp_path], timeout=60
     ).stdout.decode()
     assert "/ks.cfg" in listed and "/container" not in listed
-    assert iso.Job(iso.read_medium(medium), tmp_path, 0, run).ways_to_boot(made) == ["BIOS", "UEFI"]
+    assert iso.Job(iso.read_medium(medium), tmp_path, 0, run, PRODUCT).ways_to_boot(made) == ["BIOS", "UEFI"]
 
 
 @pytest.mark.parametrize(
@@ -245,5 +297,7 @@ def test_other_checksums_stay(tmp_path):
     assert lines == ["aa  a.iso", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  b.iso"]
 
 
-def test_a_label_with_a_space_is_escaped():
-    assert "LABEL=A\\x20B:/ks.cfg" in iso.edit_boot_configuration("linux /vmlinuz quiet", "A B")
+def test_a_label_with_a_space_is_found_as_grub_and_the_kernel_write_it():
+    entry = "search -l 'A B'\nmenuentry 'x' {\n linux /vmlinuz inst.stage2=hd:LABEL=A\\x20B quiet\n}\n"
+    after = iso.edit_boot_configuration(entry, "A B", PRODUCT)
+    assert "-l 'VEILOR-OS-44'" in after and after.count("stage2=hd:LABEL=VEILOR-OS-44 ") == 2

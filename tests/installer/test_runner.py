@@ -56,7 +56,9 @@ def text(target):
 
 def lay_out(text):
     """TEXT, its first %pre script run."""
-    subprocess.run(["sh", "-c", ks.read_early_scripts(text)[0][0].text], check=True)
+    subprocess.run(
+        ["sh", "-c", ks.read_early_scripts(text)[0][0].text], check=True
+    )  # the second is not needed
     return text
 
 
@@ -69,14 +71,20 @@ def test_the_shipped_kickstart_is_understood(asked):
     assert (asked.only_use, asked.clear, asked.clear_drives) == (("vdb",), ("vdb",), ("vdb",))
     assert (asked.stateroot, asked.transport, asked.url) == ("veilor", "oci", "/run/install/repo/container")
     assert (asked.keymap, asked.lang, asked.timezone, asked.end) == ("de", "en_US.UTF-8", "UTC", "poweroff")
-    must, may = [(True, True), (False, True)], [(True, False), (True, False), (False, False)]
-    assert [(s.in_chroot, s.must_succeed) for s in asked.post] == must + may
-    assert len(asked.onerror) == 1
+    assert [(s.in_chroot, s.must_succeed) for s in asked.post] == [
+        (False, True),  # everything is encrypted
+        (False, False),
+        (True, False),
+        (False, True),  # it is completed, and the settings are the image's
+        (False, False),
+    ]
+    assert len(asked.onerror) == 1 and asked.firewall_of_the_system and asked.starts_x
 
 
 def test_the_first_pass_needs_no_include():
     pre, onerror = ks.read_early_scripts(SHIPPED)
     assert [(one.must_succeed, one.log) for one in pre] == [
+        (True, None),
         (True, None),
         (True, "/tmp/veilor-choose-disk.log"),
     ] and len(onerror) == 1
@@ -84,6 +92,7 @@ def test_the_first_pass_needs_no_include():
 
 REFUSED = [
     ("poweroff\n", "poweroff\nfirewall --enabled\n", "firewall"),
+    ("poweroff\n", "poweroff\ntext\n", "text"),
     ("reqpart\n", "autopart --type=lvm\n", "autopart"),
     ("--size=2048", "--size=2048 --label=boot --fsoptions=noatime", "part --fsoptions"),
     ("bootloader", "bootloader --password=x", "--password"),
@@ -342,8 +351,11 @@ def test_scripts(tmp_path):
     log = tmp_path / "log"
     scripts.run_scripts((script("echo one; echo two >&2", log=str(log)),), "%pre")
     assert log.read_text() == "one\ntwo\n" and log.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(system.Failed, match="%post script of line 7 ended with 3: why"):
+    with pytest.raises(system.Failed, match="%post script of line 7 ended with 3: why") as late:
         scripts.run_scripts((script("echo why; exit 3", log=str(log)),), "%post")
+    with pytest.raises(system.EarlyFailed, match="%pre script of line 7"):
+        scripts.run_scripts((script("exit 3", log=str(log)),), "%pre")
+    assert not isinstance(late.value, system.EarlyFailed)
     scripts.run_scripts((script("exit 3", log=str(log), must_succeed=False),), "%post")
     scripts.run_scripts(
         (script('test "$ANA_INSTALL_PATH" = /mnt/sysroot', log=str(log)),), "%post"

@@ -1,101 +1,18 @@
-"""The kickstart's last scripts: root must be on LUKS2 with argon2id, and logs
-go wherever there is a place.
-"""
+"""The kickstart's last scripts: what is missing is completed or refused, and logs are kept."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
 
+import complete
+import ending
 import keep_logs
 import leave_notes
 import offer_mok
 import pytest
-import require_luks
-
-DISK = {"path": "/dev/vdb", "type": "disk"}
-PART = {"path": "/dev/vdb3", "type": "part", "children": [DISK]}
-
-
-@pytest.mark.parametrize(
-    ("tree", "found"),
-    [
-        ([{"path": "/dev/mapper/luks-x", "type": "crypt", "children": [PART]}], "/dev/vdb3"),
-        (
-            [
-                {
-                    "path": "/dev/vg/root",
-                    "type": "lvm",
-                    "children": [{"path": "/dev/dm-0", "type": "crypt", "children": [PART]}],
-                }
-            ],
-            "/dev/vdb3",
-        ),
-        ([PART], None),
-        ([], None),
-    ],
-)
-def test_the_container_below_the_root(tree, found):
-    assert require_luks.find_container(tree) == found
-
-
-def slots(*kinds):
-    return {"keyslots": {str(n): {"kdf": {"type": kind}} for n, kind in enumerate(kinds)}}
-
-
-@pytest.mark.parametrize(
-    ("metadata", "problem"),
-    [
-        (slots("argon2id"), ""),
-        (slots("argon2id", "argon2id"), ""),
-        (slots(), "no key slot"),
-        ({}, "no key slot"),
-        (slots("pbkdf2"), "slot 0 uses pbkdf2"),
-        (slots("argon2id", "argon2i"), "slot 1 uses argon2i"),
-    ],
-)
-def test_the_header_is_judged(metadata, problem):
-    if not problem:
-        require_luks.check_header(metadata)
-        return
-    with pytest.raises(require_luks.Unprotected, match=problem):
-        require_luks.check_header(metadata)
-
-
-FAKE = {
-    "findmnt": "echo /dev/mapper/luks-x",
-    "lsblk": """echo '{"blockdevices": [{"path": "/dev/mapper/luks-x", "type": "TYPE",
-                       "children": [{"path": "/dev/vdb3", "type": "part"}]}]}'""",
-    "cryptsetup": """case "$*" in "isLuks --type luks2 /dev/vdb3") exit CODE;; esac
-                     echo '{"keyslots": {"0": {"kdf": {"type": "KDF"}}}}'""",
-}
-
-
-@pytest.mark.parametrize(
-    ("kind", "code", "kdf", "exit_code", "said"),
-    [
-        ("crypt", 0, "argon2id", 0, "is on LUKS2 with argon2id (/dev/vdb3)"),
-        ("lvm", 0, "argon2id", 1, "is not encrypted"),
-        ("crypt", 1, "argon2id", 1, "is not LUKS2"),
-        ("crypt", 0, "pbkdf2", 1, "uses pbkdf2"),
-    ],
-)
-def test_the_whole_script(kind, code, kdf, exit_code, said, tmp_path, monkeypatch, capsys):
-    for name, text in FAKE.items():
-        program = tmp_path / name
-        program.write_text(
-            "#!/bin/sh\n" + text.replace("TYPE", kind).replace("CODE", str(code)).replace("KDF", kdf) + "\n"
-        )
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert require_luks.main() == exit_code
-    assert said in capsys.readouterr().out
-
-
-def test_without_its_programs_it_refuses(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert require_luks.main() == 1 and "could not be looked at" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -213,9 +130,8 @@ def test_no_place_is_no_error(logs, monkeypatch, capsys):
 
 @pytest.fixture
 def firmware(tmp_path, monkeypatch):
-    """A firmware with Secure Boot on, the image's key, and a mokutil that notes its calls."""
-    (tmp_path / "SecureBoot").write_bytes(b"\x06\0\0\0\1")
-    (tmp_path / "key.der").write_bytes(b"key")
+    """A firmware with Secure Boot on, a code that was asked for, and a mokutil that notes its calls."""
+    (tmp_path / "code").write_text("12345678")
     calls = tmp_path / "calls"
     program = tmp_path / "mokutil"
     program.write_text(f"""#!/bin/sh
@@ -229,59 +145,170 @@ esac
 """)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(offer_mok, "SECURE_BOOT", str(tmp_path / "SecureBoot"))
-    monkeypatch.setattr(offer_mok, "KEY", str(tmp_path / "key.der"))
+    monkeypatch.setattr(offer_mok, "MOK_CODE", str(tmp_path / "code"))
+    monkeypatch.setattr(offer_mok, "IN_SYSTEM", ())
+    monkeypatch.setattr(offer_mok, "SHARED", str(tmp_path))
+    monkeypatch.setattr(ending, "Terminal", lambda: pytest.fail("somebody was asked"))
     return tmp_path
 
 
-def talk(*answers):
-    said, left = [], list(answers)
-    offer_mok.offer(lambda prompt: left.pop(0) if left else None, said.append)
-    return "\n".join(said)
+def test_a_key_that_is_wanted_waits_for_the_next_start(firmware, capsys):
+    assert offer_mok.main() == 0
+    assert (firmware / "asked").read_text() == "$6$hash\n" and not (firmware / "code").exists()
+    assert "--generate-hash=12345678" in (firmware / "calls").read_text()
+    said = capsys.readouterr().out
+    assert "asks at the next start" in said and "12345678" not in said
 
 
-def test_a_key_that_is_wanted_waits_for_the_next_start(firmware):
-    assert offer_mok.why_not_to_offer() == ""
-    said = talk("yes\n", "\n")
-    assert (firmware / "asked").read_text() == "$6$hash\n"
-    code = said.splitlines()[-1].strip()
-    assert code.isdigit() and len(code) == 8 and f"--generate-hash={code}" in (firmware / "calls").read_text()
+def test_nothing_is_enrolled_that_nobody_asked_for(firmware, capsys):
+    (firmware / "code").unlink()
+    assert offer_mok.main() == 0 and "nobody asked" in capsys.readouterr().out
+    assert not (firmware / "calls").exists()
 
 
-@pytest.mark.parametrize("answer", ["no\n", "\n", None, "maybe\n"])
-def test_nothing_is_enrolled_unasked(firmware, answer):
-    said = talk(answer)
-    assert not (firmware / "asked").exists() and "will not start" in said and "mokutil --import" in said
+def test_a_key_that_is_trusted_already_is_left_alone(firmware, capsys):
+    (firmware / "enrolled").touch()
+    assert offer_mok.main() == 0 and "trusted already" in capsys.readouterr().out
+    assert not (firmware / "asked").exists()
 
 
-def test_a_firmware_that_takes_nothing_is_told_of(firmware):
-    (firmware / "mokutil").write_text("#!/bin/sh\nexit 0\n")
-    assert "took no request" in talk("yes\n")
+class Person:
+    """In the terminal's place: what was shown, and nobody who types."""
+
+    def __init__(self):
+        self.shown, self.writing = [], True
+
+    def say(self, text):
+        self.shown.append(text)
+
+    def ask(self, prompt, patience=None):
+        self.shown.append((prompt, patience))
 
 
-@pytest.mark.parametrize("failing", ["--generate-hash", "--import", "--list-new"])
-def test_a_step_that_fails_without_a_word_is_no_request(firmware, failing):
+@pytest.fixture
+def person(monkeypatch):
+    made = Person()
+    monkeypatch.setattr(ending, "Terminal", lambda: made)
+    return made
+
+
+@pytest.mark.parametrize("failing", ["--generate-hash", "--import", "--list-new", "*"])
+def test_a_firmware_that_takes_nothing_is_told_of_where_it_is_read(failing, firmware, person):
     program = firmware / "mokutil"
     program.write_text(
-        program.read_text().replace('case "$1"', f'case "$1" in {failing}*) exit 1;; esac\ncase "$1"')
+        program.read_text().replace(
+            'case "$1"', f'case "$1" in --test-key) ;; {failing}*) exit 1;; esac\ncase "$1"'
+        )
     )
-    assert "took no request" in talk("yes\n")
+    assert offer_mok.main() == 0
+    assert "took no request" in person.shown[0] and "mokutil --import" in person.shown[0]
+    assert person.shown[1][1] == ending.PATIENCE
+
+
+def test_a_system_without_mokutil_is_told_of(firmware, person):
+    (firmware / "mokutil").unlink()
+    assert offer_mok.main() == 0 and "took no request" in person.shown[0]
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A new system whose programs note that they were called, and end with what a file of their name says."""
+    for name in ("bootc", "python3", "systemctl", "chvt"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(
+            f"#!/bin/sh\necho {name} $* >>{tmp_path}/calls\necho {name} says so\n"
+            f"test ! -e {tmp_path}/{name}-fails\n"
+        )
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    steps = tuple(
+        ((argv[0].replace("/usr/bin/", ""), *argv[1:]), problem) for argv, problem in complete.STEPS
+    )
+    monkeypatch.setattr(complete, "STEPS", steps)
+    monkeypatch.setattr(complete, "IN_SYSTEM", ())
+    for name in ("RESOLV_CONF", "KICKSTART"):
+        monkeypatch.setattr(complete, name, str(tmp_path / name))
+    (tmp_path / "KICKSTART").touch()
+    for name, value in (
+        ("KEEP_LOGS", tmp_path / "keep_logs.py"),
+        ("ENTRIES", f"{tmp_path}/entries/*.conf"),
+        ("GRACE", 0),
+        ("PATIENCE", 0),
+    ):
+        monkeypatch.setattr(ending, name, str(value) if not isinstance(value, int) else value)
+    (tmp_path / "keep_logs.py").write_text(f"open('{tmp_path}/calls', 'a').write('logs kept\\n')\n")
+    return tmp_path
+
+
+def test_the_installation_is_completed_by_the_new_systems_own_programs(system, monkeypatch):
+    monkeypatch.setattr(ending, "end", lambda why, **_: pytest.fail(why))
+    assert complete.main() == 0
+    assert (system / "calls").read_text().splitlines() == [
+        "bootc install ensure-completion",
+        "python3 -I /usr/lib/veilor/app as-shipped --put-back",
+    ]
+    assert (system / "RESOLV_CONF").exists()  # bootc-image-builder#961: bootc fails without one
+    assert not (system / "KICKSTART").exists()  # the installer would leave it in root's home
+
+
+@pytest.mark.parametrize("failing", ["bootc", "python3"])
+def test_what_cannot_be_completed_ends_in_a_sentence_and_a_shutdown(failing, system, person, capsys):
+    (system / f"{failing}-fails").touch()
+    assert complete.main() == 1
+    said = person.shown[0]
+    assert (
+        said.startswith("\nNot installed: the ") and f"({failing} says so)" in said and "start again" in said
+    )
+    calls = (system / "calls").read_text().splitlines()
+    assert calls[-2:] == ["logs kept", "systemctl --no-block --no-wall poweroff"]
+    assert "Not installed: " in capsys.readouterr().out  # for the log
+
+
+def test_what_was_refused_does_not_start_and_what_was_there_before_does(system, person):
+    """Anaconda leaves a disk bootable whose last script has refused it."""
+    before, made = system / "entries/old.conf", system / "entries/ostree-1.conf"
+    before.parent.mkdir()
+    for path, when in ((before, 1), (made, 3)):
+        path.write_text("options x\n")
+        os.utime(path, (when, when))
+    os.utime(system / "keep_logs.py", (2, 2))
+    assert ending.end("it is no good", installed=True) == 1
+    assert sorted(path.name for path in before.parent.iterdir()) == ["old.conf", "ostree-1.conf.refused"]
+
+
+def test_a_refusal_without_logs_or_terminal_ends_all_the_same(system, monkeypatch, capsys):
+    (system / "keep_logs.py").write_text("raise SystemExit(1)")
+    monkeypatch.setattr(ending, "open_terminal", lambda: (_ for _ in ()).throw(OSError(6, "no device")))
+    assert ending.end("no disk was chosen") == 1
+    assert "systemctl --no-block" in (system / "calls").read_text()
+    assert capsys.readouterr().out.startswith("Not installed: no disk was chosen.")
+
+
+def test_a_machine_that_does_not_go_off_gives_back_the_installer(system, monkeypatch, person):
+    monkeypatch.setattr(ending, "GRACE", 1 << 30)
+    (system / "bin/systemctl").unlink()
+    monkeypatch.setenv("PATH", str(system / "bin"))
+    assert ending.end("no disk was chosen") == 1
 
 
 @pytest.mark.parametrize(
-    ("spoil", "why"),
-    [
-        (lambda place: (place / "SecureBoot").write_bytes(b"\x06\0\0\0\0"), "Secure Boot is off"),
-        (lambda place: (place / "SecureBoot").unlink(), "Secure Boot is off"),
-        (lambda place: (place / "key.der").unlink(), "not in this image"),
-        (lambda place: (place / "enrolled").touch(), "already enrolled"),
-    ],
+    ("arguments", "switched"), [("inst.text", False), ("inst.graphical", True), ("", True)]
 )
-def test_where_there_is_nothing_to_offer_nobody_is_asked(firmware, spoil, why, capsys, monkeypatch):
-    spoil(firmware)
-    monkeypatch.setattr(offer_mok, "open_terminal", lambda: pytest.fail("somebody was asked"))
-    offer_mok.main()
-    assert why in capsys.readouterr().out
+def test_a_refusal_comes_to_the_front_of_windows(arguments, switched, system, monkeypatch):
+    """In a graphical installation nobody looks at the first screen, where a script's terminal is."""
+    files = {"/sys/class/tty/console/active": "ttyS0 tty0\n", "/proc/cmdline": f"quiet {arguments}\n"}
+
+    def opening(path, mode="r"):
+        if path in files:
+            return io.StringIO(files[path])
+        assert path == "/dev/tty"
+        return io.StringIO()
+
+    monkeypatch.setattr("builtins.open", opening)
+    ending.open_terminal()
+    monkeypatch.undo()
+    assert ("chvt 1" in ((system / "calls").read_text() if (system / "calls").exists() else "")) is switched
 
 
 DISKS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -135,3 +136,8 @@ class Box:
         self.put("/etc/ssh/sshd_config.d/50-redhat.conf", "PasswordAuthentication yes\nX11Forwarding yes\n")
         self.put("/usr/bin/sudo", "")
         (self.root / "usr/bin/sudo").chmod(0o4111)
+        shutil.copytree(self.root / "etc", self.root / "usr/etc", symlinks=True, dirs_exist_ok=True)
+        for check in (check for claim in MODEL.claims for check in claim.boot if check.kind == "as-shipped"):
+            for name in check.arguments["names"]:
+                for folder in ("etc", "usr/etc") if (ROOT / "overlay/etc" / name).is_file() else ():
+                    self.put(f"/{folder}/{name}", (ROOT / "overlay/etc" / name).read_text())

@@ -14,6 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from veilor.build.threats.model import SETTLED
 from veilor.core import claims
 from veilor.device import main as programs
 from veilor.device.doctor import disk, program
@@ -75,6 +76,8 @@ def spoil(box: Box, check: claims.Check, monkeypatch) -> None:
                 },
             },
         }
+    elif check.kind == "as-shipped":
+        put(f"/etc/{given['names'][0]}", "another\n")
     elif check.kind == "setuid":
         (box.root / "usr/bin/other").touch()
         (box.root / "usr/bin/other").chmod(0o4755)
@@ -134,6 +137,27 @@ def test_a_check_whose_control_is_taken_away_fails_and_says_what_mends_it(name, 
         )
 
 
+def test_a_file_of_the_overlay_that_a_claim_rests_on_is_held_against_the_images():
+    """Whether it lies in /etc, or a file there would hide it."""
+    checks = {
+        name: check.arguments["names"] for name, (_, check) in CHECKS.items() if check.kind == "as-shipped"
+    }
+    named = {one for names in checks.values() for one in names}
+    assert {"chrony.conf", "firewalld/firewalld.conf", "firewalld/zones/veilor.xml"} <= named
+    assert {"audit/rules.d/30-veilor.rules", "ssh/sshd_config.d/10-veilor.conf"} <= named
+    for claim in MODEL.claims:
+        rests = [one for one in claim.controls if one.startswith("overlay/etc/")]
+        if claim.state == "enforced" and rests and {one.split("#")[0][12:] for one in rests} - SETTLED:
+            assert f"{claim.id}/as-shipped" in checks
+
+
+def test_without_the_images_own_it_is_unknown_and_never_passes(box, capsys):
+    shutil.rmtree(box.root / "usr/etc")
+    _, said = box.doctor(capsys, "--claim", "time.authenticated")
+    seen = {one["id"]: one for one in said["claims"][0]["checks"]}["time.authenticated/as-shipped"]
+    assert seen["status"] == "UNKNOWN" and "no /usr/etc" in seen["reason"]
+
+
 def test_every_kind_of_look_is_used_by_a_claim():
     used = {check.kind for _, check in CHECKS.values()}
     assert used <= program.KINDS
@@ -150,14 +174,16 @@ def test_without_root_what_only_root_sees_is_unknown_and_never_passes(box, capsy
 def test_a_silent_bus_is_unknown(box, capsys):
     (box.folder / "bin/busctl").write_text("#!/bin/sh\necho 'Failed to connect' >&2\nexit 1\n")
     code, said = box.doctor(capsys, "--claim", "network.silent")
-    assert code == 7 and {one["status"] for one in said["claims"][0]["checks"]} == {"UNKNOWN"}
+    assert code == 7 and {
+        one["status"] for one in said["claims"][0]["checks"] if not one["id"].endswith("/as-shipped")
+    } == {"UNKNOWN"}
 
 
 def test_what_the_machine_has_not_is_not_applicable(box, capsys):
     (box.root / "sys/class/net/tailscale0").rmdir()
     _, said = box.doctor(capsys, "--claim", "network.overlay")
     assert (
-        said["claims"][0]["status"] == "NOT_APPLICABLE"
+        said["claims"][0]["checks"][0]["status"] == "NOT_APPLICABLE"
         and "tailscale0" in said["claims"][0]["checks"][0]["reason"]
     )
 

@@ -15,7 +15,9 @@ from veilor.build.kickstart import flatten_kickstart
 
 FILE = "installer-iso.toml"
 HEAD = """# The bootstrap ISO by image-builder, as an alternative to `veilor iso`:
-#   image-builder build --bootc-ref ghcr.io/… bootc-installer --blueprint installer-iso.toml
+#   image-builder build --bootc-ref INSTALLER --bootc-installer-payload-ref ghcr.io/… bootc-installer \\
+#     --blueprint installer-iso.toml
+# INSTALLER is a container with Anaconda in it; the image that is installed comes second.
 # Not the same installation in all: image-builder deploys by a line of its own. The stateroot is then named default, not
 # veilor, and a script of its own has the new system follow the registry at once, unverified as before; the first boot
 # verifies and puts that right as it does after `veilor iso`. See docs/decisions/0041-image-builder.md.

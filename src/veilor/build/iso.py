@@ -1,9 +1,10 @@
 """The bootstrap ISO: a boot medium with our kickstart and image put into it, and started with that kickstart.
 
 The medium may be Fedora's netinst or any other with GRUB's configuration in the usual places. What makes it
-bootable (BIOS, UEFI, from a disc or a stick) is replayed by xorriso as it was, and its volume label stays,
-since its own boot configuration finds the medium by it. The same inputs and epoch give the same bytes,
-wherever they lie.
+bootable (BIOS, UEFI, from a disc or a stick) is replayed by xorriso as it was. Label and titles become ours:
+one entry asks as text, the next opens the installer's windows, for partitions of one's own. An entry that
+rescues a system stays without our kickstart, which would install. The same inputs and epoch give the same
+bytes, wherever they lie.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from veilor.build.errors import BuildError, HostError
-from veilor.build.kickstart import CHECKS, FALLBACK, flatten_kickstart
+from veilor.build.facts import FILE
+from veilor.build.kickstart import CHECKS, FALLBACK, SOURCE_ROOT, flatten_kickstart
+from veilor.core.product import Product, load
 
 EPOCH = 1767225600  # 2026-01-01T00:00:00Z, unless the caller says otherwise
 MiB = 1 << 20
@@ -27,8 +30,27 @@ SECTOR = 512
 BOOT_CONFIGURATIONS = ("/boot/grub2/grub.cfg", "/EFI/BOOT/grub.cfg")
 EFI_COPY = "::/EFI/BOOT/grub.cfg"
 EFI_PARTITION = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
-KERNEL_LINE = re.compile(r"^(\s*linux(?:efi|16)?\s+\S+)(.*)$")
+KERNEL_LINE = re.compile(r"^(\s*linux(?:efi|16)?\s+\S+)(.*)$", re.M)
 DEFAULT_ENTRY = re.compile(r"""^(\s*set\s+default=)["']?[^"'\s]*["']?\s*$""", re.M)
+# A menu entry of GRUB, as lorax and our lab write it: title in quotes, its end alone on a line.
+ENTRY = re.compile(
+    r"""^(?P<indent>[ \t]*)menuentry\s+(?P<quote>['"])(?P<title>.*?)(?P=quote).*?^(?P=indent)\}""",
+    re.M | re.S,
+)
+OTHERS_NAME = re.compile(r"Fedora(?:[ -]\w+)*? \d+")
+# What an entry of ours says anew, whatever it said before. `inst.nosave`: the installer leaves neither logs
+# nor kickstart, since ours keeps the logs where they are named.
+SAID_ANEW = (
+    "inst.ks=",
+    "ks=",
+    "inst.text",
+    "inst.graphical",
+    "inst.cmdline",
+    "inst.noninteractive",
+    "inst.nosave",
+)
+RESCUE = "inst.rescue"
+OWN_PARTITIONS = "Install {name} on partitions of your own"
 
 
 @dataclass(frozen=True)
@@ -84,28 +106,52 @@ def guid(raw: bytes) -> str:
     return f"{a:08X}-{b:04X}-{c:04X}-{raw[8:10].hex()}-{raw[10:].hex()}".upper()
 
 
-def edit_boot_configuration(text: str, label: str) -> str:
-    """GRUB's configuration TEXT with our kickstart on every kernel line, and its first entry as the default.
+def volume_label(product: Product) -> str:
+    """The label of PRODUCT's medium, in the characters that such labels have (ECMA-119 and the hyphen)."""
+    return f"{product.name}-{product.version}".upper()
 
-    LABEL is the label of the medium that has the kickstart.
+
+def edit_boot_configuration(text: str, label: str, product: Product) -> str:
+    """GRUB's configuration TEXT for a medium of PRODUCT that had the LABEL: each entry that installs has our
+    kickstart, asks as text and bears our name; a second one opens windows. The first entry is the default.
     """
-    place = label.replace(" ", "\\x20")
+    new = volume_label(product)
+    for old in (label, label.replace(" ", "\\x20")):
+        text = re.sub(rf"(?<![\w-]){re.escape(old)}(?![\w-])", new, text)
+    name = f"{product.name} {product.version}"
+    doubled = False
 
-    def with_kickstart(line: str) -> str:
-        """LINE with our kickstart in place of any other, when it starts a kernel."""
-        found = KERNEL_LINE.match(line)
-        if not found:
-            return line
-        kept = " ".join(word for word in found[2].split() if not word.startswith(("inst.ks=", "ks=")))
-        return f"{found[1]} {kept} inst.ks=hd:LABEL={place}:/ks.cfg".replace("  ", " ")
+    def edited(found: re.Match[str]) -> str:
+        """An entry that starts a kernel as ours, the first one with its sibling; any other as it is."""
+        nonlocal doubled
+        entry, title = found[0], found["title"]
+        if not KERNEL_LINE.search(entry) or RESCUE in entry.split():
+            return entry
+        ours = entry.replace(title, OTHERS_NAME.sub(name, title), 1)
+        written = with_kickstart(ours, new, "inst.text")
+        if not doubled:
+            doubled = True
+            sibling = entry.replace(title, OWN_PARTITIONS.format(name=name), 1)
+            written += "\n" + with_kickstart(sibling, new, "inst.graphical")
+        return written
 
-    edited = "\n".join(map(with_kickstart, text.split("\n")))
-    return DEFAULT_ENTRY.sub(r'\g<1>"0"', edited)
+    return DEFAULT_ENTRY.sub(r'\g<1>"0"', ENTRY.sub(edited, text))
+
+
+def with_kickstart(entry: str, label: str, mode: str) -> str:
+    """A menu ENTRY whose kernel gets our kickstart from the medium LABEL and the display MODE."""
+
+    def line(found: re.Match[str]) -> str:
+        """The kernel's line, with our arguments last: of those that contradict each other the last counts."""
+        kept = [word for word in found[2].split() if not word.startswith(SAID_ANEW)]
+        return " ".join([found[1], *kept, f"inst.ks=hd:LABEL={label}:/ks.cfg", mode, "inst.nosave=all"])
+
+    return KERNEL_LINE.sub(line, entry)
 
 
 def has_kernel_line(text: str) -> bool:
     """Whether the boot configuration TEXT starts a kernel."""
-    return any(KERNEL_LINE.match(line) for line in text.split("\n"))
+    return KERNEL_LINE.search(text) is not None
 
 
 def check_layout(layout: Path) -> int:
@@ -155,7 +201,7 @@ def build_iso(
     out.parent.mkdir(parents=True, exist_ok=True)
     check_space(out.parent, medium.stat().st_size + size + 64 * MiB)
     with tempfile.TemporaryDirectory(prefix=".veilor-iso-", dir=out.parent) as scratch:
-        job = Job(found, Path(scratch), epoch, run)
+        job = Job(found, Path(scratch), epoch, run, load(SOURCE_ROOT / FILE))
         (job.work / "ks.cfg").write_text(text, encoding="utf-8")
         made = job.write(oci_layout)
         job.judge(made, medium.stat().st_size + size)
@@ -172,6 +218,7 @@ class Job:
     work: Path
     epoch: int
     run: Callable
+    product: Product
 
     def tool(self, argv: list[str], *, more: tuple[Path, ...] = (), timeout: float = 600, check: bool = True):
         """Run ARGV, which sees the work folder, the medium's and MORE; answers as `run`."""
@@ -197,7 +244,7 @@ class Job:
                 text = file.read_text(encoding="utf-8", errors="surrogateescape")
                 kernels |= has_kernel_line(text)
                 file.write_text(
-                    edit_boot_configuration(text, self.medium.label),
+                    edit_boot_configuration(text, self.medium.label, self.product),
                     encoding="utf-8",
                     errors="surrogateescape",
                 )
@@ -231,7 +278,8 @@ class Job:
         if not copy.exists() or not has_kernel_line(copy.read_text(encoding="utf-8")):
             return None
         copy.write_text(
-            edit_boot_configuration(copy.read_text(encoding="utf-8"), self.medium.label), encoding="utf-8"
+            edit_boot_configuration(copy.read_text(encoding="utf-8"), self.medium.label, self.product),
+            encoding="utf-8",
         )
         os.utime(copy, (self.epoch, self.epoch))
         self.tool(["mcopy", "-o", "-m", "-i", str(image), str(copy), EFI_COPY])
@@ -253,6 +301,7 @@ class Job:
             "WARNING",
         ]
         argv += ["-indev", str(self.medium.path), "-outdev", str(made), "-boot_image", "any", "replay"]
+        argv += ["-volid", volume_label(self.product)]
         argv += [
             "-map",
             str(self.work / "ks.cfg"),

@@ -28,6 +28,8 @@ TARGET = "/tmp/veilor-target.ks"
 BOOT_MIB = 2048
 KDF_KIB = 1 << 20
 IMAGE_FOLDER = "/run/install/repo/container"
+# What a %pre script lays out for the later ones.
+ENDING, KEEP_LOGS = "/run/veilor-install/ending.py", "/run/veilor-install/keep_logs.py"
 # What the installer includes of what a %pre script has written, when the person leaves the layout of the disk
 # to us.
 GUIDED = re.compile(
@@ -231,14 +233,58 @@ def leaves_the_origin(ks: Parsed) -> str:
     )
 
 
+def ends_in_a_shutdown(ks: Parsed) -> str:
+    """What refuses an installation ends it by a sentence of ours and a shutdown."""
+    laid_out = [s for s in ks.scripts_of(KS_SCRIPT_PRE) if f"cat > {ENDING} <<" in s.script]
+    if not any('"poweroff"' in s.script and s.errorOnFail for s in laid_out):
+        return f"no %pre --erroronfail writes {ENDING}, which ends an installation that is refused"
+    for script in ks.scripts:
+        if script.errorOnFail and script.interp.endswith("python3") and "ending.end(" not in script.script:
+            return f"the script of line {script.lineno} may fail, and does not end by {ENDING}"
+    return ""
+
+
+def leaves_the_firewall(ks: Parsed) -> str:
+    """The installer opens nothing in the firewall: without a word of ours it opens ssh."""
+    firewall = ks.handler.firewall
+    if firewall.seen and (firewall.use_system_defaults or "ssh" in firewall.remove_services):
+        return ""
+    return "the installer would open ssh in the firewall: add firewall --use-system-defaults"
+
+
+def starts_graphically(ks: Parsed) -> str:
+    """The installed system starts with a login screen, also when the installer asks as text."""
+    if ks.handler.xconfig.startX:
+        return ""
+    return "a text installation would have no login screen: add xconfig --startxonboot"
+
+
+def last_post(ks: Parsed, *words: str) -> bool:
+    """Whether a %post --nochroot script that must succeed says WORDS, and none comes after that may write."""
+    scripts = ks.scripts_of(KS_SCRIPT_POST)
+    for number, script in enumerate(scripts):
+        if script.errorOnFail and not script.inChroot and all(word in script.script for word in words):
+            return all("keep_logs" in later.script for later in scripts[number + 1 :])
+    return False
+
+
 def completes_bootc(ks: Parsed) -> str:
     """A script that must succeed completes the installation for bootc."""
-    for script in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True):
-        if script.errorOnFail and "bootc install ensure-completion" in script.script:
-            return ""
+    if last_post(ks, '"bootc", "install", "ensure-completion"'):
+        return ""
     return (
-        "no %post --erroronfail runs `bootc install ensure-completion`, so the arguments in kargs.d "
-        "would never be applied"
+        "no last %post --nochroot --erroronfail runs `bootc install ensure-completion`, so the arguments in "
+        "kargs.d would never be applied"
+    )
+
+
+def puts_settings_back(ks: Parsed) -> str:
+    """The last script that may fail puts the new system's settings back to the image's, or refuses."""
+    if last_post(ks, '"as-shipped", "--put-back"'):
+        return ""
+    return (
+        "no last %post --nochroot --erroronfail puts back what the installer changed in /etc, which would "
+        "hide the image's own settings for good"
     )
 
 
@@ -252,10 +298,15 @@ def refuses_plain_root(ks: Parsed) -> str:
 
 def keeps_logs(ks: Parsed) -> str:
     """The logs are kept, also after an error."""
-    keeping = [s for s in ks.scripts if '"log/veilor-install"' in s.script]
+    laid_out = [
+        s
+        for s in ks.scripts_of(KS_SCRIPT_PRE)
+        if f"cat > {KEEP_LOGS} <<" in s.script and '"log/veilor-install"' in s.script
+    ]
+    keeping = [s for s in ks.scripts if s not in laid_out and f"python3 {KEEP_LOGS}" in s.script]
     at_the_end = any(s.type == KS_SCRIPT_POST and not s.inChroot for s in keeping)
     after_an_error = any(s.type == KS_SCRIPT_ONERROR for s in keeping)
-    if at_the_end and after_an_error:
+    if laid_out and at_the_end and after_an_error:
         return ""
     return "the logs must be kept both by a %post --nochroot and by an %onerror script"
 
@@ -278,12 +329,11 @@ def asks_for_the_language(ks: Parsed) -> str:
 
 def offers_the_key(ks: Parsed) -> str:
     """A script offers the kernel's key to a firmware with Secure Boot on."""
-    for script in ks.scripts_of(KS_SCRIPT_POST, in_chroot=True):
-        if "mokutil" in script.script and "--import" in script.script:
+    asked = [s for s in ks.scripts_of(KS_SCRIPT_PRE) if "Have it trusted" in s.script]
+    for script in ks.scripts_of(KS_SCRIPT_POST):
+        if asked and "mokutil" in script.script and "--import" in script.script:
             return ""
-    return (
-        "no %post offers the kernel's key to a firmware with Secure Boot on, which would not start the system"
-    )
+    return "no %pre and %post offer the kernel's key to a firmware that would not start the system without it"
 
 
 def leaves_notes(ks: Parsed) -> str:
@@ -300,12 +350,12 @@ def locks_root(ks: Parsed) -> str:
     return f"Plasma Setup makes the first account; leave out {' and '.join(made)}" if made else ""
 
 
-def has_one_display_mode(ks: Parsed) -> str:
-    """There is one display mode, and it can ask for the passphrase."""
-    modes = [mode for mode in ("text", "graphical", "cmdline") if ks.names(mode)]
-    if "cmdline" in modes:
-        return "cmdline mode can't ask for the passphrase; use text"
-    return f"{' and '.join(modes)} contradict each other" if len(modes) > 1 else ""
+def says_no_display_mode(ks: Parsed) -> str:
+    """It says no display mode: the boot entries do, and the installer looks at nothing else."""
+    modes = [mode for mode in ("text", "graphical", "cmdline", "vnc", "rdp") if ks.names(mode)]
+    if not modes:
+        return ""
+    return f"{' and '.join(modes)} would contradict the boot entry, which says how the installer asks"
 
 
 def ends_by_itself(ks: Parsed) -> str:
@@ -330,7 +380,11 @@ CHECKS: tuple[Callable[[Parsed], str], ...] = (
     refuses_plain_root,
     keeps_logs,
     locks_root,
-    has_one_display_mode,
+    says_no_display_mode,
+    ends_in_a_shutdown,
+    leaves_the_firewall,
+    starts_graphically,
+    puts_settings_back,
     ends_by_itself,
     has_no_swap,
     asks_for_the_language,
@@ -339,7 +393,7 @@ CHECKS: tuple[Callable[[Parsed], str], ...] = (
 )
 # What the mutable fallback can't have: it is made of packages, from the network, and Fedora's own signed
 # kernel.
-OF_THE_IMAGE = (deploys_from_the_medium, completes_bootc, offers_the_key)
+OF_THE_IMAGE = (deploys_from_the_medium, completes_bootc, puts_settings_back, offers_the_key)
 FALLBACK = tuple(one for one in CHECKS if one not in OF_THE_IMAGE)
 
 

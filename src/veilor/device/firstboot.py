@@ -15,6 +15,7 @@ from veilor.core.outcome import Code, Outcome
 from veilor.core.product import Product
 from veilor.core.statement import Statement
 from veilor.device import (
+    as_shipped,
     ask,
     bootc,
     channel,
@@ -220,6 +221,9 @@ class Walk:
             self.warnings += (
                 f"`systemctl disable {UNIT}` failed ({done.reason}); it does not start again all the same",
             )
+        if problem := as_shipped.problem():
+            self.warnings += (problem,)
+            tell.announce("as-shipped", Outcome(Code.FAILED, problem))
         if staged is None:
             tell.notify("firstboot", None)
             return Outcome(

@@ -57,7 +57,7 @@ def live_medium(cache: Path, tools: Tools, source: Path) -> Path:
     grub = grub_images(cache, tools)
     installer = source / "stand-ins/installer"
     added = list(added_files(source, programs, grub))
-    for path in sorted(installer.glob("*.py")):
+    for path in sorted([*installer.glob("*.py"), installer / "anaconda.toml"]):
         added.append(TreeEntry(f"{INSTALLER}/{path.name}", path, 0o644))
     pykickstart = importlib.util.find_spec("pykickstart")
     if not pykickstart or not pykickstart.origin:
@@ -75,8 +75,6 @@ def live_medium(cache: Path, tools: Tools, source: Path) -> Path:
         TreeEntry(f"{units}/serial-getty@ttyS0.service", "/dev/null", 0o777),
         TreeEntry("etc/containers/policy.json", PERMISSIVE, 0o644),
         *(TreeEntry(f"{units}/{name}.service", "/dev/null", 0o777) for name in MASKED_UNITS),
-        # `bootc install ensure-completion` copies it, as Fedora's medium always has one
-        TreeEntry("etc/resolv.conf", b"", 0o644),
     ]
     inputs = {
         "rootfs": rootfs.parent.name,

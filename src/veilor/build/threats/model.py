@@ -21,6 +21,28 @@ LAYERS = ("image", "boot", "attack", "usability")
 ALONE = ("excused", "base", "compared")  # files of the folder that are no adversary
 
 
+AS_SHIPPED = "as-shipped"
+PUT_BACK = (
+    "`sudo cp -a /usr/etc/NAME /etc/NAME` for what is named as changed or missing, `sudo rm /etc/NAME` for "
+    "what is not the image's; then restart"
+)
+# Folders of the overlay, and the folder of /etc whose files hide or change those of the same name there.
+HIDDEN = {
+    "overlay/etc/": "",
+    "overlay/usr/lib/firewalld/": "firewalld/",
+    "overlay/usr/lib/modprobe.d/": "modprobe.d/",
+    "overlay/usr/lib/sysctl.d/": "sysctl.d/",
+    "overlay/usr/lib/systemd/": "systemd/",
+    "overlay/usr/lib/tmpfiles.d/": "tmpfiles.d/",
+    "overlay/usr/share/polkit-1/": "polkit-1/",
+}
+# Units that disable themselves when their work is done.
+SETTLED = {
+    f"systemd/system/multi-user.target.wants/veilor-{name}.service"
+    for name in ("firstboot-rebase", "usbguard-enroll")
+}
+
+
 @dataclass(frozen=True)
 class ImageCheck:
     """A check of the staged tree (or, where `built`, only of a built image).
@@ -229,8 +251,20 @@ def make_adversary(data: dict[str, Any], file: str) -> Adversary:
     )
 
 
+def names_in_etc(controls: list[str]) -> list[str]:
+    """The paths from /etc of what CONTROLS ship there, or of what would hide it from there."""
+    paths = [control.partition("#")[0] for control in controls]
+    named = {
+        path.replace(folder, etc, 1)
+        for path in paths
+        for folder, etc in HIDDEN.items()
+        if path.startswith(folder)
+    }
+    return sorted(named - SETTLED)
+
+
 def make_claim(row: dict[str, Any], adversary_id: str) -> Claim:
-    """A claim with the checks it states, and those that its short lists (sysctl, karg, masked) stand for."""
+    """A claim with the checks it states, and those that its short lists and its files in /etc stand for."""
     image, boot = stated_checks(row)
     for text in row.get("sysctl", []):
         key, want = text.split(" = ", 1)
@@ -246,6 +280,9 @@ def make_claim(row: dict[str, Any], adversary_id: str) -> Claim:
         state = {"name": unit, "load": ["masked"], "active": "inactive"}
         image.append(ImageCheck(f"{row['id']}/{unit}", "masked", {"path": f"etc/systemd/system/{unit}"}))
         boot.append(claims.Check(f"{row['id']}/{unit}", "unit", state, f"`sudo systemctl mask --now {unit}`"))
+    names = names_in_etc(row.get("controls", [])) if row["state"] == "enforced" else []
+    if names:
+        boot.append(claims.Check(f"{row['id']}/{AS_SHIPPED}", AS_SHIPPED, {"names": names}, PUT_BACK))
     return Claim(
         row["id"],
         adversary_id,

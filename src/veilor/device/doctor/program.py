@@ -42,6 +42,7 @@ PLAIN: dict[str, Callable[..., Observation]] = {
     "every-source": network.every_source,
     "says": network.says,
     "asked-first": trust.asked_first,
+    "as-shipped": trust.as_shipped,
 }
 # Those that are held against the product's own names and keys.
 OF_THE_PRODUCT: dict[str, Callable[[Product], Observation]] = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from veilor.core import policy
 from veilor.core.product import Product
+from veilor.device import as_shipped as etc
 from veilor.device import bootc, firstboot, state
 from veilor.device.doctor.observation import Observation, Unseen, judge, judge_list, read_bytes, read_text
 from veilor.device.run import DeviceError, at
@@ -97,6 +98,17 @@ def keys_as_shipped(product: Product) -> Observation:
     return judge_list(
         other, "missing, or not as it was shipped", f"{len(paths)} keys, each as it was shipped"
     )
+
+
+def as_shipped(names: list[str]) -> Observation:
+    """/etc has of NAMES, paths from there, just what the image has of them, whether anything or nothing."""
+    try:
+        found = etc.differences(names)
+    except PermissionError as error:
+        raise Unseen(f"only root may read {error.filename}") from None
+    if not at(etc.IMAGE_ETC).is_dir():
+        raise Unseen(f"there is no {etc.IMAGE_ETC} to hold /etc against")
+    return judge(not found, etc.sentence(found) or f"{len(names)} in /etc, each as the image has it")
 
 
 def asked_first(ours: list[str]) -> Observation:
