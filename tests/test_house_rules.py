@@ -23,6 +23,8 @@ SHELL_LINES = 40
 BUDGETS = {  # statements by part
     # trust is decided by one guard for each condition, and records are dataclasses, whose fields count
     "device and core": (3000, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
+    # what an installation puts back, and the comparison behind it
+    "settings as shipped": (180, ("src/veilor/device/shipped",)),
     "doctor": (580, ("src/veilor/device/doctor",)),
     "lab": (3450, ("src/veilor/lab",)),
     "pictures": (310, ("src/veilor/pictures",)),

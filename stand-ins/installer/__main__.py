@@ -101,7 +101,7 @@ def ask_passphrase() -> bytes:
             if first != again:
                 say(words["different"])
             elif not first:
-                raise Failed("an encrypted partition has no passphrase; nothing was changed, start again")
+                raise Failed(words["empty"])
             elif len(first.decode(errors="replace")) < words["shortest"]:
                 say(words["short"])
             elif len(first) >= STRONG or is_wanted_anyway(words):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from veilor.core import claims
-from veilor.device import as_shipped, main, run
+from veilor.device import main, run
+from veilor.device.shipped import compare, program
 
 OURS = {
     "chrony.conf": "server a.example iburst nts\n",
@@ -104,11 +105,11 @@ def test_a_link_is_not_followed_out_of_etc(root):
 
 
 def test_what_an_installation_has_to_say_stays(root):
-    for name in as_shipped.ALLOWED:
+    for name in program.ALLOWED:
         (root / "etc" / name).unlink(missing_ok=True)
         put(root / "etc" / name, "of this machine\n")
     assert main.main(["as-shipped", "--put-back"]) == 0
-    for name, because in as_shipped.ALLOWED.items():
+    for name, because in program.ALLOWED.items():
         assert (root / "etc" / name).read_text() == "of this machine\n" and len(because) > 10
 
 
@@ -136,9 +137,33 @@ def test_leftovers_outside_of_etc_are_removed(root):
     assert [path.name for path in (root / "var/roothome").iterdir()] == [".bashrc"]
 
 
+FSTAB = "# /\nUUID=a / ext4 defaults 0 0\nUUID=b /boot ext4 defaults 0 0\n"
+
+
+@pytest.mark.parametrize(
+    ("conf", "kept"),
+    [
+        ("[composefs]\nenabled = yes\n", False),
+        ("[sysroot]\nreadonly = true\n\n[composefs]\n# comment\nenabled=signed\n", False),
+        ("[composefs]\nenabled = no\n", True),
+        ("[composefs]\n[other]\nenabled = yes\n", True),
+        ("[sysroot]\nreadonly = true\n", True),
+        (None, True),
+    ],
+)
+def test_a_root_that_the_initramfs_mounts_stays_out_of_fstab(conf, kept, root):
+    """systemd-remount-fs would fail at every start: ostreedev/ostree#3193."""
+    put(root / "etc/fstab", FSTAB)
+    if conf is not None:
+        put(root / "usr/lib/ostree/prepare-root.conf", conf)
+    assert main.main(["as-shipped", "--put-back"]) == 0
+    rows = [line.split()[1] for line in (root / "etc/fstab").read_text().splitlines() if line[0] != "#"]
+    assert rows == (["/", "/boot"] if kept else ["/boot"])
+
+
 def test_what_cannot_be_put_back_refuses_the_installation(root, capsys, monkeypatch):
     put(root / "etc/chrony.conf", "server b.example\n")
-    monkeypatch.setattr(as_shipped, "restore", lambda name: None)
+    monkeypatch.setattr(program, "restore", lambda name: None)
     assert main.main(["as-shipped", "--put-back"]) == 1
     assert "/etc/chrony.conf (changed)" in capsys.readouterr().err
 
@@ -158,7 +183,7 @@ def test_a_running_system_is_left_alone(root, capsys):
 
 def rests_on(root: Path, *names: str) -> None:
     """The system's claims rest on NAMES of /etc."""
-    check = claims.Check("time.nts/as-shipped", as_shipped.KIND, {"names": list(names)}, "mend it")
+    check = claims.Check("time.nts/as-shipped", compare.KIND, {"names": list(names)}, "mend it")
     made = claims.Claim("time.nts", "time", "The clock is right.", "enforced", (check,))
     put(root / claims.PATH.lstrip("/"), claims.render([made]))
 
@@ -166,10 +191,10 @@ def rests_on(root: Path, *names: str) -> None:
 def test_a_person_is_told_what_of_the_claims_differs(root, capsys):
     rests_on(root, "chrony.conf", "firewalld/zones/veilor.xml")
     put(root / "etc/hosts", "a person's own")
-    assert as_shipped.problem() == "" and main.main(["as-shipped"]) == 0
+    assert compare.problem() == "" and main.main(["as-shipped"]) == 0
     put(root / "etc/firewalld/zones/veilor.xml", "<zone/>")
     (root / "etc/chrony.conf").unlink()
-    said = as_shipped.problem()
+    said = compare.problem()
     assert "/etc/chrony.conf (missing), /etc/firewalld/zones/veilor.xml (not the image's)" in said
     assert "veilor-doctor" in said and main.main(["as-shipped"]) == 1
 
@@ -177,4 +202,4 @@ def test_a_person_is_told_what_of_the_claims_differs(root, capsys):
 @pytest.mark.parametrize("text", ["", "{", json.dumps({"schema": 1, "claims": [{}]})])
 def test_claims_that_cannot_be_read_are_no_good_sign(text, root):
     put(root / claims.PATH.lstrip("/"), text)
-    assert "could not be seen" in as_shipped.problem()
+    assert "could not be seen" in compare.problem()

@@ -20,7 +20,8 @@ import system
 import terminal
 
 from veilor.build.kickstart import flatten
-from veilor.device import as_shipped, main, run
+from veilor.device import main, run
+from veilor.device.shipped import program as shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDINGS = Path(__file__).parent / "data/anaconda-44.35"
@@ -159,8 +160,8 @@ def test_with_one_mending_taken_out_what_it_is_for_is_seen(
 def test_a_last_script_that_looks_at_less_is_seen(deployed, read, boot, monkeypatch):
     """Its comparison is what the end state hangs on: with a path more allowed, the harm stays."""
     boot("inst.text inst.nosave=all")
-    monkeypatch.setitem(as_shipped.ALLOWED, "chrony.conf", "taken out")
-    monkeypatch.setitem(as_shipped.ALLOWED, "firewalld/zones/veilor.xml", "taken out")
+    monkeypatch.setitem(shipped.ALLOWED, "chrony.conf", "taken out")
+    monkeypatch.setitem(shipped.ALLOWED, "firewalld/zones/veilor.xml", "taken out")
     install(deployed, read(LINES[0]))
     assert harms(deployed) == ["ssh", "clock"]
 

@@ -15,7 +15,6 @@ from veilor.core.outcome import Code, Outcome
 from veilor.core.product import Product
 from veilor.core.statement import Statement
 from veilor.device import (
-    as_shipped,
     ask,
     bootc,
     channel,
@@ -30,6 +29,7 @@ from veilor.device import (
 )
 from veilor.device.health_record import Bootstrap, Deployment
 from veilor.device.run import DeviceError, at, run
+from veilor.device.shipped import compare
 
 PROGRAM = "veilor-firstboot-rebase"
 UNIT = f"{PROGRAM}.service"
@@ -221,7 +221,7 @@ class Walk:
             self.warnings += (
                 f"`systemctl disable {UNIT}` failed ({done.reason}); it does not start again all the same",
             )
-        if problem := as_shipped.problem():
+        if problem := compare.problem():
             self.warnings += (problem,)
             tell.announce("as-shipped", Outcome(Code.FAILED, problem))
         if staged is None:

@@ -15,7 +15,7 @@ PROGRAMS = {
     "health": "health",
     "notices": "notices",
     "usb-blocked": "blocked",
-    "as-shipped": "as_shipped",
+    "as-shipped": "shipped.program",
 }
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from veilor.core import policy
 from veilor.core.product import Product
-from veilor.device import as_shipped as etc
 from veilor.device import bootc, firstboot, state
 from veilor.device.doctor.observation import Observation, Unseen, judge, judge_list, read_bytes, read_text
 from veilor.device.run import DeviceError, at
+from veilor.device.shipped import compare
 
 # polkit reads the rules of all four folders by name; at one name they are asked in this order.
 OUR_RULES = "/usr/share/polkit-1/rules.d"
@@ -103,12 +103,12 @@ def keys_as_shipped(product: Product) -> Observation:
 def as_shipped(names: list[str]) -> Observation:
     """/etc has of NAMES, paths from there, just what the image has of them, whether anything or nothing."""
     try:
-        found = etc.differences(names)
+        found = compare.differences(names)
     except PermissionError as error:
         raise Unseen(f"only root may read {error.filename}") from None
-    if not at(etc.IMAGE_ETC).is_dir():
-        raise Unseen(f"there is no {etc.IMAGE_ETC} to hold /etc against")
-    return judge(not found, etc.sentence(found) or f"{len(names)} in /etc, each as the image has it")
+    if not at(compare.IMAGE_ETC).is_dir():
+        raise Unseen(f"there is no {compare.IMAGE_ETC} to hold /etc against")
+    return judge(not found, compare.sentence(found) or f"{len(names)} in /etc, each as the image has it")
 
 
 def asked_first(ours: list[str]) -> Observation:

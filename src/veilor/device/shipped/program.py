@@ -1,8 +1,6 @@
-"""as-shipped: /etc held against /usr/etc, as the image has it.
+"""as-shipped: the last step of an installation makes /etc what the image says, except what ALLOWED names.
 
-ostree merges /etc by file: what was once changed there hides every later version of the image's own file. So
-the last step of an installation puts back all that ALLOWED does not name, and the first boot and
-veilor-doctor look at the files that a claim of the threat model rests on.
+The first boot and veilor-doctor look at the files that a claim of the threat model rests on.
 """
 
 import argparse
@@ -11,17 +9,22 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from veilor.core import claims
 from veilor.core.outcome import Code, Outcome
 from veilor.device import tell
 from veilor.device.run import DeviceError, at
+from veilor.device.shipped.compare import (
+    ETC,
+    IMAGE_ETC,
+    differences,
+    every_name,
+    locked,
+    problem,
+    sentence,
+)
 
 PROGRAM = "as-shipped"
-KIND = "as-shipped"  # the kind of check that names what claims rest on
-ETC, IMAGE_ETC = "/etc", "/usr/etc"
 REPOSITORY = "/sysroot/ostree/repo/config"
 ROOT_HOME = "/var/roothome"
 # What an installation may say in /etc that the image does not, each with the reason.
@@ -41,61 +44,9 @@ ALLOWED = {
 # What systemd-tmpfiles puts into root's home, from the image: settings of shells.
 SHELLS = (".bash_logout", ".bash_profile", ".bashrc", ".cshrc", ".profile", ".tcshrc")
 REMOTE = re.compile(r'^\[remote ".*?(?=^\[|\Z)', re.M | re.S)
-CHANGED, MISSING, ADDED = "changed", "missing", "not the image's"
-
-
-def paths(folder: Path) -> Iterator[str]:
-    """The path, from FOLDER, of everything in it; a folder comes before what it holds. Raises OSError."""
-    for entry in sorted(os.scandir(folder), key=lambda one: one.name):
-        yield entry.name
-        if entry.is_dir(follow_symlinks=False):
-            yield from (f"{entry.name}/{path}" for path in paths(Path(entry.path)))
-
-
-def content(path: Path, name: str) -> tuple[object, ...] | None:
-    """What PATH is as far as it matters here: kind, mode, owner, what it holds; None when it is not there.
-
-    NAME is its path from /etc: of shadow it counts that root is locked, which the image need not say.
-    """
-    try:
-        found = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if stat.S_ISLNK(found.st_mode):
-        return (stat.S_IFLNK, os.readlink(path))
-    held = locked(path.read_bytes()) if name == "shadow" else b""
-    if stat.S_ISREG(found.st_mode) and name != "shadow":
-        held = path.read_bytes()
-    return (found.st_mode, found.st_uid, found.st_gid, held)
-
-
-def locked(shadow: bytes) -> bytes:
-    """The text of SHADOW with root's password locked, if it has one that could match."""
-    return re.sub(rb"^root:(?![!*])", b"root:!", shadow, flags=re.M)
-
-
-def difference(name: str) -> str:
-    """How /etc/NAME differs from the image's, for a sentence; empty when it does not. Raises OSError."""
-    here, image = (content(at(f"{folder}/{name}"), name) for folder in (ETC, IMAGE_ETC))
-    if here == image and (name != "shadow" or here is None or is_locked()):
-        return ""
-    return MISSING if here is None else CHANGED if image is not None else ADDED
-
-
-def is_locked() -> bool:
-    """Whether /etc/shadow locks root itself."""
-    text = at(f"{ETC}/shadow").read_bytes()
-    return locked(text) == text
-
-
-def differences(names: Iterable[str]) -> dict[str, str]:
-    """Which of NAMES, paths from /etc, differ from the image's, and how. Raises OSError."""
-    return {name: how for name in names if (how := difference(name))}
-
-
-def every_name() -> list[str]:
-    """The paths of everything in /etc or in the image's, whose folders come first. Raises OSError."""
-    return sorted({*paths(at(ETC)), *paths(at(IMAGE_ETC))})
+PREPARE_ROOT = "/usr/lib/ostree/prepare-root.conf"
+COMPOSEFS = re.compile(r"^\[composefs\](?:\n(?!\[).*)*\n\s*enabled\s*=\s*(?!no\b|false\b|0\b)\S", re.M)
+ROOT_ROW = re.compile(r"^[^#\s]\S*\s+/\s.*", re.M)
 
 
 def unwanted() -> dict[str, str]:
@@ -159,6 +110,20 @@ def remove_leftovers() -> list[str]:
     return said
 
 
+def release_root() -> list[str]:
+    """Take / out of fstab where the image is mounted by composefs; a sentence for it. Raises OSError.
+
+    The initramfs mounts it there, read-only, and systemd-remount-fs would fail at every start trying to make
+    it what the installer wrote (ostreedev/ostree#3193).
+    """
+    fstab, conf = at(f"{ETC}/fstab"), at(PREPARE_ROOT)
+    if not fstab.exists() or not conf.exists() or not COMPOSEFS.search(conf.read_text()):
+        return []
+    text = fstab.read_text()
+    fstab.write_text(ROOT_ROW.sub(r"# mounted by the initramfs: \g<0>", text))
+    return [f"{ETC}/fstab: / is mounted by the initramfs"] if fstab.read_text() != text else []
+
+
 def put_back() -> Outcome:
     """Make a system that was just installed what its image says. Raises DeviceError where it cannot be."""
     if at("/run/ostree-booted").exists():
@@ -172,7 +137,8 @@ def put_back() -> Outcome:
         before = unwanted()
         for name in before:
             restore(name)
-        said = [*(f"{ETC}/{name} ({how}): put back" for name, how in before.items()), *remove_leftovers()]
+        said = [f"{ETC}/{name} ({how}): put back" for name, how in before.items()]
+        said += [*remove_leftovers(), *release_root()]
         left = unwanted()
     except OSError as error:
         raise DeviceError(
@@ -189,36 +155,6 @@ def put_back() -> Outcome:
         )
     return Outcome(
         Code.DONE, f"/etc is the image's, except what an installation has to say ({len(said)} mended)"
-    )
-
-
-def sentence(found: dict[str, str]) -> str:
-    """FOUND differences for a person, the first of them."""
-    named = [f"{ETC}/{name} ({how})" for name, how in sorted(found.items())]
-    return ", ".join(named[:5]) + (f" and {len(named) - 5} more" if named[5:] else "")
-
-
-def claimed() -> dict[str, str]:
-    """What of /etc that an enforced claim rests on differs from the image's.
-
-    Raises OSError, ValueError and LookupError.
-    """
-    every = claims.parse(at(claims.PATH).read_text())
-    checks = [check for claim in every for check in claim.checks if check.kind == KIND]
-    return differences(sorted({name for check in checks for name in check.arguments["names"]}))
-
-
-def problem() -> str:
-    """A sentence on what `claimed` finds, with how to put it back; empty when all is the image's."""
-    try:
-        found = claimed()
-    except (OSError, ValueError, LookupError) as error:
-        return f"Whether /etc is as the image has it could not be seen ({error})"
-    if not found:
-        return ""
-    return (
-        f"Settings that promises of this system rest on are not the image's: {sentence(found)}; "
-        "`veilor-doctor` says how to put them back"
     )
 
 
