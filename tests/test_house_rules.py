@@ -22,7 +22,7 @@ FILE_STATEMENTS = 350
 SHELL_LINES = 40
 BUDGETS = {  # statements by part
     # trust is decided by one guard for each condition, and records are dataclasses, whose fields count
-    "device and core": (3000, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
+    "device and core": (3400, ("src/veilor/core", "src/veilor/device", "overlay/usr/lib/veilor/app")),
     # what an installation puts back, and the comparison behind it
     "settings as shipped": (180, ("src/veilor/device/shipped",)),
     "doctor": (580, ("src/veilor/device/doctor",)),
@@ -377,7 +377,7 @@ BROKEN = [
     (import_walls, {"src/veilor/lab/a.py": "from ..build import stage\n"}),
     (import_walls, {"src/veilor/cli.py": "from veilor.device import update\n"}),
     (import_walls, {"scenarios/a.py": "from veilor.build import stage\n"}),
-    (statement_budgets, {f"src/veilor/device/{n}.py": "pass\n" * 349 for n in range(9)}),
+    (statement_budgets, {f"src/veilor/device/{n}.py": "pass\n" * 349 for n in range(10)}),
     (statement_budgets, {f"src/veilor/device/doctor/{n}.py": "pass\n" * 349 for n in range(3)}),
     (short_files, {"src/a.py": "pass\n" * 351}),
     (short_files, {"a": "#!/usr/bin/env bash\n" + "true\n" * 40}),

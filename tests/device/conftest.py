@@ -44,6 +44,7 @@ NAMES = (
     "mount",
     "busctl",
     "usbguard",
+    "timedatectl",
 )
 KEY = "-----BEGIN PUBLIC KEY-----\n" + base64.b64encode(b"stand-in").decode() + "\n-----END PUBLIC KEY-----\n"
 
@@ -290,11 +291,13 @@ class Machine:
         self.save()
 
     def calls(self, *start: str) -> list[list[str]]:
-        """The calls so far that begin with START; without one, all but those of plymouth."""
+        """The calls so far that begin with START; without one, all that matter."""
         file = self.folder / "calls.jsonl"
         made = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
         return [
-            argv for argv in made if argv[: len(start)] == list(start) and (start or argv[0] != "plymouth")
+            argv
+            for argv in made
+            if argv[: len(start)] == list(start) and (start or argv[0] not in ("plymouth", "timedatectl"))
         ]
 
     def forget_calls(self) -> None:
@@ -404,6 +407,7 @@ def machine(tmp_path, monkeypatch, capsys):
     for module in (checks, health):
         monkeypatch.setattr(module, "time", Clock())
     monkeypatch.setattr(preflight, "free", lambda path: 1 << 40)  # not this computer's own disk
+    monkeypatch.setattr(preflight, "reserved", lambda: 0)
     monkeypatch.setattr(network, "probe", lambda registry: "unknown")  # nor its network
 
     def program(*argv: str) -> SimpleNamespace:

@@ -1,5 +1,6 @@
 """A stand-in for every program that the device's code starts: bootc, ostree, skopeo, grub2-editenv,
-systemctl, plymouth, mount, busctl, usbguard, loginctl.
+systemctl, plymouth, mount, busctl, usbguard, loginctl,
+timedatectl.
 
 The tests call these thousands of times, and Python takes longer to start than they to do their work. So one
 process (`serve`) plays all of them. What lies on PATH is a shell script (CLIENT in conftest.py) that hands
@@ -222,6 +223,12 @@ def loginctl(*args):
     answers = WORLD.get("sessions", [[]])
     print(json.dumps(answers[0]))
     WORLD["sessions"] = answers[1:] or answers
+    return 0
+
+
+def timedatectl(*args):
+    assert args == ("show", "--property=NTPSynchronized", "--value"), args
+    print(WORLD.get("synchronised", "yes"))
     return 0
 
 

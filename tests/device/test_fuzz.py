@@ -378,7 +378,9 @@ def test_usb_rules_of_the_owner(old, attached):
 @fuzz
 @given(st.integers(-(10**12), 10**12), st.booleans(), st.sampled_from(list(preflight.TABLE)))
 def test_the_sentences_of_every_finding_can_be_filled(number, now, name):
-    details = dict.fromkeys(("clock", "known", "title", "when", "percent", "free", "program"), number)
+    details = dict.fromkeys(
+        ("clock", "known", "title", "when", "percent", "free", "program", "reserved", "need"), number
+    )
     stop, asks, warnings = preflight.judge([preflight.found(name, **details)], now, False)
     assert bool(stop) + len(warnings) == 1 and not asks
 

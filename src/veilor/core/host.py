@@ -75,6 +75,12 @@ class Host:
             return self.staged
         return self.rollback if self.rollback_queued else self.booted
 
+    @property
+    def kept(self) -> int:
+        """How many deployments an update leaves where they are: what runs, and what is pinned."""
+        rest = [entry for entry in (self.rollback, *self.others) if entry is not None]
+        return 1 + sum(entry.pinned for entry in rest)
+
 
 UNMANAGED = Host(None, None, None, (), False)  # a system that bootc does not manage
 

@@ -123,34 +123,35 @@ TABLE = {
         NOW,
     ),
     "space": Row(
-        "less than {SPACE} GiB free for the system",
+        "less than {SPACE} GiB free for the system, beyond what ostree keeps free of it (3 % of the disk)",
         Does.ASK,
         True,
         Code.LATER,
-        "Only {free} are free for the system",
+        "Only {free} are free for the system, beyond the {reserved} that are never filled",
         "a large update may not fit; it would be given up, and nothing would change",
         NOW + ", or make room first",
     ),
     "full": Row(
-        "less than {FULL} MiB free for the system",
+        "less than {FULL} MiB free for the system, beyond what ostree keeps free of it",
         Does.REFUSE,
         False,
         Code.FAILED,
-        "Only {free} are free for the system",
+        "Only {free} are free for the system, beyond the {reserved} that are never filled",
         "no update fits, so nothing was fetched",
-        "make room on the disk, then try again",
+        "remove what is large under /home, and `podman system prune`; then try again",
     ),
     "boot": Row(
-        "less than {BOOT} MiB free on /boot",
+        "less room on /boot than a kernel and its initramfs take, even when the oldest goes ({BOOT} MiB "
+        "where there is none yet)",
         Does.ASK,
         True,
         Code.LATER,
-        "Only {free} are free on /boot",
-        "an older version may have to go so that the new one's kernel fits",
-        NOW,
+        "Only {free} are free on /boot, and the next version needs {need}",
+        "it would be downloaded and then not be put in place",
+        "remove from /boot what does not belong there, or unpin an old version; " + NOW,
     ),
 }
-BATTERY, SPACE, FULL, BOOT = 25, 3, 512, 200  # per cent, GiB, MiB, MiB
+BATTERY, SPACE, FULL, BOOT = 25, 3, 512, 300  # per cent, GiB, MiB, MiB
 LIMITS = {"BATTERY": BATTERY, "SPACE": SPACE, "FULL": FULL, "BOOT": BOOT}
 
 

@@ -12,13 +12,19 @@ import re
 from veilor.core import host
 from veilor.core.host import Entry, Host
 from veilor.core.outcome import Code
-from veilor.device.run import PIPE, DeviceError, at, failure_code, run
+from veilor.device import preflight
+from veilor.device.run import PIPE, DeviceError, Done, at, failure_code, run
 from veilor.device.tell import PullProgress
 
 STATUS = ["bootc", "status", "--format=json", "--format-version=1"]
 STATUS_TIMEOUT = 120.0  # seconds: bootc waits for whoever holds the sysroot's lock
 PULL_TIMEOUT = 6 * 3600.0  # a whole image over a slow line
 CHANGE_TIMEOUT = 900.0
+NO_ROOM = 16 << 20  # bytes
+ROOM = {
+    "/sysroot": "delete what is large under /home, empty the trash, `podman system prune`; then try again",
+    "/boot": "delete what you put into /boot yourself, nothing below /boot/ostree; then try again",
+}
 BUSY = (
     "another program is installing or removing a system version and holds the lock; wait until it has "
     "ended, then try again"
@@ -43,9 +49,10 @@ def status() -> Host:
             ) from None
         raise
     if done.code:
-        raise DeviceError(
+        raise full_disk("bootc status", done) or DeviceError(
             f"`bootc status` failed ({done.reason})",
             "nothing can be said about this system, and nothing was changed",
+            "`journalctl -b` may say more",
         )
     try:
         return host.parse(done.out)
@@ -55,6 +62,28 @@ def status() -> Host:
             "nothing was changed",
             "this release and its bootc do not fit together; please report it",
         ) from None
+
+
+def find_full_disk() -> str | None:
+    """/sysroot or /boot, if that has no room: then nothing that changes versions works."""
+    for path in ROOM:
+        free = preflight.free(at(path))
+        if free is not None and free < NO_ROOM:
+            return path
+    return None
+
+
+def full_disk(what: str, done: Done) -> DeviceError | None:
+    """What is said where WHAT has failed as DONE says and a disk has no room; None where they have."""
+    path = find_full_disk()
+    if path is None:
+        return None
+    return DeviceError(
+        f"The disk is full ({path}), so `{what}` failed ({done.reason})",
+        "neither an update nor a rollback works before there is room; nothing was changed",
+        ROOM[path],
+        facts={"finding": "full"},
+    )
 
 
 def switch(reference: str, progress: str = "auto") -> None:
@@ -82,6 +111,9 @@ def _fetch(argv: list[str], what: str, progress: str) -> None:
         shown.end()
     if not done.code:
         return
+    full = full_disk(argv[1], done)
+    if full:
+        raise full
     code = failure_code(done.err)
     means, then = {
         Code.REFUSED: (
@@ -106,7 +138,7 @@ def rollback() -> None:
 def _change(argv: list[str]) -> None:
     done = run(argv, timeout=CHANGE_TIMEOUT)
     if done.code:
-        raise DeviceError(
+        raise full_disk(" ".join(argv), done) or DeviceError(
             f"`{' '.join(argv)}` failed ({done.reason})",
             "what boots next is as `veilor-status` says",
             "try again",

@@ -372,7 +372,7 @@ def note_failure() -> Outcome:
             Code.DONE,
             said,
             "this version has worked before, so it is kept",
-            "`veilor-rollback` leads to the one before it",
+            way_out(),
         )
         tell.announce("health", outcome)
         return outcome
@@ -386,7 +386,7 @@ def note_failure() -> Outcome:
             Code.DONE,
             said,
             "this new version is kept, since the boot loader does not count its starts",
-            "`veilor-rollback` leads to the one before it",
+            way_out(),
         )
         tell.announce("health", outcome)
         return outcome
@@ -396,6 +396,12 @@ def note_failure() -> Outcome:
     tell.on_screen(f"{said}. {last}")
     run(["systemctl", "--no-block", "reboot"], timeout=60)
     return Outcome(Code.DONE, said)
+
+
+def way_out() -> str:
+    """What a person can do about a version that fails its check: a rollback needs room on the disk."""
+    full = bootc.find_full_disk()
+    return bootc.ROOM[full] if full else "`veilor-rollback` leads to the one before it"
 
 
 def note_success() -> Outcome:

@@ -39,6 +39,7 @@ TITLES = {
     "health": "The system went back by itself",
     "firstboot": "Setting up",
     "channel": "No news of updates",
+    "clock": "The clock",
     "usb": "USB devices",
     "usb-blocked": "Blocked by USBGuard",
 }

@@ -4,6 +4,7 @@ Whatever cannot be told (no such service, no such file) is no finding: the updat
 """
 
 import argparse
+import configparser
 import os
 import sys
 from datetime import datetime
@@ -20,6 +21,9 @@ MiB, GiB = 1 << 20, 1 << 30
 SUPPLIES = "/sys/class/power_supply"
 MAINS = ("Mains", "USB", "Wireless")
 MACHINE_ID = "/etc/machine-id"
+REPO = "/sysroot/ostree/repo"
+RESERVED_PERCENT = 3  # ostree's default: src/libostree/ostree-repo.c, 2026.4
+UNITS = {"MB": MiB, "GB": GiB, "TB": 1 << 40}
 
 
 def free(path: Path) -> int | None:
@@ -29,6 +33,40 @@ def free(path: Path) -> int | None:
         return found.f_bfree * found.f_frsize
     except OSError:
         return None
+
+
+def reserved() -> int:
+    """Bytes of the system's disk that ostree never fills: ostree.repo-config(5), min-free-space-*.
+
+    A size, where it is given, wins over a percentage.
+    """
+    config = configparser.ConfigParser(interpolation=None, strict=False)
+    try:
+        config.read_string(at(f"{REPO}/config").read_text(errors="replace"))
+        size = config.get("core", "min-free-space-size", fallback="0MB")
+        number = int(size[:-2]) * UNITS.get(size[-2:], 0)
+        percent = config.getint("core", "min-free-space-percent", fallback=0 if number else RESERVED_PERCENT)
+    except (OSError, ValueError, configparser.Error):
+        number, percent = 0, RESERVED_PERCENT
+    try:
+        found = os.statvfs(at("/sysroot"))
+    except OSError:
+        return 0
+    return number or found.f_blocks * found.f_frsize * percent // 100
+
+
+def boot_need(kept: int) -> int:
+    """Bytes that the next kernel and initramfs need on /boot beyond what ostree can free for them there.
+
+    They are taken for a tenth larger than the largest that are there. ostree removes those of a deployment
+    that has to go first, if it must; KEPT deployments stay (ostree-sysroot-deploy.c, early prune).
+    """
+    folders = [folder for folder in at("/boot/ostree").glob("*") if folder.is_dir()]
+    sizes = [sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) for folder in folders]
+    if not sizes:
+        return BOOT * MiB
+    removable = min(sizes) if len(sizes) > kept else 0
+    return max(sizes) * 11 // 10 - removable
 
 
 def format_size(number: int) -> str:
@@ -102,26 +140,32 @@ def turn(program: str, said: Statement, now: datetime, unattended: bool) -> list
     return [found("turn", title=said.title, when=when, turn=state.format_time(due), program=program)]
 
 
-def room(program: str) -> list[PreflightFinding]:
-    """Whether there is too little free space for an update, for the system and on /boot."""
+def room(program: str, kept: int) -> list[PreflightFinding]:
+    """Whether there is too little room for an update, for the system and on /boot, as ostree judges it."""
     findings = []
     # Not of /: that may be a composefs image, which has no free space of its own.
     system, boot = free(at("/sysroot")), free(at("/boot"))
-    if system is not None and system < FULL * MiB:
-        findings.append(found("full", free=format_size(system), program=program))
-    elif system is not None and system < SPACE * GiB:
-        findings.append(found("space", free=format_size(system), program=program))
-    if boot is not None and boot < BOOT * MiB:
-        findings.append(found("boot", free=format_size(boot), program=program))
+    if system is not None:
+        usable, held = max(0, system - reserved()), format_size(reserved())
+        short = "full" if usable < FULL * MiB else "space" if usable < SPACE * GiB else None
+        if short:
+            findings.append(found(short, free=format_size(usable), reserved=held, program=program))
+    try:
+        need = boot_need(kept)
+    except OSError:
+        need = BOOT * MiB
+    if boot is not None and boot < need:
+        findings.append(found("boot", free=format_size(boot), need=format_size(need), program=program))
     return findings
 
 
 def before_download(
-    program: str, said: Statement | None, now: datetime, unattended: bool = False
+    program: str, said: Statement | None, now: datetime, unattended: bool = False, kept: int = 1
 ) -> list[PreflightFinding]:
     """What to find before an image is fetched by PROGRAM.
 
     With SAID, the machine waits for its turn in that release's rollout. UNATTENDED: nobody asked for it now.
+    KEPT: how many deployments stay on the disk (Host.kept).
     """
     findings = turn(program, said, now, unattended) if said else []
     if network.metered():
@@ -129,7 +173,7 @@ def before_download(
     percent = low_battery()
     if percent is not None:
         findings.append(found("battery", percent=percent, program=program))
-    return findings + room(program)
+    return findings + room(program, kept)
 
 
 def can_ask(args: argparse.Namespace) -> bool:

@@ -1,17 +1,29 @@
 """veilor-rollback: back to the version before at the next restart, or forward again."""
 
 import argparse
+import contextlib
 import sys
 
 from veilor.core.host import Entry, Host
 from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome
 from veilor.device import ask, bootc, channel, health, state, tell
-from veilor.device.run import DeviceError
+from veilor.device.run import DeviceError, run
 
 MEANS = (
     "/etc goes back to that version's own copy, without changes made since; /home and the rest of /var stay "
     "as they are, and both versions stay on the disk"
+)
+
+MENU = (
+    "switch the machine off and on, press Esc or hold Shift until the boot menu comes, and choose the second "
+    "entry: that is the version before, for this start"
+)
+UPDATERS = (
+    "veilor-update-stage.service",
+    "veilor-ask-update.service",
+    "veilor-ask-update-now.service",
+    "veilor-ask-download.service",
 )
 
 
@@ -37,13 +49,47 @@ def plan(host: Host) -> tuple[Entry, list[Entry]]:
     return to, [entry for entry in away if entry.digest != to.digest]
 
 
+def read_host() -> Host:
+    """The deployments. Raises DeviceError with the way back that needs nothing of this system."""
+    try:
+        return bootc.status()
+    except DeviceError as error:
+        if error.outcome.code is Code.ROOT:
+            raise
+        now = error.outcome
+        raise DeviceError(now.what, now.means, f"{now.next}; or {MENU}", now.code, now.facts) from None
+
+
+def follows_product(entry: Entry) -> bool:
+    """Whether ENTRY was verified as an image of this product; False where the product's file is damaged."""
+    try:
+        return entry.follows(channel.product().image_ref)
+    except DeviceError:
+        return False
+
+
+def stop_updates() -> None:
+    """End what updates in the background: a download may last for hours, and it is what the person leaves."""
+    with contextlib.suppress(DeviceError):
+        run(["systemctl", "stop", *UPDATERS], timeout=120)
+
+
+def remember(to: Entry, away: list[Entry]) -> None:
+    """Hold back what is left (AWAY), and no longer what is gone back to. Raises DeviceError."""
+    for entry in away:
+        if entry.digest:
+            state.hold_back(entry.digest, entry.title, "rolled back", "it was rolled back by hand")
+    if to.digest:
+        state.stop_holding_back(to.digest)
+
+
 def roll_back(args: argparse.Namespace) -> Outcome:
     """The whole program, as asked by ARGS."""
     if not ask.is_root():
         return ask.do_by_unit("veilor-rollback", args)
-    host = bootc.status()
+    host = read_host()
     to, away = plan(host)
-    verified = to.follows(channel.product().image_ref)
+    verified = follows_product(to)
     said = [
         f"The next restart boots {to.title} "
         f"({short(to.digest)}){'' if verified else ', which was never verified'}",
@@ -69,22 +115,24 @@ def roll_back(args: argparse.Namespace) -> Outcome:
         print(". ".join(said) + ".")
         if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
             return Outcome(Code.USAGE, "Nothing was changed")
-    with state.exclusive_lock():
+    warnings: list[str] = []
+    stop_updates()
+    with state.exclusive_lock(60):
         if bootc.status() != host:
             raise DeviceError(
                 "The system has changed in the meantime", "nothing was done", "try again", Code.LATER
             )
         # First, so that no timer stages again what the person is leaving.
-        for entry in away:
-            if entry.digest:
-                state.hold_back(entry.digest, entry.title, "rolled back", "it was rolled back by hand")
-        if to.digest:
-            state.stop_holding_back(to.digest)
+        try:
+            remember(to, away)
+        except DeviceError as error:  # the way back is worth more than the memory of it
+            warnings.append(f"{error.outcome.what}, so the timer may offer again what you leave")
         bootc.rollback()
         after = bootc.status()
         if after.staged or after.rollback_queued == host.rollback_queued:
-            raise DeviceError("bootc did not change what boots next", "see `veilor-status`", "try again")
-        health.disarm()
+            raise DeviceError("bootc did not change what boots next", "see `veilor-status`", MENU)
+        with contextlib.suppress(DeviceError):
+            health.disarm()
     tell.notify("update", None)
     outcome = Outcome(
         Code.DONE,
@@ -98,6 +146,7 @@ def roll_back(args: argparse.Namespace) -> Outcome:
             "withdrawn": withdrawn,
             "from": [entry.digest for entry in away],
         },
+        warnings=tuple(warnings),
     )
     tell.notify("rollback", outcome if after.rollback_queued else None)
     return outcome

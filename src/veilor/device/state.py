@@ -3,10 +3,11 @@
 state.json   {"schema": 1,
              "channels": {TAG: {"epoch", "sequence", "digest", "version", "expires", "when", "withdrawn"}},
              "held_back": {DIGEST: {"version", "cause", "reason", "when"}},
-             "look": {"when", "failed", "turn", "finding", "since"}}:
+             "look": {"when", "failed", "turn", "finding", "since"},
+             "clock_adrift_since"}:
              the newest statement seen for each tag, and what was ever withdrawn there; images not to be
              staged by themselves until a newer one is announced; the last time that news was asked for, with
-             what has kept the update from being fetched, and since when.
+             what has kept the update from being fetched, and since when; since when no server has set the clock.
              An older form has one record, "channel", for whatever tag its version is of.
 health.json  see health_record.py.
 

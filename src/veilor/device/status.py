@@ -8,7 +8,7 @@ from veilor.core.host import POLICY, Entry
 from veilor.core.image import short
 from veilor.core.outcome import Code, Outcome, plain
 from veilor.core.statement import stale_words
-from veilor.device import ask, bootc, channel, health, health_record, shown, state, tell
+from veilor.device import ask, bootc, channel, clock, health, health_record, shown, state, tell
 from veilor.device.firstboot import STAMP
 
 
@@ -88,6 +88,8 @@ def text(facts: dict[str, Any], now: datetime) -> str:
         )
     if not facts["first_boot_done"]:
         said.append("first boot: not done yet")
+    if facts["clock_synchronised"] is False:
+        said.append("beware:     no server has set the clock since the start")
     if late is not None:
         said.append(f"beware:     {stale_words(timedelta(days=late))}")
     said += [f"problem:    {problem}" for problem in facts["problems"]]
@@ -142,6 +144,7 @@ def gather() -> Outcome:
             "channel": state.channel_record(state.read_record(state.STATE), product.tag) or None,
             "first_boot_done": bool(state.read_record(STAMP)),
             "stale_days": late and late.days,
+            "clock_synchronised": clock.is_synchronised(),
             "problems": channel.trust_problems(product),
         },
     )

@@ -16,7 +16,7 @@ from veilor.core.preflight import PreflightFinding, found, rows
 from veilor.core.product import Product
 from veilor.core.rollout import time_to_ask
 from veilor.core.statement import LASTING, Statement, stale_words
-from veilor.device import ask, boot_counter, bootc, channel, health, preflight, state, tell
+from veilor.device import ask, boot_counter, bootc, channel, clock, health, preflight, state, tell
 from veilor.device.health_record import Deployment
 from veilor.device.run import DeviceError, at, run
 
@@ -209,9 +209,9 @@ def update(args: argparse.Namespace) -> Outcome:
         return unfit(where, host, facts)
     warnings = preflight.require(preflight.offline(), args.now, False)
     said, more = channel.announced(facts, host.running)
-    clock = datetime.now(UTC)
+    now = datetime.now(UTC)
     known = max(said.issued, state.parse_time(host.running.timestamp) or said.issued)
-    warnings += more + preflight.require(preflight.clock(clock, known), True, False)
+    warnings += more + preflight.require(preflight.clock(now, known), True, False)
     held = state.held_back()
     todo = decide(host, said, facts.image_ref, held)
     if todo is Todo.WITHDRAWN and host.staged and not args.check:
@@ -225,7 +225,7 @@ def update(args: argparse.Namespace) -> Outcome:
     if todo is Todo.STAGE:
         # What runs is unverified, or known to be bad: nobody waits for a turn.
         waits = where is ImageState.OURS and host.running.digest not in said.withdrawn
-        findings = preflight.before_download(PROGRAM, said if waits else None, clock, args.due)
+        findings = preflight.before_download(PROGRAM, said if waits else None, now, args.due, host.kept)
     end = explain(todo, host, said, held, findings, args.check)
     if end is None:
         if todo is Todo.STAGE:
@@ -365,6 +365,8 @@ def update_and_notify(args: argparse.Namespace) -> Outcome:
     """`update`, alone, with what the person should know left as a notice."""
     if not ask.is_root():
         return and_restart(ask.do_by_unit(PROGRAM, args), args)
+    if args.due:
+        clock.notify_if_adrift()
     wait = too_early() if args.due else None
     if wait:
         return Outcome(Code.DONE, wait, facts={"state": "too early"})

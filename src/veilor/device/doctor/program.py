@@ -6,13 +6,13 @@ It only reads.
 import argparse
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from veilor.core import claims
 from veilor.core.claims import Check, Claim, Status
 from veilor.core.outcome import Code, Outcome
 from veilor.core.product import Product
-from veilor.device import channel, tell
+from veilor.device import channel, clock, tell
 from veilor.device.doctor import disk, kernel, network, services, trust
 from veilor.device.doctor.observation import Observation, Unseen, not_applicable
 from veilor.device.run import DeviceError, at
@@ -161,7 +161,8 @@ def report(args: argparse.Namespace) -> Outcome:
     found = examine(wanted)
     if not args.json:
         print("\n".join(lines(found, everything=bool(args.claim))))
-    return conclude(found, silent=[claim.id for claim in wanted if not claim.checks])
+    warnings = ("no server has set the clock since the start",) if clock.is_synchronised() is False else ()
+    return replace(conclude(found, silent=[one.id for one in wanted if not one.checks]), warnings=warnings)
 
 
 def list_claims(wanted: tuple[Claim, ...], as_json: bool) -> Outcome:
