@@ -7,7 +7,8 @@ state.json   {"schema": 1,
              "clock_adrift_since"}:
              the newest statement seen for each tag, and what was ever withdrawn there; images not to be
              staged by themselves until a newer one is announced; the last time that news was asked for, with
-             what has kept the update from being fetched, and since when; since when no server has set the clock.
+             what has kept the update from being fetched, and since when; since when no server has set the
+             clock.
              An older form has one record, "channel", for whatever tag its version is of.
 health.json  see health_record.py.
 
