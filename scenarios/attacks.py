@@ -495,6 +495,14 @@ def browser(world: World, checks: Checks) -> None:
     world.shut_down()
 
 
+# What a claim's check asks firewalld for, and what one opens in the zone so that the answer is another one.
+OPENED = {
+    "getPorts": "port=631/tcp",
+    "getServices": "service=ipp",
+    "getRichRules": "rich-rule='rule service name=ipp accept'",
+}
+
+
 def show_instead(path: str, text: str) -> str:
     """Shell that makes PATH say TEXT to what comes after it in the same mount namespace."""
     other = f"{DESK}/{secrets.token_hex(4)}"
@@ -538,6 +546,12 @@ def removal_of(kind: str, given: dict[str, Any]) -> tuple[str, str]:
         return f"systemctl mask --runtime {name}", f"systemctl unmask --runtime {name}"
     if kind == "unit":
         return f"systemctl stop {name}", f"systemctl start {name}"
+    if kind == "dbus-answer" and given["method"] in OPENED:
+        opened = OPENED[given["method"]]
+        return (
+            f"firewall-cmd -q --zone=veilor --add-{opened}",
+            f"firewall-cmd -q --zone=veilor --remove-{opened}",
+        )
     if kind == "dbus-answer" and given["method"] == "getDefaultZone":
         return (
             "firewall-cmd -q --set-default-zone=public",

@@ -158,3 +158,17 @@ def test_the_staged_programs_start_alone_and_explain_themselves(tree):
         )
         assert done.returncode == 0 and "exit codes:" in done.stdout, done.stderr
     assert subprocess.run([*start, "nonsense"], capture_output=True, timeout=60, check=False).returncode == 2
+
+
+def test_every_service_that_asks_the_network_knows_of_a_proxy():
+    """A network with a proxy alone: /etc/environment is the one place, for the services as for logins."""
+    online = re.compile(r"/app (update|firstboot-rebase|status)\b")
+    found = [
+        path
+        for path in (OVERLAY / "usr/lib/systemd/system").glob("*.service")
+        if online.search(path.read_text())
+    ]
+    assert len(found) == 7
+    assert [
+        path.name for path in found if "\nEnvironmentFile=-/etc/environment\n" not in path.read_text()
+    ] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -221,6 +222,12 @@ def base_rules(root: Path, tree: Path) -> Iterator[TreeRule]:
         "motd.sh",
         "the message of the day names this system",
         "untagged" not in read(tree / "usr/libexec/secureblue-motd"),
+    )
+    recipes = "".join(read(path) for path in (tree / "usr/share/bluebuild/justfiles").rglob("*.just"))
+    yield TreeRule(
+        "recipes.py",
+        "no recipe of the base's opens a port, adds a package or leads to another system",
+        "veilor-printing" in recipes and not re.search("set_cups|rpm-ostree", recipes),
     )
     yield TreeRule(
         "just.sh",
