@@ -233,7 +233,7 @@ def timedatectl(*args):
 
 
 def usbguard(*args):
-    assert args == ("generate-policy", "--no-hashes", "--no-ports-sn"), args
+    assert args == ("generate-policy", "--no-hashes", "--with-ports"), args
     print(WORLD["usb_rules"])
     return 0
 

@@ -2,7 +2,7 @@
 by a matcher.
 
 The matcher is a model of the part of usbguard's rule language that is used here, not usbguard itself. Rules
-for attached devices are written here in the form that `usbguard generate-policy -X -P` prints.
+for attached devices are written here in the form that `usbguard generate-policy -X -p` prints.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from veilor.device import usbguard
+from veilor.device import blocked, usbguard
 
 ROOT = Path(__file__).resolve().parents[2]
 LETTERS = "fffffffe"
@@ -48,6 +48,10 @@ class Device:
             f'with-connect-type "{self.connect}"'
         )
 
+    @property
+    def generated(self):
+        return self.rule.replace(" with-interface", f' via-port "{self.via}" with-interface', 1)
+
 
 ROOT_HUB = Device(
     "1d6b:0002", "xHCI Host Controller", "09:00:00", serial="0000:00:14.0", via="usb1", connect=""
@@ -65,7 +69,7 @@ BADUSB = Device("0781:5581", "Stick", "08:06:50", "03:01:01", serial="A2", keybo
 def attach(machine, devices, *, chassis, inside=None):
     """Write sysfs: DEVICES, the machine's CHASSIS type, and a keyboard INSIDE on that bus."""
     machine.load()
-    machine.world["usb_rules"] = "\n".join(device.rule for device in devices)
+    machine.world["usb_rules"] = "\n".join(device.generated for device in devices)
     machine.save()
     machine.put("sys/class/dmi/id/chassis_type", f"{chassis}\n")
     (machine.root / "sys/class/input").mkdir(parents=True, exist_ok=True)
@@ -85,6 +89,10 @@ def attach(machine, devices, *, chassis, inside=None):
             vendor, product = device.id.split(":")
             for name, value in (("idVendor", vendor), ("idProduct", product), ("authorized", "1")):
                 machine.put(f"{folder}/{name}", f"{value}\n")
+            link = machine.root / "sys/bus/usb/devices" / device.via
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(machine.root / folder)
         entry = f"{folder}/if0/input/input{number}"
         keys = f"3f0001 0 e080ffdf01cfffff {LETTERS}" if device.keyboard else "1f0000 0 0 0"
         for name, value in (("name", device.name), ("id/bustype", f"{bus:04x}"), ("capabilities/key", keys)):
@@ -325,3 +333,185 @@ def test_where_it_does_not_fit(desktop, monkeypatch):
     assert enroll(desktop).code == 5
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert enroll(desktop).code == 6
+
+
+# -- what is blocked now
+# -----------------------------------------------------------------------------------
+
+
+def block(machine, device):
+    machine.put(f"sys/devices/pci0/usb1/{device.via}/authorized", "0\n")
+
+
+CABLE = Device("0bad:cafe", "USB Cable", "03:01:01", "02:06:00", via="1-4")
+CLONE = Device("046d:c077", "Mouse", "03:01:02", "08:06:50", via="1-9")
+
+
+@pytest.mark.parametrize("other", [CABLE, STICK, CLONE], ids=lambda device: device.id)
+def test_what_is_blocked_is_not_taken_in(machine, other):
+    attach(machine, [ROOT_HUB, MOUSE, other], **LAPTOP)
+    block(machine, other)
+    done = enroll(machine)
+    assert (
+        done.code == 0
+        and judge(done.data["rules"], other) == "block"
+        and judge(done.data["rules"], MOUSE) == "allow"
+    )
+    assert done.data["left_out"] == [other.rule.partition(" with-connect-type")[0]]
+    assert f"({other.id})" in done.data["warnings"][0] and f"--also {other.id}" in done.data["warnings"][0]
+    assert "Only the 2 USB devices" in done.data["what"]
+
+
+def test_of_two_that_say_the_same_the_rule_is_for_both(machine):
+    """They cannot be told apart: usb.same-identity in the threat model."""
+    twin = Device("046d:c077", "Mouse", "03:01:02", via="1-9")
+    attach(machine, [ROOT_HUB, MOUSE, twin], **LAPTOP)
+    block(machine, twin)
+    assert enroll(machine).data["left_out"] == []
+
+
+def test_asked_for_by_name_it_is_taken_in(machine):
+    attach(machine, [ROOT_HUB, CABLE, STICK], **LAPTOP)
+    block(machine, CABLE)
+    block(machine, STICK)
+    done = enroll(machine, "--also", "0781:5581")
+    assert judge(done.data["rules"], STICK) == "allow" and judge(done.data["rules"], CABLE) == "block"
+
+
+def test_a_person_at_a_terminal_is_asked_about_each(machine, monkeypatch):
+    attach(machine, [ROOT_HUB, CABLE, STICK], **LAPTOP)
+    block(machine, CABLE)
+    block(machine, STICK)
+    asked = []
+    monkeypatch.setattr(usbguard.preflight, "can_ask", lambda args: not args.json)
+    monkeypatch.setattr(
+        "builtins.input", lambda text: asked.append(text) or ("y" if "Stick" in text else "n")
+    )
+    assert machine.program("usbguard-enroll").code == 0
+    assert len(asked) == 2 and "“USB Cable” (0bad:cafe), by its own words a keyboard" in asked[0]
+    rules = machine.text("etc/usbguard/rules.conf").splitlines()
+    assert judge(rules, STICK) == "allow" and judge(rules, CABLE) == "block"
+    assert machine.program("usbguard-enroll", "--dry-run").code == 0 and len(asked) == 2, "that only looks"
+
+
+def test_without_the_look_at_what_is_blocked_it_would_be_taken_in(machine, monkeypatch):
+    monkeypatch.setattr(usbguard, "is_blocked", lambda device: False)
+    attach(machine, [ROOT_HUB, CABLE], **LAPTOP)
+    block(machine, CABLE)
+    assert judge(enroll(machine).data["rules"], CABLE) == "allow"
+
+
+MODEM_AS_DISK = Device("0bda:1a2b", "DISK", "08:06:50", via="1-4")
+MODEM = Device("0bda:c811", "802.11ac NIC", "ff:ff:ff", serial="123456", via="1-4")
+PHONE, TETHER = (
+    Device("18d1:4ee1", "Phone", "06:01:01", serial="ABC1", via="1-5"),
+    Device("18d1:4eeb", "Phone", "02:0d:00", "0a:00:01", serial="ABC1", via="1-5"),
+)
+SOUND_KEYBOARD = Device(
+    "1234:0003", "Gaming KB", "03:01:01", "03:00:00", "01:01:00", keyboard=True, via="1-6"
+)
+
+
+def blocked_before(machine, *devices):
+    """usbguard has blocked DEVICES since the start: what its notifier was shown then."""
+    for number, device in enumerate(devices, 7):
+        line = f"{number}: {device.rule.replace('allow', 'block', 1)}"
+        line = line.replace(
+            " with-interface", f' hash "x=" parent-hash "y=" via-port "{device.via}" with-interface'
+        )
+        blocked.remember([blocked.parse_device(line)])
+
+
+@pytest.mark.parametrize(("first", "second"), [(MODEM_AS_DISK, MODEM), (PHONE, TETHER)])
+def test_a_device_with_two_faces_keeps_both(machine, monkeypatch, first, second):
+    """Plugged in it shows the first and is blocked; allowed by hand it shows the second; allowed as well, it
+    is enrolled.
+    """
+    blocked_before(machine, first, second)
+    attach(machine, [ROOT_HUB, second], **LAPTOP)
+    left = enroll(machine).data
+    assert len(left["left_out"]) == 1 and judge(left["rules"], second) == "allow"
+    asked = []
+    monkeypatch.setattr(usbguard.preflight, "can_ask", lambda args: not args.json)
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "y")
+    assert machine.program("usbguard-enroll").code == 0 and len(asked) == 1 and first.id in asked[0]
+    rules = machine.text("etc/usbguard/rules.conf").splitlines()
+    assert judge(rules, first) == judge(rules, second) == "allow"
+    other = Device(first.id, "Another", *first.interfaces, serial="S2")
+    assert judge(rules, other) == "block", "its serial number and name are in the rule"
+    assert machine.program("usbguard-enroll").code == 0 and len(asked) == 1, "it is not asked again"
+    assert (machine.root / "run/veilor/usb-blocked").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_keyboard_with_sound_is_kept_with_all_that_it_is(machine):
+    attach(machine, [ROOT_HUB, KEYBOARD, SOUND_KEYBOARD], chassis=3)
+    rules = enroll(machine).data["rules"]
+    assert judge(rules, SOUND_KEYBOARD) == "allow"
+    assert judge([usbguard.LATER], SOUND_KEYBOARD, []) == "block", (
+        "as a later one it is more than an input device"
+    )
+
+
+# -- the owner's rules
+# -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "before", ["# B\u00fcro-Dock\n".encode("latin-1"), b"", b"#\xff\xfe\n", "# \u2028\x0c\n".encode()]
+)
+@pytest.mark.parametrize(
+    "name", [b"evil", b"B\xfcro", "Tastatur \u2028 \x85 \x0c".encode(), "Клавиатура".encode()]
+)
+def test_bytes_that_are_not_utf_8_lose_no_rule(laptop, before, name):
+    reject = b'reject id 0bad:cafe name "' + name + b'"'
+    mine = b'allow id 1234:5678 serial "AA" name "My stick" with-interface 08:06:50'
+    path = laptop.root / "etc/usbguard/rules.conf"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(before + reject + b"\n" + mine + b"\r\n")
+    assert "0bad:cafe" in laptop.program("usbguard-enroll", "--dry-run").out
+    assert enroll(laptop).code == 0
+    assert path.read_bytes().split(b"\n")[:2] == [reject, mine]
+    assert (
+        laptop.root / "etc/usbguard/rules.conf.before-veilor"
+    ).read_bytes() == before + reject + b"\n" + mine + b"\r\n"
+
+
+def test_rules_that_cannot_be_read_are_not_taken_for_none(laptop):
+    (laptop.root / "etc/usbguard/rules.conf").mkdir(parents=True)
+    done = enroll(laptop)
+    assert done.code == 1 and "cannot be read" in done.data["what"] and not laptop.calls("systemctl")
+
+
+# -- taken back
+# -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("was_active", [True, False])
+def test_taken_back_every_device_is_let_in_as_before(machine, monkeypatch, was_active):
+    attach(machine, [ROOT_HUB, KEYBOARD, MOUSE, HEADSET, STICK], chassis=3)
+    machine.put("sys/devices/pci0/usb1/authorized_default", "1\n")
+    block(machine, STICK)
+    paths = [f"sys/devices/pci0/usb1/{one.via}/authorized" for one in (KEYBOARD, MOUSE, HEADSET, STICK)]
+    paths.append("sys/devices/pci0/usb1/authorized_default")
+    before = [machine.text(path).strip() for path in paths]
+    monkeypatch.setattr(usbguard, "active_state", lambda: "active" if was_active else "inactive")
+    real = usbguard.run
+
+    def turning(argv, **more):
+        if argv[:2] == ["systemctl", "restart"]:
+            for path in paths:
+                machine.put(path, "0\n")
+        return real(argv, **more)
+
+    monkeypatch.setattr(usbguard, "run", turning)
+    done = enroll(machine)
+    assert done.code == 1 and "let in as before" in done.data["means"]
+    assert [machine.text(path).strip() for path in paths] == before == ["1", "1", "1", "0", "1"]
+
+
+def test_without_setting_the_switches_back_they_stay_turned(machine, monkeypatch):
+    monkeypatch.setattr(usbguard, "set_switch", lambda path, value: None)
+    attach(machine, [ROOT_HUB, KEYBOARD, MOUSE], chassis=3)
+    machine.world["usb_shuts_out"] = ["sys/devices/pci0/usb1/1-4", "sys/devices/pci0/usb1/1-2"]
+    machine.save()
+    assert enroll(machine).code == 1 and machine.text("sys/devices/pci0/usb1/1-2/authorized").strip() == "0"

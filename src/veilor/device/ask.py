@@ -99,6 +99,7 @@ ROWS: dict[str, dict[tuple[str, ...], Row]] = {
         ("dry_run",): Refused("root alone may read which devices were allowed before", what=_USB.what),
         ("announce",): _USB,
         ("forget",): _USB,
+        ("also",): _USB,
     },
     "veilor-firstboot-rebase": {
         (): _FIRST_MOVE,

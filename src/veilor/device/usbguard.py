@@ -3,6 +3,7 @@
 Hubs have a rule of the image; perhaps a keyboard that comes later is let in as well. The rules for attached
 devices are usbguard's own, without hashes and ports: by id, serial number, name and interfaces, so that a
 dock may be plugged in elsewhere. Two devices that say the same of themselves cannot be told apart by them.
+What is blocked is not taken in unless somebody asks for it by name.
 
 A keyboard that comes later is let in by itself only where the machine has no other: a machine whose only
 keyboard breaks must not be lost. A laptop has one inside, so there the person allows it from the unlocked
@@ -10,14 +11,15 @@ session.
 """
 
 import argparse
-import contextlib
 import re
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from veilor.core.outcome import Code, Outcome
-from veilor.device import ask, state, tell
+from veilor.core.outcome import Code, Outcome, plain
+from veilor.device import ask, preflight, state, tell
+from veilor.device.blocked import UsbDevice, parse_device, seen_blocked
 from veilor.device.run import DeviceError, at, run
 
 PROGRAM = "veilor-usbguard-enroll"
@@ -26,7 +28,7 @@ RULES = "/etc/usbguard/rules.conf"
 BEFORE = "/etc/usbguard/rules.conf.before-veilor"
 PRIVATE = 0o600  # usbguard reads no rules that others may read
 CONFIG = "/etc/usbguard/usbguard-daemon.conf"
-GENERATE = ["usbguard", "generate-policy", "--no-hashes", "--no-ports-sn"]
+GENERATE = ["usbguard", "generate-policy", "--no-hashes", "--with-ports"]  # the port says which device it is
 # SMBIOS chassis types that have a keyboard built in: portable, laptop, notebook, sub-notebook, convertible.
 # Not: tablets and detachables, whose keyboard may be left at home, nor a desktop's PS/2, which may be a
 # socket with nothing in it.
@@ -101,21 +103,53 @@ def built_in(known: list[Keyboard]) -> Keyboard | None:
     return next((keyboard for keyboard in known if keyboard.bus in BUILT_IN_BUSES), None)
 
 
-def attached_rules() -> list[str]:
-    """usbguard's rules for what is attached now, none empty. Raises DeviceError."""
+def attached() -> list[UsbDevice]:
+    """What is attached now, blocked or not; never none. Raises DeviceError."""
     done = run(GENERATE, timeout=60)
-    rules = []
-    for line in done.out.splitlines():
-        if line.strip():  # not how a port is built in: a dock can have both kinds
-            rules.append(re.sub(r' with-connect-type "[^"\\]*"$', "", line.strip()))
-    shaped = all(re.match(r"allow id [0-9a-f]{4}:[0-9a-f]{4} ", rule) for rule in rules)
-    if done.code or not rules or not shaped:
+    found = [parse_device(line) for line in done.out.splitlines() if line.strip()]
+    known = [device for device in found if device]
+    if done.code or not found or len(known) != len(found):
         raise DeviceError(
             f"usbguard did not say which devices are attached ({done.reason})",
             "nothing was changed",
             "see `usbguard generate-policy`",
         )
-    return rules
+    return known
+
+
+def is_blocked(device: UsbDevice) -> bool:
+    """Whether the kernel keeps DEVICE out. One whose port is not known is judged by its id."""
+    if device.port is not None:
+        return read_sysfs(at(f"/sys/bus/usb/devices/{device.port}/authorized")) == "0"
+    for folder in at("/sys/bus/usb/devices").glob("*-*"):
+        usb_id = f"{read_sysfs(folder / 'idVendor')}:{read_sysfs(folder / 'idProduct')}"
+        if usb_id == device.id and read_sysfs(folder / "authorized") == "0":
+            return True
+    return False
+
+
+def is_wanted(device: UsbDevice, args: argparse.Namespace) -> bool:
+    """Whether DEVICE, which is blocked or was, is asked for by name: by --also in ARGS, or by a person."""
+    if device.id in args.also:
+        return True
+    if args.dry_run or not preflight.can_ask(args):
+        return False
+    question = f"{device.description}: it is blocked, or was since the last start. Let it in for good? [y/N] "
+    return input(question).strip().lower() in ("y", "yes")
+
+
+def read_rules() -> str:
+    """The rules that there are, with bytes that are not UTF-8 kept as surrogates. Raises DeviceError."""
+    try:
+        return at(RULES).read_bytes().decode(errors="surrogateescape")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise DeviceError(
+            f"{RULES} cannot be read ({error.strerror})",
+            "what you allowed or refused there would be lost, so nothing was changed",
+            "see what is in its place; `--forget` begins without it",
+        ) from None
 
 
 def merge(old: str, attached: list[str], own: Keyboard | None) -> list[str]:
@@ -124,7 +158,7 @@ def merge(old: str, attached: list[str], own: Keyboard | None) -> list[str]:
     OWN: the keyboard inside the machine, with which no rule for a later keyboard is needed.
     """
     kept = []
-    for line in map(str.strip, old.splitlines()):
+    for line in (line.strip(" \t\r") for line in old.split("\n")):  # no other character ends a rule
         if not line or line.startswith("#"):
             continue
         if line == LATER:
@@ -181,28 +215,41 @@ def enroll(args: argparse.Namespace) -> Outcome:
     ask.require_root(PROGRAM, args)
     check_rule_file()
     known = keyboards()
-    own, attached = built_in(known), attached_rules()
-    check_keyboards_have_rules(known, attached)
-    rules = merge("" if args.forget else read_sysfs(at(RULES)), attached, own)
+    own, old, there = built_in(known), "" if args.forget else read_rules(), attached()
+    taken = [device.rule for device in there if not is_blocked(device)]
+    asked = {device.rule: device for device in (*there, *seen_blocked()) if device.rule not in taken}
+    asked = {rule: device for rule, device in asked.items() if rule not in merge(old, [], own)}
+    wanted = [rule for rule, device in asked.items() if is_wanted(device, args)]
+    left = [device for rule, device in asked.items() if rule not in wanted]
+    check_keyboards_have_rules(known, taken)
+    rules = merge(old, taken + wanted, own)
+    warnings = tuple(
+        f"{device.description}: it is blocked or was, so it is left out; `{PROGRAM} --also {device.id}` "
+        "takes it in"
+        for device in left
+    )
     facts = {
         "rules": rules,
         "own_keyboard": own and own.name,
         "later_keyboard": "ask" if own else "alone",
         "keyboards": [keyboard.name for keyboard in known],
+        "left_out": [device.rule for device in left],
     }
     if args.dry_run:
         if not args.json:
-            print("\n".join(rules))
+            print("\n".join(map(plain, rules)))
         what = f"Nothing was changed; {explain_later_keyboard(own)}"
-        return Outcome(Code.DONE, what, facts={**facts, "state": "dry run"})
+        return Outcome(Code.DONE, what, facts={**facts, "state": "dry run"}, warnings=warnings)
     with state.exclusive_lock():
         install("\n".join(rules) + "\n", known)
     outcome = Outcome(
         Code.DONE,
-        f"Only the {len(attached)} USB devices that are attached now are let in, and those allowed before",
+        f"Only the {len(taken + wanted)} USB devices that are attached now are let in, and those allowed "
+        "before",
         explain_later_keyboard(own),
         f"`{PROGRAM}` again takes in more; `systemctl disable --now {UNIT}` ends it",
         {**facts, "state": "enrolled"},
+        warnings,
     )
     if args.announce:
         tell.announce("usb", outcome)
@@ -219,12 +266,12 @@ def install(text: str, known: list[Keyboard]) -> None:
 
     Raises DeviceError when they were put back.
     """
-    rules = at(RULES)
+    rules, before = at(RULES), switches()
     old = rules.read_bytes() if rules.exists() else None
     was_active = active_state() == "active"
     if old is not None:
         state.replace_file(BEFORE, old, PRIVATE)
-    state.replace_file(RULES, text.encode(), PRIVATE)
+    state.replace_file(RULES, text.encode(errors="surrogateescape"), PRIVATE)
     trouble = apply_rules(known)
     if not trouble:
         return
@@ -235,15 +282,30 @@ def install(text: str, known: list[Keyboard]) -> None:
     run(["systemctl", "restart" if was_active else "stop", UNIT], timeout=60)
     if not was_active:
         run(["systemctl", "disable", UNIT], timeout=60)
-    for keyboard in known:
-        if keyboard.device:
-            with contextlib.suppress(OSError):
-                (keyboard.device / "authorized").write_text("1")
+    for path, value in before.items():
+        if read_sysfs(path) not in (value, ""):
+            set_switch(path, value)
     raise DeviceError(
         f"The rules were taken back: {trouble}",
         "USB devices are let in as before",
         "see `journalctl -b -u usbguard`",
     )
+
+
+def switches() -> dict[Path, str]:
+    """How every device and every controller is switched in sysfs: `authorized` and `authorized_default`.
+
+    usbguard turns them, and leaves them as they are when it ends (RestoreControllerDeviceState=false).
+    """
+    return {path: read_sysfs(path) for path in at("/sys/devices").rglob("authorized*")}
+
+
+def set_switch(path: Path, value: str) -> None:
+    """Write VALUE to the switch at PATH; one that is gone, or does not take it, is passed over and said."""
+    try:
+        path.write_text(value)
+    except OSError as error:
+        print(f"veilor: {path} was not set to {value} ({error.strerror})", file=sys.stderr)
 
 
 def apply_rules(known: list[Keyboard]) -> str | None:
@@ -288,6 +350,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--forget", action="store_true", help="forget what was allowed before: only what is attached now"
+    )
+    parser.add_argument(
+        "--also",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="let in also what is blocked, or was since the last start, and has this id (0781:5581); "
+        "may be repeated; at a terminal each is asked about",
     )
     return parser
 
