@@ -18,7 +18,7 @@ IN_CLEAR = ("/boot", "/boot/efi")  # what the firmware and GRUB read
 OF_THE_INSTALLER = ("/dev", "/proc", "/run", "/sys", "/tmp")  # its own, bound into the new system
 SPREAD = ("btrfs", "bcachefs", "zfs_member")  # file systems that lie on several devices by themselves
 RANDOM = ("/dev/urandom", "/dev/random")  # keys that nobody can keep
-TAGS = {"UUID": "uuid", "LABEL": "label", "PARTUUID": "partuuid", "PARTLABEL": "partlabel"}
+TAGS = ("UUID", "LABEL", "PARTUUID", "PARTLABEL")  # what fstab and crypttab may name a device by
 
 
 class Unprotected(Exception):
@@ -153,21 +153,22 @@ def rows(name):
     return found
 
 
-def device_named(spec):
-    """The device that SPEC of fstab or crypttab names; None when it names none, as tmpfs does.
+def devices_named(spec):
+    """The devices that SPEC of fstab or crypttab names; none where it names no device, as tmpfs does.
 
-    Raises Unprotected for a device that is not there.
+    Raises Unprotected for one that is not there.
     """
-    tag, _, value = spec.partition("=")
-    if tag in TAGS and value:
-        path = f"/dev/disk/by-{TAGS[tag]}/{value.strip(chr(34))}"
+    if spec.partition("=")[0] in TAGS:
+        # Asked of the devices themselves: udev may not have seen yet what was just made.
+        argv = ["blkid", "--cache-file", "/dev/null", "--output", "device", "--match-token", spec]
+        found = subprocess.run(argv, capture_output=True, text=True, timeout=120).stdout.split()
     elif spec.startswith("/dev/"):
-        path = spec
+        found = [os.path.realpath(spec)] if os.path.exists(spec) else []
     else:
-        return None
-    if not os.path.exists(path):
+        return []
+    if not found:
         raise Unprotected(f"{spec} is not there to be looked at")
-    return os.path.realpath(path)
+    return found
 
 
 def asked_for():
@@ -175,9 +176,7 @@ def asked_for():
     found = []
     for fields in rows("fstab"):
         place = "swap" if fields[2:3] == ["swap"] else fields[1]
-        device = device_named(fields[0])
-        if device:
-            found.append((place, device))
+        found += [(place, device) for device in devices_named(fields[0])]
         if len(fields) > 3:
             found += [(place, one) for one in devices_of("", fields[3])]
     return found
@@ -206,10 +205,8 @@ def crypttab_problems():
             continue
         if key not in ("none", "-"):
             found.append(f"{name} of crypttab is opened by the file {key}")
-        device = device_named(spec)
-        why = why_not_container(device) if device else f"{spec} is no device"
-        if why:
-            found.append(f"{name} of crypttab: {why}")
+        whys = [why_not_container(device) for device in devices_named(spec)] or [f"{spec} is no device"]
+        found += [f"{name} of crypttab: {why}" for why in whys if why]
     return found
 
 

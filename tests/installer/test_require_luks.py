@@ -48,12 +48,12 @@ class Machine:
         (self.system / "etc").mkdir(parents=True)
         self.table("fstab", "UUID=root / ext4 defaults 0 0", "/dev/vdb2 /boot ext4 defaults 0 0")
         self.table("crypttab", "luks-x UUID=luks none discard,x-initrd.attach")
-        self.by = {"/dev/disk/by-uuid/root": "/dev/mapper/luks-x", "/dev/disk/by-uuid/luks": "/dev/vdb3"}
+        self.by = {"UUID=root": "/dev/mapper/luks-x", "UUID=luks": "/dev/vdb3"}
         monkeypatch.setattr(gate, "ROOTS", (str(self.root), str(self.system)))
         monkeypatch.setattr(gate, "run", self.run)
         monkeypatch.setattr(gate, "is_luks2", self.headers.__contains__)
-        monkeypatch.setattr(gate.os.path, "exists", lambda path: path in self.by or path in self.devices)
-        monkeypatch.setattr(gate.os.path, "realpath", lambda path: self.by.get(path, path))
+        monkeypatch.setattr(gate.subprocess, "run", self.blkid)
+        monkeypatch.setattr(gate.os.path, "exists", lambda path: path in self.devices)
 
     def table(self, name, *rows):
         """Add ROWS to the file NAME of the new system."""
@@ -69,6 +69,11 @@ class Machine:
     def tree(self, path):
         kind, below = self.devices[path]
         return {"name": path[5:], "path": path, "type": kind, "children": [self.tree(one) for one in below]}
+
+    def blkid(self, argv, **_):
+        """The devices that the tag at the end of ARGV names."""
+        assert argv[0] == "blkid"
+        return subprocess.CompletedProcess(argv, 0, stdout=self.by.get(argv[-1], "") + "\n")
 
     def run(self, *argv):
         """What the program of ARGV prints on such a machine."""
@@ -155,7 +160,7 @@ def swap_in_fstab(machine):
 def windows_in_fstab(machine):
     """Not mounted now, and mounted by the new system."""
     machine.add("/dev/vda3", "part", "/dev/vdb")
-    machine.by["/dev/disk/by-uuid/NTFS"] = "/dev/vda3"
+    machine.by["UUID=NTFS"] = "/dev/vda3"
     machine.table("fstab", "UUID=NTFS /srv/windows ntfs3 noauto 0 0")
 
 
