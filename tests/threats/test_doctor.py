@@ -146,9 +146,20 @@ def test_a_file_of_the_overlay_that_a_claim_rests_on_is_held_against_the_images(
     assert {"chrony.conf", "firewalld/firewalld.conf", "firewalld/zones/veilor.xml"} <= named
     assert {"audit/rules.d/30-veilor.rules", "ssh/sshd_config.d/10-veilor.conf"} <= named
     for claim in MODEL.claims:
-        rests = [one for one in claim.controls if one.startswith("overlay/etc/")]
+        rests = [one for one in claim.controls if one.startswith("overlay/etc/")]  # never a zone
         if claim.state == "enforced" and rests and {one.split("#")[0][12:] for one in rests} - SETTLED:
             assert f"{claim.id}/as-shipped" in checks
+
+
+def test_what_a_person_opened_in_the_firewall_is_named_and_fails_nothing(box, capsys):
+    box.put("/etc/firewalld/zones/veilor.xml", "<zone><service name='kdeconnect'/></zone>")
+    _, said = box.doctor(capsys, "--claim", "network.silent")
+    seen = {one["id"]: one for one in said["claims"][0]["checks"]}["network.silent/as-shipped"]
+    assert seen["status"] == "PASS" and "opened: /etc/firewalld/zones/veilor.xml" in seen["reason"]
+    box.put("/etc/firewalld/firewalld.conf", "DefaultZone=public")
+    _, said = box.doctor(capsys, "--claim", "network.silent")
+    seen = {one["id"]: one for one in said["claims"][0]["checks"]}["network.silent/as-shipped"]
+    assert seen["status"] == "FAIL" and "zones" not in seen["reason"]
 
 
 def test_without_the_images_own_it_is_unknown_and_never_passes(box, capsys):

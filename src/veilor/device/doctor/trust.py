@@ -101,14 +101,19 @@ def keys_as_shipped(product: Product) -> Observation:
 
 
 def as_shipped(names: list[str]) -> Observation:
-    """/etc has of NAMES, paths from there, just what the image has of them, whether anything or nothing."""
+    """/etc has of NAMES, paths from there, just what the image has of them, whether anything or nothing.
+
+    What a person opens in the firewall is their own, and named.
+    """
     try:
         found = compare.differences(names)
     except PermissionError as error:
         raise Unseen(f"only root may read {error.filename}") from None
     if not at(compare.IMAGE_ETC).is_dir():
         raise Unseen(f"there is no {compare.IMAGE_ETC} to hold /etc against")
-    return judge(not found, compare.sentence(found) or f"{len(names)} in /etc, each as the image has it")
+    strange = {name: how for name, how in found.items() if not name.startswith(compare.OPENED)}
+    seen = compare.sentence(strange or found) or f"{len(names)} in /etc, each as the image has it"
+    return judge(not strange, seen if strange or not found else f"the rest is the image's; opened: {seen}")
 
 
 def asked_first(ours: list[str]) -> Observation:

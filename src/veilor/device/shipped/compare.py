@@ -14,6 +14,7 @@ from veilor.device.run import at
 
 KIND = "as-shipped"  # the kind of check that names what claims rest on
 ETC, IMAGE_ETC = "/etc", "/usr/etc"
+OPENED = "firewalld/zones/"  # where `firewall-cmd --permanent` keeps what a person opens
 CHANGED, MISSING, ADDED = "changed", "missing", "not the image's"
 
 
