@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 from veilor.build.threats.controls import parse_control
 from veilor.build.threats.model import LAYERS, Adversary, Claim, Comparison, Model, load_model
 
 PAGE = "docs/THREAT-MODEL.md"
+A_YEAR = timedelta(days=365)
 HEAD = """# What veilor-os protects, from whom, and how you can tell
 
 <!-- Generated from threats/ by `make docs`. -->
@@ -111,6 +112,7 @@ def comparison(compared: Comparison) -> list[str]:
     systems = [*compared.systems, *compared.tools]
     sources: list[tuple[str, date]] = []
     rows = []
+    newest = max(cell.when for axis in compared.axes for cell in axis.cells.values())
     for axis in compared.axes:
         cells = []
         for system in systems:
@@ -121,12 +123,14 @@ def comparison(compared: Comparison) -> list[str]:
             source = (cell.source, cell.when)
             if source not in sources:
                 sources.append(source)
-            cells.append(f"{cell.text} [{sources.index(source) + 1}]")
+            old = f" (as of {cell.when.year})" if newest - cell.when > A_YEAR else ""
+            cells.append(f"{cell.text}{old} [{sources.index(source) + 1}]")
         rows.append(row(f"**{axis.title}**", axis.best, *cells))
     head = (
         "## Beside others\n\nWhat is better elsewhere stands here as plainly as what is better here. The "
         "number behind a cell "
-        "names its source and when that was current; it may have changed since. “Not looked up” is no "
+        "names its source and when that was current; it may have changed since, and where that is more than a year "
+        "older than the newest of them the year stands in the cell. “Not looked up” is no "
         "verdict. Tails and Qubes OS "
         "stand where they are the better tool.\n"
     )
