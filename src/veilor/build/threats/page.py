@@ -129,8 +129,8 @@ def comparison(compared: Comparison) -> list[str]:
     head = (
         "## Beside others\n\nWhat is better elsewhere stands here as plainly as what is better here. The "
         "number behind a cell "
-        "names its source and when that was current; it may have changed since, and where that is more than a "
-        "year older than the newest of them the year stands in the cell. “Not looked up” is no "
+        "names its source and when that was current; it may have changed since, and where that is more than "
+        "a year older than the newest of them the year stands in the cell. “Not looked up” is no "
         "verdict. Tails and Qubes OS "
         "stand where they are the better tool.\n"
     )
