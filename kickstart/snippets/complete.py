@@ -19,7 +19,7 @@ KICKSTART = "/run/install/ks.cfg"  # the installer copies it to root's home afte
 STEPS = (
     (("bootc", "install", "ensure-completion"), "the kernel arguments of the image could not be set"),
     (
-        ("/usr/bin/python3", "-I", "/usr/lib/veilor/app", "as-shipped", "--put-back"),
+        ("/usr/bin/python3", "-I", "-S", "/usr/lib/veilor/app", "as-shipped", "--put-back"),
         "the settings of the image could not be put back",
     ),
 )

@@ -39,7 +39,7 @@ def started() -> list[tuple[str, str]]:
     return [
         (str(place.relative_to(OVERLAY)), words)
         for place in places
-        for words in re.findall(r"/usr/bin/python3 -I /usr/lib/veilor/app (.*)", place.read_text())
+        for words in re.findall(r"/usr/bin/python3 -I -S /usr/lib/veilor/app (.*)", place.read_text())
     ]
 
 
@@ -57,7 +57,7 @@ def test_everything_started_exists_and_every_program_is_started():
         words.removesuffix(' "$@"').removesuffix(" --due").removesuffix(" --announce")
         for _, words in started()
     } - asked
-    assert words == {name for name in PROGRAMS if name != "health"} | {
+    assert words == {name for name in PROGRAMS if name not in ("health", "as-shipped")} | {
         f"health {moment}" for moment in MOMENTS
     }
     assert len(started()) == len(list(UNITS.glob("*.service"))) + 1 + 6
@@ -172,3 +172,17 @@ def test_every_service_that_asks_the_network_knows_of_a_proxy():
     assert [
         path.name for path in found if "\nEnvironmentFile=-/etc/environment\n" not in path.read_text()
     ] == []
+
+
+def test_every_program_starts_without_the_folders_of_packages():
+    """-I leaves out what the caller sets, -S what somebody put into site-packages, .pth files too."""
+    names = sorted(set(PROGRAMS.values()))
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import importlib\n"
+        f"for name in {names!r}: importlib.import_module('veilor.device.' + name)\n"
+        "print([path for path in sys.path if 'packages' in path], 'site' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[] False\n", done.stderr

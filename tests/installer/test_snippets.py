@@ -246,7 +246,7 @@ def test_the_installation_is_completed_by_the_new_systems_own_programs(system, m
     assert complete.main() == 0
     assert (system / "calls").read_text().splitlines() == [
         "bootc install ensure-completion",
-        "python3 -I /usr/lib/veilor/app as-shipped --put-back",
+        "python3 -I -S /usr/lib/veilor/app as-shipped --put-back",
     ]
     assert (system / "RESOLV_CONF").exists()  # bootc-image-builder#961: bootc fails without one
     assert not (system / "KICKSTART").exists()  # the installer would leave it in root's home

@@ -1,4 +1,4 @@
-"""Which program is which: `python3 -I /usr/lib/veilor/app PROGRAM [ARGUMENTS]`."""
+"""Which program is which: `python3 -I -S /usr/lib/veilor/app PROGRAM [ARGUMENTS]`."""
 
 import importlib
 import sys

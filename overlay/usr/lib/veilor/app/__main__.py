@@ -1,4 +1,4 @@
-"""Starts a program of the product: `python3 -I /usr/lib/veilor/app PROGRAM [ARGUMENTS]`."""
+"""Starts a program of the product: `python3 -I -S /usr/lib/veilor/app PROGRAM [ARGUMENTS]`."""
 
 import sys
 
