@@ -124,6 +124,7 @@ def first_boot(world: World, checks: Checks) -> None:
     checks.equal("what claims rest on in /etc is the image's", seen.code, 0, seen.out + seen.err)
     remotes = machine.run(["grep", "-c", "remote", "/sysroot/ostree/repo/config"], check=False).out.strip()
     checks.equal("the installation source is no remote of ostree's", remotes, "0")
+    machine.run(["mkdir", "-p", "/etc/firewalld/zones"])
     world.write_file("/etc/firewalld/zones/veilor.xml", "<zone/>")
     seen = machine.run(as_shipped, check=False)
     checks.true(

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pty
 import subprocess
+import sys
 import threading
 import tty
 from pathlib import Path
@@ -415,3 +416,51 @@ def test_a_bug_says_so_on_the_console(monkeypatch):
 
     assert terminal.relay(program) == 70
     assert b"VEILOR-INSTALL: FAILED ZeroDivisionError: oops" in os.read(master, 65536)
+
+
+@pytest.fixture
+def laid_out(tmp_path):
+    """The texts of the %pre scripts, the second one run, and the folder where it lays out."""
+    here = tmp_path / "veilor-install"
+    texts = [one.text.replace("/run/veilor-install", str(here)) for one in ks.read_early_scripts(SHIPPED)[0]]
+    subprocess.run(["sh", "-c", texts[1]], check=True)
+    return texts, here
+
+
+def test_what_later_scripts_share_is_laid_out_as_it_is(laid_out):
+    _, here = laid_out
+    snippets = Path(__file__).resolve().parents[2] / "kickstart/snippets"
+    assert here.stat().st_mode & 0o777 == 0o700
+    for name in ("ending.py", "keep_logs.py"):
+        made = (here / name).read_text()
+        assert made == (snippets / name).read_text().replace("/run/veilor-install", str(here))
+
+
+def test_a_refused_choice_ends_in_a_shutdown_with_the_logs_kept(laid_out, tmp_path):
+    """The script as the installer starts it, without a terminal, among programs that note their calls."""
+    texts, here = laid_out
+    calls, programs = tmp_path / "calls", tmp_path / "bin"
+    programs.mkdir()
+    for name in ("systemctl", "chvt", "lsblk", "loadkeys"):
+        (programs / name).write_text(f"#!/bin/sh\necho {name} $* >>{calls}\n")
+        (programs / name).chmod(0o755)
+    (here / "keep_logs.py").write_text(f"open({str(calls)!r}, 'a').write('logs\\n')\n")
+    ending = here / "ending.py"
+    ending.write_text(
+        ending.read_text()
+        .replace("PATIENCE = 600", "PATIENCE = 0")
+        .replace("GRACE = 300", "GRACE = 0")
+        .replace('open("/dev/tty")', 'open("/no/tty")')
+        .replace("/sys/class/tty", "/no/tty")
+    )
+    (tmp_path / "script.py").write_text(texts[2])
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"],
+        env={"PATH": str(programs)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stdout.startswith("Not installed: there is no terminal to ask at; nothing was changed.")
+    assert calls.read_text().splitlines() == ["logs", "systemctl --no-block --no-wall poweroff"]

@@ -42,6 +42,7 @@ TITLES = {
     "clock": "The clock",
     "usb": "USB devices",
     "usb-blocked": "Blocked by USBGuard",
+    "as-shipped": "Settings of the system",
 }
 
 
