@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from veilor.build import builders
 from veilor.build.check.image_tree import steps
 from veilor.core.product import load
 
@@ -63,6 +64,10 @@ def test_the_containerfile_has_every_step_in_order(recipe, tools, clone, tmp_pat
         for kind, config in re.findall(r"run_module\.sh '([\w@-]+)' '(\{.*\})'", text)
     ]
     assert [config for _, config in ran] == list(steps(ROOT / "bluebuild"))
+    pins = [builders.Builder(one.name, one.tag, digest) for one in builders.read_builders(ROOT)]
+    assert not re.search(r"\bfrom=ghcr\.io\S*:(latest|default)", builders.use(text, pins)), (
+        "every program by digest"
+    )
     assert not re.search(r"/bins/|COPY --from=\S*cosign", text), (
         "nothing of BlueBuild's own goes into the image"
     )
