@@ -19,6 +19,7 @@ import ending
 TARGET = "/tmp/veilor-target.ks"
 GUIDED = "/tmp/veilor-guided.ks"  # how the chosen disk is laid out
 MOK_CODE = f"{ending.HERE}/mok-code"  # what confirms the request to trust the kernel's key; in memory alone
+ROOM = f"{ending.HERE}/room"  # for the script that judges partitions made by hand
 IMAGE = "/run/install/repo/container"
 SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 GiB = 1 << 30
@@ -55,13 +56,13 @@ def medium_labels(cmdline):
     return {label.replace("\\x20", " ") for label in re.findall(r"(?:CDLABEL|LABEL)=([^:\s]+)", cmdline)}
 
 
-def needed_room(image):
-    """The bytes that a disk needs for the OCI layout at IMAGE; MINIMUM where there is none.
+def unpacked(image):
+    """The bytes that the image in the OCI layout at IMAGE takes on a disk, at most; 0 where there is none.
 
     Raises NoChoice when the layout is there and can't be read.
     """
     if not os.path.isdir(image):
-        return MINIMUM
+        return 0
     try:
         manifests = read_json(f"{image}/index.json")["manifests"]
         layers = read_json(blob_path(image, manifests[0]))["layers"]
@@ -73,7 +74,12 @@ def needed_room(image):
         ) from None
     if missing:
         raise NoChoice(f"this medium lacks {missing[0]}; nothing was changed, write the medium anew")
-    return max(MINIMUM, BESIDE + IMAGES * UNPACKED * packed)
+    return UNPACKED * packed
+
+
+def needed_room(size):
+    """The bytes that a disk needs for an image of SIZE bytes."""
+    return max(MINIMUM, BESIDE + IMAGES * size)
 
 
 def read_json(path):
@@ -362,14 +368,16 @@ def main():
             return device.read(1 << 20)
 
     try:
+        size = unpacked(IMAGE)
         listed = json.loads(subprocess.run(LSBLK, capture_output=True, check=True, timeout=60).stdout)
         with open("/proc/cmdline") as cmdline:
             disk, keymap, language = choose(
-                listed["blockdevices"], cmdline.read(), terminal.ask, say, read_start, room=needed_room(IMAGE)
+                listed["blockdevices"], cmdline.read(), terminal.ask, say, read_start, room=needed_room(size)
             )
         code = offer_trust(terminal.ask, terminal.say) if asks_for_trust(IMAGE, SECURE_BOOT) else None
         if code:
             write_file(MOK_CODE, code)
+        write_file(ROOM, str(size))
         write_file(TARGET, target_text(disk, keymap, language))
         if disk is None:
             write_file(GUIDED, "")

@@ -142,6 +142,7 @@ def install(attempt: Attempt) -> ks.Kickstart:
     progress.begin_step("making file systems")
     made = storage.make_file_systems(plan, attempt.luks, device)
     storage.mount(made)
+    run_scripts(kickstart.pre_install, "%pre-install")
     progress.begin_step("preparing ostree")
     init_ostree(kickstart)
     progress.begin_step(f"deploying the image from {kickstart.url} (a few minutes)")

@@ -29,6 +29,7 @@ from pykickstart.constants import (
     KS_SCRIPT_ONERROR,
     KS_SCRIPT_POST,
     KS_SCRIPT_PRE,
+    KS_SCRIPT_PREINSTALL,
 )
 from pykickstart.errors import KickstartError
 from pykickstart.parser import KickstartParser
@@ -63,6 +64,7 @@ SUPPORTED: dict[str, tuple[str, ...]] = {
 }
 SECTIONS: dict[str, tuple[str, ...]] = {
     "%pre": ("--interpreter", "--erroronfail", "--log"),
+    "%pre-install": ("--interpreter", "--erroronfail", "--log"),
     "%post": ("--interpreter", "--erroronfail", "--log", "--nochroot"),
     "%onerror": ("--interpreter", "--log"),
 }
@@ -119,6 +121,7 @@ class Kickstart:
     end: str
     firewall_of_the_system: bool
     starts_x: bool
+    pre_install: tuple[Script, ...] = field(repr=False)
     post: tuple[Script, ...] = field(repr=False)
     onerror: tuple[Script, ...] = field(repr=False)
 
@@ -242,6 +245,7 @@ def read_kickstart(text: str) -> Kickstart:
         end="reboot" if handler.reboot.action == KS_REBOOT else "poweroff",
         firewall_of_the_system=bool(handler.firewall.seen and handler.firewall.use_system_defaults),
         starts_x=bool(handler.xconfig.startX),
+        pre_install=scripts_of(handler, KS_SCRIPT_PREINSTALL),
         post=scripts_of(handler, KS_SCRIPT_POST),
         onerror=scripts_of(handler, KS_SCRIPT_ONERROR),
     )

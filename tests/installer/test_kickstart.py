@@ -67,6 +67,8 @@ MUTATIONS = [  # (the check that has to notice, what is replaced, by what)
     ("completes_bootc", "--erroronfail --log=/tmp/veilor-complete.log", "--log=/tmp/veilor-complete.log"),
     ("puts_settings_back", '"as-shipped", "--put-back"', '"as-shipped"'),
     ("puts_settings_back", "# Last, so that", "%post\ntouch /etc/x\n%end\n# Last, so that"),
+    ("judges_the_room", "%pre-install", "%pre"),
+    ("judges_the_room", "statvfs", "stat"),
     ("leaves_the_firewall", "firewall --use-system-defaults\n", ""),
     ("leaves_the_firewall", "firewall --use-system-defaults", "firewall --enabled"),
     ("starts_graphically", "xconfig --startxonboot\n", ""),

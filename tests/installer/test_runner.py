@@ -79,6 +79,7 @@ def test_the_shipped_kickstart_is_understood(asked):
         (False, True),  # it is completed, and the settings are the image's
         (False, False),
     ]
+    assert [one.must_succeed for one in asked.pre_install] == [True]
     assert len(asked.onerror) == 1 and asked.firewall_of_the_system and asked.starts_x
 
 
@@ -98,6 +99,7 @@ REFUSED = [
     ("--size=2048", "--size=2048 --label=boot --fsoptions=noatime", "part --fsoptions"),
     ("bootloader", "bootloader --password=x", "--password"),
     ("%onerror", "%packages\n@core\n%end\n%onerror", "%packages"),
+    ("%onerror", "%traceback\ntrue\n%end\n%onerror", "%traceback"),
     ("--erroronfail --log=/tmp/veilor-ch", "--nonsense --log=/tmp/veilor-ch", "--nonsense"),
     ("poweroff\n", "poweroff\nuser --name=me\n", "user"),
 ]

@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 
+import check_room
 import complete
 import ending
 import keep_logs
@@ -250,6 +251,23 @@ def test_the_installation_is_completed_by_the_new_systems_own_programs(system, m
     ]
     assert (system / "RESOLV_CONF").exists()  # bootc-image-builder#961: bootc fails without one
     assert not (system / "KICKSTART").exists()  # the installer would leave it in root's home
+
+
+@pytest.mark.parametrize(("needed", "code"), [(1000, 0), (1 << 60, 1)])
+def test_a_root_without_room_is_refused_before_the_image_is_copied(needed, code, tmp_path, monkeypatch):
+    """The installer asks for 500 MB, and would stop in the middle."""
+    ended = []
+    monkeypatch.setattr(ending, "end", lambda why: ended.append(why) or 1)
+    monkeypatch.setattr(check_room, "ROOT", str(tmp_path))
+    monkeypatch.setattr(check_room, "ROOM", str(tmp_path / "room"))
+    (tmp_path / "room").write_text(str(needed))
+    assert check_room.main() == code and len(ended) == code
+    assert not ended or "the image needs 1073741824.0 at least" in ended[0]
+
+
+def test_room_that_nobody_asked_for_refuses_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(check_room, "ROOM", str(tmp_path / "none"))
+    assert check_room.main() == 0 and "was not judged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("failing", ["bootc", "python3"])

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pykickstart.base import BaseHandler
-from pykickstart.constants import KS_SCRIPT_ONERROR, KS_SCRIPT_POST, KS_SCRIPT_PRE
+from pykickstart.constants import KS_SCRIPT_ONERROR, KS_SCRIPT_POST, KS_SCRIPT_PRE, KS_SCRIPT_PREINSTALL
 from pykickstart.errors import KickstartError
 from pykickstart.parser import KickstartParser
 
@@ -278,6 +278,15 @@ def completes_bootc(ks: Parsed) -> str:
     )
 
 
+def judges_the_room(ks: Parsed) -> str:
+    """Room is judged: of a disk before it is erased, of partitions made by hand before the copying."""
+    asking = any("needed_room(" in s.script for s in ks.scripts_of(KS_SCRIPT_PRE))
+    copying = [s for s in ks.scripts_of(KS_SCRIPT_PREINSTALL) if "statvfs" in s.script and s.errorOnFail]
+    if asking and copying:
+        return ""
+    return "no %pre and %pre-install judge the room for the image; the installer asks for 500 MB"
+
+
 def puts_settings_back(ks: Parsed) -> str:
     """The last script that may fail puts the new system's settings back to the image's, or refuses."""
     if last_post(ks, '"as-shipped", "--put-back"'):
@@ -384,6 +393,7 @@ CHECKS: tuple[Callable[[Parsed], str], ...] = (
     ends_in_a_shutdown,
     leaves_the_firewall,
     starts_graphically,
+    judges_the_room,
     puts_settings_back,
     ends_by_itself,
     has_no_swap,
@@ -393,7 +403,7 @@ CHECKS: tuple[Callable[[Parsed], str], ...] = (
 )
 # What the mutable fallback can't have: it is made of packages, from the network, and Fedora's own signed
 # kernel.
-OF_THE_IMAGE = (deploys_from_the_medium, completes_bootc, puts_settings_back, offers_the_key)
+OF_THE_IMAGE = (deploys_from_the_medium, completes_bootc, judges_the_room, puts_settings_back, offers_the_key)
 FALLBACK = tuple(one for one in CHECKS if one not in OF_THE_IMAGE)
 
 
