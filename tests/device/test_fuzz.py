@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from veilor.core import host, policy, preflight, product, rollout, statement
-from veilor.device import ask, channel, config, health, network, notices, run, state, tell, usbguard
+from veilor.device import ask, blocked, channel, config, health, network, notices, run, state, tell, usbguard
 from veilor.device.run import DeviceError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -373,6 +373,26 @@ def test_routes(root, lines):
 def test_usb_rules_of_the_owner(old, attached):
     rules = usbguard.merge(old, attached, None)
     assert rules[-1] == usbguard.LATER and set(attached) <= {*rules, ""} and len(rules) == len(set(rules))
+
+
+@fuzz
+@given(st.binary(max_size=60), st.binary(max_size=20))
+@example(name="Клавиатура\u202e".encode(), serial=b'"')
+def test_usb_devices_as_usbguard_writes_them(name, serial):
+    """Whatever a device calls itself: it is read, its rule says the same of it, its name brings nothing."""
+    texts = [
+        "".join(
+            "\\" + chr(one) if one in b'"\\' else chr(one) if 32 <= one < 127 else f"\\x{one:02x}"
+            for one in text
+        )
+        for text in (serial, name)
+    ]
+    what = 'id 0781:5581 serial "{}" name "{}"'.format(*texts)
+    line = f'7: block {what} hash "x=" parent-hash "y=" via-port "1-2" with-interface 08:06:50'
+    found = blocked.parse_device(f'{line} with-connect-type "hotplug"')
+    assert found.rule == f"allow {what} with-interface 08:06:50" and found.port == "1-2"
+    assert blocked.parse_device(found.rule).rule == found.rule
+    assert found.description.isprintable() and not set(found.description) & set("`<>;\\\u202e")
 
 
 @fuzz

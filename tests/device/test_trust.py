@@ -278,6 +278,16 @@ def test_what_a_thief_has_withdrawn_ends_with_the_epoch(withdrawn):
     assert withdrawn.program("rollback", "--yes").code == 0
 
 
+def test_an_automatic_return_to_what_was_withdrawn_says_so(v1):
+    assert say(v1, A, "44.2", sequence=401, withdrawn=[v1.digest("44.1")]).code == 0
+    version = v1.power_on(clean=True)
+    for _ in range(3):
+        assert version == "44.2"
+        v1.judge_boot(good=False)
+        version = v1.power_on()
+    assert version == "44.1" and "44.1 was withdrawn by its makers" in v1.text("run/motd.d/50-veilor")
+
+
 def test_without_the_memory_of_it_nothing_is_said(withdrawn, monkeypatch):
     monkeypatch.setattr(state, "withdrawn", lambda tag=None: set())
     assert withdrawn.program("rollback", "--yes").code == 0

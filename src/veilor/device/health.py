@@ -270,6 +270,9 @@ def finish_return() -> Outcome:
     if back is None or back.handled:
         return Outcome(Code.DONE, "This boot is no automatic return")
     trial, outcome = back.trial, explain_return(back)
+    if trial.source.digest in state.withdrawn():
+        note = f"{trial.source.version} was withdrawn by its makers, so don't stay with it for long"
+        outcome = replace(outcome, means=f"{outcome.means}; {note}")
     tell.announce("health", outcome)  # first: a full disk or a lock must not keep it from the person
     with state.exclusive_lock(60):
         if trial.target.digest and (back.again or not is_blameless(trial)):

@@ -258,6 +258,7 @@ def update(args: argparse.Namespace) -> Outcome:
             "announced": {
                 "version": said.version,
                 "digest": said.digest,
+                "epoch": said.epoch,
                 "sequence": said.sequence,
                 "issued": state.format_time(said.issued),
                 "expires": state.format_time(said.expires),
