@@ -1,9 +1,10 @@
 """Drives a machine through every sequence of boots, up to a depth, and judges each state that it comes to.
 
 One step is one boot: nobody unlocks the disk, or somebody does and the version that runs is healthy, fails
-its check, hangs, panics or ends in emergency mode (which of these is a property of the version); then the
-person does nothing, updates or goes back, and restarts or loses power. Into each step comes at most one
-fault: the power fails after any single write, any single program that is started fails, or the disk is full.
+its check, hangs, panics, ends in emergency mode or shows nobody a login (which of these is a property of the
+version); then the person does nothing, updates or goes back, and restarts or loses power. Into each step
+comes at most one fault: the power fails after any single write, any single program that is started fails, the
+disk is full, or another program of ours hangs and holds the lock.
 
 By hand: .venv/bin/python tests/device/explorer.py --depth 6 --faults 2
 """
@@ -119,8 +120,9 @@ def variants(simulation: Simulation, disk: Disk) -> Iterator[tuple[Step, Disk]]:
             for number in range(1, calls + 1):
                 fails = dataclasses.replace(step, fault=Fault("program fails:", number))
                 yield fails, simulation.take(disk, fails)
-            full = dataclasses.replace(step, fault=Fault("disk full"))
-            yield full, simulation.take(disk, full)
+            for kind in ("disk full", "lock held"):
+                hindered = dataclasses.replace(step, fault=Fault(kind))
+                yield hindered, simulation.take(disk, hindered)
             if simulation.reboot or simulation.running == NEW and simulation.quality != "good":
                 return  # the person comes to nothing in such a boot
 

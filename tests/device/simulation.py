@@ -451,7 +451,12 @@ def in_place(simulation: Simulation) -> Iterator[None]:
         replaced.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
 
-    original_replace = state.replace_file
+    original_replace, original_lock = state.replace_file, state.exclusive_lock
+
+    def exclusive_lock(wait: float = 5):
+        if simulation.fault.kind == "lock held":
+            raise run.DeviceError("Another veilor program is running", facts={"lock": "held"})
+        return original_lock(wait)
 
     def replace_file(path: str, data: bytes, mode: int) -> None:
         if simulation.full and path.startswith("/var"):
@@ -468,6 +473,7 @@ def in_place(simulation: Simulation) -> Iterator[None]:
             put(module, "run", simulation.start_program)
     put(run, "ROOT", simulation.root)
     put(state, "replace_file", replace_file)
+    put(state, "exclusive_lock", exclusive_lock)
     put(os, "geteuid", lambda: 0)
     put(os, "fsync", lambda fd: None)
     put(channel, "announced", lambda facts, running: (simulation.announced, ()))
