@@ -42,8 +42,9 @@ def wrong(path: Path, row: dict) -> str:
         return "" if path.is_symlink() and os.readlink(path) == row["mode"] else f"{path} leads elsewhere"
     if not (stat.S_ISDIR(mode) if kind == "dir" else stat.S_ISREG(mode)):
         return f"{path} is no {kind}"
-    if f"{stat.S_IMODE(mode):04o}" != row["mode"]:
-        return f"{path} has the mode {stat.S_IMODE(mode):04o}, not {row['mode']}"
+    wanted, has = row.get("mode", ""), f"{stat.S_IMODE(mode):04o}"
+    if (wanted == "u+s" and not mode & stat.S_ISUID) or wanted not in ("", "u+s", has):
+        return f"{path} has the mode {has}, not {wanted}"
     if "has" in row and not re.search(row["has"], path.read_text(errors="replace"), re.M):
         return f"{path} has no line with {row['has']}"
     return ""

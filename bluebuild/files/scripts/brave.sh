@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Move Brave into /usr, where an update can reach it, and have our launcher start it. /opt leads to /var, which the build
-# empties; BlueBuild may have moved it already, so both folders are checked.
-# Rests on: opt
+# empties; BlueBuild leads it to /usr/lib/opt before the first script, so Brave may lie there already.
 set -euo pipefail
 root=${VEILOR_ROOT:-}
 files=${CONFIG_DIRECTORY:-/tmp/files}
