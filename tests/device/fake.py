@@ -243,6 +243,8 @@ def systemctl(*args):
         print("active")
     elif args[0] == "show":
         unit = {"Id": args[-1], "LoadState": "loaded", "ActiveState": "active", "NRestarts": "0"}
+        if args[-1] == "rescue.target":
+            unit["ActiveState"] = "inactive"
         unit |= WORLD.get("units", {}).get(args[-1], {})
         print("".join(f"{key}={value}\n" for key, value in unit.items()), end="")
     elif args == ("restart", "usbguard.service"):

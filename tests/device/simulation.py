@@ -328,7 +328,8 @@ class Simulation:
             self.reboot = "forced" if "--force" in words else "clean"
         if words[0] == "show":
             name = "graphical.target" if words[-1] == "default.target" else words[-1]
-            return f"Id={name}\nLoadState=loaded\nActiveState=active\nNRestarts=0\n"
+            active = "inactive" if name == "rescue.target" else "active"
+            return f"Id={name}\nLoadState=loaded\nActiveState={active}\nNRestarts=0\n"
         return "inactive\n" if words[0] == "is-active" else ""
 
     def loginctl(self, *words: str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 
 import pytest
@@ -76,13 +77,44 @@ def test_what_a_person_needs_is_looked_at(machine, sabotage, words):
     assert done.code == 1 and words in done.err, done.out + done.err
 
 
-@pytest.mark.parametrize("name", [checks.NETWORK, checks.SCREEN])
-def test_a_service_that_the_owner_has_masked_is_no_fault(machine, name):
-    machine.deployments(machine.entry("44.1"))
-    desktop(machine)
-    mask_unit(machine, name, by_image=False)
-    show_state(machine, name, **MASKED)
-    assert machine.moment("check").code == 0
+def link(machine, path: str, target: str) -> None:
+    file = machine.root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.symlink_to(target)
+
+
+OFF = {
+    "network masked": (checks.NETWORK, lambda m: mask_unit(m, checks.NETWORK, by_image=False)),
+    "screen masked": (checks.SCREEN, lambda m: mask_unit(m, checks.SCREEN, by_image=False)),
+    "what the screen stands for masked": (
+        checks.SCREEN,
+        lambda m: (
+            mask_unit(m, "plasmalogin.service", by_image=False),
+            show_state(m, checks.SCREEN, Id="plasmalogin.service"),
+        ),
+    ),
+    "network disabled": (
+        checks.NETWORK,
+        lambda m: link(m, f"usr/etc/systemd/system/multi-user.target.wants/{checks.NETWORK}", "/usr/lib/x"),
+    ),
+    "screen disabled": (
+        checks.SCREEN,
+        lambda m: link(m, f"usr/etc/systemd/system/{checks.SCREEN}", "/usr/lib/systemd/system/x"),
+    ),
+}
+
+
+@pytest.mark.parametrize("how", OFF)
+def test_a_service_that_the_owner_has_turned_off_is_no_fault_and_no_login_is_waited_for(updated, how):
+    desktop(updated)
+    name, turn_off = OFF[how]
+    show_state(updated, name, **MASKED)
+    turn_off(updated)
+    screen_shows(updated, [] if name == checks.SCREEN else [GREETER])
+    assert updated.power_on(clean=True) == "44.2"
+    judge_good_boot(updated)
+    assert not updated.world_reboots()
+    assert bool(updated.armed) == (name != checks.SCREEN)
 
 
 def test_where_a_text_login_is_the_target_that_is_what_has_to_wait(machine):
@@ -185,3 +217,99 @@ def test_a_machine_without_a_keyboard_keeps_getting_updates(machine, same):
     assert machine.power_on(clean=True) == "44.2"
     machine.judge_boot()
     assert machine.world_reboots() == (0 if same else 1), "what is new with a version counts against it"
+
+
+# -- while it is not proved
+
+
+def test_what_nobody_has_proved_is_no_way_back_from_the_next(updated):
+    """A black login screen, and the timer finds the next version: that is downloaded, and no more."""
+    desktop(updated)
+    assert updated.power_on(clean=True) == "44.2"
+    judge_good_boot(updated)
+    updated.release("44.3")
+    done = updated.program("update", "--json")
+    assert done.data["state"] == "downloaded" and "not proved itself yet" in done.data["means"]
+    assert updated.armed == updated.digest("44.2") and updated.grub["veilor_counter"] == "2"
+    (updated.root / "run/ostree/staged-deployment-locked").touch()
+    updated.moment("count")
+    updated.moment("settle")
+    assert updated.grub["veilor_counter"] == "2"
+    for _ in range(2):
+        assert updated.power_on() == "44.2"
+        judge_good_boot(updated)
+    assert updated.power_on() == "44.1", "the way back is still there"
+
+
+def test_somebody_who_is_logged_in_proves_it_by_asking_for_the_next(updated):
+    desktop(updated)
+    updated.power_on(clean=True)
+    judge_good_boot(updated)
+    screen_shows(updated, [PERSON])
+    updated.release("44.3")
+    assert updated.program("update", "--json").data["state"] == "ready"
+    assert updated.armed == updated.digest("44.3") and "veilor_counter" not in updated.grub
+    healthy = updated.json("var/lib/veilor/health.json")["healthy"]
+    assert updated.digest("44.2") in [one["digest"] for one in healthy]
+
+
+def test_nobody_is_restarted_at_their_work(updated):
+    desktop(updated)
+    updated.power_on(clean=True)
+    show_state(updated, checks.NETWORK, **DEAD)
+    screen_shows(updated, [PERSON])
+    updated.judge_boot()
+    updated.moment("deadline")
+    assert not updated.world_reboots()
+    assert "since somebody is logged in" in updated.text("run/motd.d/50-veilor")
+    assert updated.armed, "it has not proved itself: the next start is counted on"
+
+
+def test_a_rescue_shell_is_left_alone(updated):
+    updated.power_on(clean=True)
+    show_state(updated, "rescue.target", ActiveState="active")
+    updated.moment("deadline")
+    assert not updated.world_reboots()
+
+
+def test_a_text_login_that_was_asked_for_once_is_judged_as_one_and_proves_nothing(updated):
+    desktop(updated)
+    show_state(updated, checks.SCREEN, ActiveState="inactive")
+    show_state(updated, "graphical.target", ActiveState="inactive")
+    screen_shows(updated, [])
+    updated.power_on(clean=True)
+    judge_good_boot(updated)
+    assert updated.armed
+    screen_shows(updated, [PERSON | {"tty": "tty1"}])
+    updated.moment("login")
+    assert not updated.armed
+
+
+def test_a_full_disk_does_not_keep_a_login_from_proving_a_version(updated, monkeypatch):
+    from veilor.device.run import DeviceError
+
+    desktop(updated)
+    updated.power_on(clean=True)
+    real = checks.state.replace_file
+
+    def refuse(path, data, mode):
+        if path.startswith("/var"):
+            raise DeviceError(f"{path} cannot be written", facts={"errno": errno.ENOSPC})
+        real(path, data, mode)
+
+    monkeypatch.setattr(checks.state, "replace_file", refuse)
+    judge_good_boot(updated)
+    assert (updated.root / "run/veilor/awaits-login").exists()
+    screen_shows(updated, [PERSON])
+    updated.moment("login")
+    assert "veilor_counter" not in updated.grub
+
+
+def test_hangs_after_one_good_boot_are_no_absent_person(updated):
+    desktop(updated)
+    updated.power_on(clean=True)
+    judge_good_boot(updated)
+    for _ in range(2):
+        updated.power_on()
+    assert updated.power_on() == "44.1"
+    assert "never came to the end of its health check" in updated.text("run/motd.d/50-veilor")

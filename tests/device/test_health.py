@@ -117,11 +117,12 @@ def test_never_unlocked_twice_in_a_row_is_taken_for_a_version_that_stops_there(u
     assert updated.program("update", "--json").data["state"] == "ready"
 
 
-def test_what_is_staged_while_a_boot_is_judged_stays_counted(updated):
+def test_what_is_downloaded_while_a_boot_is_judged_is_made_ready_after_it(updated):
     assert updated.power_on(clean=True) == "44.2"
     updated.release("44.3")
-    updated.program("update")
+    assert updated.program("update", "--json").data["state"] == "downloaded"
     updated.judge_boot()
+    assert updated.program("update", "--json").data["state"] == "ready"
     armed = updated.json("var/lib/veilor/health.json")["armed"]
     assert armed["target"]["digest"] == updated.digest("44.3")
     assert updated.power_on(clean=True) == "44.3"

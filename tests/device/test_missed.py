@@ -75,3 +75,29 @@ def test_any_words_of_ostrees_are_told_in_one_line(updated, stamp):
     assert updated.power_on() == "44.1"
     told = updated.text("run/motd.d/50-veilor")
     assert told.count("\n") == 1 and len(told) < 2000
+
+
+def test_what_was_placed_after_all_is_told_no_more(updated):
+    shut_down_without_finalizing(updated, STAMP)
+    updated.power_on()
+    (updated.root / "boot/ostree/finalize-failure.stamp").unlink()
+    updated.judge_boot()
+    updated.program("update")
+    assert updated.power_on(clean=True) == "44.2"
+    updated.judge_boot()
+    assert "could not be put in place" not in updated.text("run/motd.d/50-veilor")
+
+
+def test_a_rollback_from_what_is_on_trial_is_no_failure_of_the_shutdown(updated):
+    updated.put("usr/share/wayland-sessions/plasma.desktop", "")
+    updated.change("units", **{"default.target": {"Id": "graphical.target"}})
+    updated.power_on(clean=True)
+    updated.moment("healthy")
+    assert updated.armed
+    updated.change("status", **{})
+    updated.load()
+    updated.world["status"]["status"]["rollbackQueued"] = True  # bootc rollback, and the power fails after it
+    updated.save()
+    assert updated.power_on() == "44.1"
+    assert not updated.json("var/lib/veilor/health.json").get("missed")
+    assert "could not be put in place" not in updated.text("run/motd.d/50-veilor")

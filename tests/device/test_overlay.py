@@ -101,10 +101,40 @@ def test_the_first_boot_holds_nobody_up_and_ends_for_good():
     ) == ("exec", "on-failure", "0")
     assert {"plasma-setup.service", "display-manager.service"} <= set(first["Unit"]["Before"].split())
     assert first["Unit"]["ConditionPathExists"] == "!/var/lib/veilor/firstboot-done"
-    assert "veilor-boot-check.service" in first["Unit"]["After"], (
-        "its verdict would be taken for one on what is armed here"
-    )
     assert "veilor-boot-check.service" in unit("veilor-update-stage.service")["Unit"]["After"]
+
+
+WAITED_FOR = {
+    "display-manager.service",
+    "plasma-setup.service",
+    "getty@tty1.service",
+    "NetworkManager.service",
+}
+
+
+def waits_for_the_check(orders: dict[str, tuple[set[str], set[str]]]) -> set[str]:
+    """Of units with their After= and Before=, all that start only once the check of a boot has ended."""
+    late = {"veilor-boot-check.service", "boot-complete.target"}
+    while True:
+        more = {name for name, (after, _) in orders.items() if after & late}
+        more |= {name for one, (_, before) in orders.items() if one in late for name in before}
+        if more <= late:
+            return late
+        late |= more
+
+
+def order_of(name: str) -> tuple[set[str], set[str]]:
+    section = unit(name)["Unit"]
+    return set(section.get("After", "").split()), set(section.get("Before", "").split())
+
+
+def test_nothing_that_the_check_waits_for_waits_for_the_check():
+    """systemd holds a start job back while a unit that it is After has one, whatever its conditions say."""
+    orders = {path.name: order_of(path.name) for path in UNITS.glob("veilor-*.service")}
+    assert not waits_for_the_check(orders) & WAITED_FOR
+    first = orders["veilor-firstboot-rebase.service"]
+    orders["veilor-firstboot-rebase.service"] = ({*first[0], "veilor-boot-check.service"}, first[1])
+    assert waits_for_the_check(orders) & WAITED_FOR, "the search has become blind"
 
 
 def test_the_first_start_enrols_by_itself_just_once_and_only_where_there_is_usb():

@@ -84,24 +84,33 @@ def check_keyboard() -> list[str]:
 
 
 def show_unit(name: str) -> dict[str, str]:
-    """What systemd knows of the unit NAME."""
-    done = run(["systemctl", "show", "--property=Id,LoadState,ActiveState,NRestarts", name], timeout=60)
+    """What systemd knows of the unit NAME; for an alias, of the unit that it stands for."""
+    done = run(["systemctl", "show", "--property=Id,LoadState,ActiveState,NRestarts,Job", name], timeout=60)
     return dict(line.split("=", 1) for line in done.out.splitlines() if "=" in line)
 
 
-def masked_by_owner(name: str) -> bool:
-    """Whether the unit NAME is masked in /etc, and not by the image."""
-    masks = [f"{folder}/systemd/system/{name}" for folder in ("/etc", "/usr/etc")]
-    ours, images = [at(mask).is_symlink() and os.readlink(at(mask)) == "/dev/null" for mask in masks]
-    return ours and not images
+def find_links(name: str, etc: str) -> list[str]:
+    """Where the links that start the unit NAME lead to, in the folder ETC of settings."""
+    folder = at(f"{etc}/systemd/system")
+    places = [folder, *folder.glob("*.*")]
+    return [os.readlink(place / name) for place in places if (place / name).is_symlink()]
+
+
+def turned_off_by_owner(name: str) -> bool:
+    """Whether the owner has masked or disabled the unit NAME, or what it stands for: the image starts it."""
+    for one in {name, show_unit(name).get("Id", name)}:
+        ours, images = find_links(one, "/etc"), find_links(one, "/usr/etc")
+        if "/dev/null" in ours and "/dev/null" not in images:
+            return True
+        if images and "/dev/null" not in images and not ours:
+            return True
+    return False
 
 
 def check_unit(name: str) -> list[str]:
     """Whether the service NAME runs, if it is to."""
-    if masked_by_owner(name):
-        return []
     unit = show_unit(name)
-    if unit.get("ActiveState") == "active":
+    if unit.get("ActiveState") == "active" or turned_off_by_owner(name):
         return []
     return [f"{name} is {unit.get('ActiveState', 'unknown')} ({unit.get('LoadState', 'unknown')})"]
 
@@ -110,13 +119,22 @@ def check_network() -> list[str]:
     return check_unit(NETWORK)
 
 
-def expects_login_screen() -> bool:
-    """Whether people log in on a login screen: a desktop is installed, and the target is not another.
+def is_desktop() -> bool:
+    """Whether people log in on a screen here: a desktop is installed, and is what the machine starts into.
 
-    Where systemd does not answer it is expected: what asks too much only waits for a login.
+    Where systemd does not answer it is taken for one: what asks too much only waits for a login.
     """
     desktops = [file for folder in SESSIONS for file in at(folder).glob("*.desktop")]
-    return bool(desktops) and show_unit("default.target").get("Id", GRAPHICAL) == GRAPHICAL
+    if not desktops or turned_off_by_owner(SCREEN):
+        return False
+    return show_unit("default.target").get("Id", GRAPHICAL) == GRAPHICAL
+
+
+def starts_login_screen() -> bool:
+    """Whether this boot comes to a login screen: a person may have asked for a text login this once."""
+    target = show_unit(GRAPHICAL)
+    comes = target.get("ActiveState", "active") != "inactive" or target.get("Job", "0") not in ("", "0")
+    return comes and is_desktop()
 
 
 def list_sessions() -> list[dict[str, object]]:
@@ -136,10 +154,8 @@ def somebody_is_logged_in() -> bool:
 
 def check_login() -> list[str]:
     """What is judged is the session that the login screen has with logind, and that it stays."""
-    if not expects_login_screen():
+    if not starts_login_screen():
         return check_unit("getty@tty1.service")
-    if masked_by_owner(SCREEN):
-        return []
     wrong = check_unit(SCREEN)
     if wrong:
         return wrong
@@ -188,6 +204,8 @@ def find_faults(name: str, patient: bool = True) -> list[str]:
             found = check.find_faults()
         except DeviceError as error:
             found = [error.outcome.what]
+        except OSError as error:
+            found = [f"{error.filename} cannot be used ({error.strerror})"]
         if not found or time.monotonic() >= deadline:
             return found
         time.sleep(PAUSE)

@@ -20,7 +20,8 @@ ADRIFT = Outcome(
 def is_synchronised() -> bool | None:
     """Whether the kernel's clock is set by a server; None when nobody can tell.
 
-    timedatectl reads the kernel's STA_UNSYNC flag (adjtimex(2)), whichever program sets the clock.
+    timedatectl says no once the kernel's estimated error has grown to 16 s (systemd, ntp_synced() in
+    src/basic/time-util.c), some hours after the last answer of a server, whichever program sets the clock.
     """
     try:
         said = run(ASK, timeout=30).out.strip()

@@ -42,6 +42,7 @@ AWAITS_LOGIN = "/run/veilor/awaits-login"  # its checks are good, and only a log
 FINALIZE_FAILURE = "/boot/ostree/finalize-failure.stamp"  # ostree's, until the boot after it
 STAGED = "/run/ostree/staged-deployment"  # is there while something waits to be deployed at shutdown
 FORCED = 5  # our restarts of a version that hangs where GRUB does not count
+LOCKED = f"{STAGED}-locked"  # and while that is locked: libostree/ostree-sysroot-private.h, 2026.4
 KEPT_UPDATES = 2  # healthy updates until the bootstrap may go
 KEPT_FAILURES = 20
 LOOKS_AGAIN = 10.0  # seconds until somebody is looked for at the login again
@@ -110,7 +111,7 @@ def disarm() -> None:
         record.armed = None
 
 
-def wait_for_verdict(limit: float = 180) -> None:
+def wait_for_verdict(limit: float = 500) -> None:
     """Wait until this boot is judged, at most LIMIT seconds: its verdict is none on what is armed now."""
     deadline = time.monotonic() + limit
     while run(["systemctl", "is-active", CHECK_UNIT], timeout=30).out.strip() == "activating":
@@ -128,8 +129,8 @@ def count_starts() -> Outcome:
     trial = health_record.read().armed
     if trial is None or is_target(booted_deployment(), trial):
         return Outcome(Code.DONE, "No new version is about to be put in place")
-    if not at(STAGED).exists():
-        return Outcome(Code.DONE, "What was to be on trial is not staged")
+    if not at(STAGED).exists() or at(LOCKED).exists():
+        return Outcome(Code.DONE, "What was to be on trial is not about to boot")
     boot_counter.set_counter(TRIES)
     # What the owner has changed since this version's own check, in /etc, meets the new one as well.
     now = [name for name in checks.LASTING if checks.find_faults(name, patient=False)]
@@ -143,7 +144,7 @@ def settle_counter() -> Outcome:
     record = health_record.read()
     if needs_counter(record):
         return Outcome(Code.DONE, "The starts of the first entry are counted")
-    if record.armed is not None and boot_counter.read_counter() is not None:  # `count_starts` has let it go
+    if record.armed is not None and was_let_go(record.armed):
         return note_missed(record.armed)
     boot_counter.clear_counter()
     return Outcome(Code.DONE, "The next start is of a version that has worked before")
@@ -163,7 +164,7 @@ def note_unlock() -> Outcome:
     if running != trial.source.identity:
         return Outcome(Code.DONE, "Somebody has chosen a third version; the one on trial is left as it is")
     if not is_target(first_entry(), trial):
-        if boot_counter.read_counter() is not None or finalize_failure():
+        if was_let_go(trial):
             return note_missed(trial)
         disarm()
         return Outcome(Code.DONE, "The new version was lost before a shutdown, which says nothing against it")
@@ -191,7 +192,15 @@ def unlocked_target(record: HealthRecord, trial: Trial) -> Outcome:
     with health_record.edit() as now:
         if now.armed is not None:
             now.armed = replace(now.armed, unlocked=now.armed.unlocked + 1)
+        now.missed = None
     return Outcome(Code.DONE, f"Boot {trial.unlocked + 1} of a new version that was unlocked")
+
+
+def was_let_go(trial: Trial) -> bool:
+    """Whether a shutdown was to put the version of TRIAL, which never ran, in place."""
+    if trial.unlocked or is_target(booted_deployment(), trial):
+        return False
+    return boot_counter.read_counter() is not None or finalize_failure() is not None
 
 
 def note_missed(trial: Trial) -> Outcome:
@@ -251,7 +260,7 @@ def begin_return(trial: Trial) -> Outcome:
 
 def is_blameless(trial: Trial) -> bool:
     """Whether nothing is known against the version of TRIAL: nobody unlocked it, or nobody logged in."""
-    return not trial.failures and (trial.passed > 0 or trial.unlocked == 0)
+    return not trial.failures and trial.passed >= trial.unlocked
 
 
 def unproved_again(trial: Trial, before: Return) -> bool:
@@ -396,6 +405,15 @@ def note_failure() -> Outcome:
     last = (
         "That was the last try: restarting into the version before" if counter == RETURNING else "Restarting"
     )
+    if checks.somebody_is_logged_in():
+        outcome = Outcome(
+            Code.DONE,
+            said,
+            "it is not restarted, since somebody is logged in",
+            f"save your work; {way_out()}",
+        )
+        tell.announce("health", outcome)
+        return outcome
     tell.on_screen(f"{said}. {last}")
     run(["systemctl", "--no-block", "reboot"], timeout=60)
     return Outcome(Code.DONE, said)
@@ -415,11 +433,11 @@ def note_success() -> Outcome:
     on_trial = record.armed is not None and is_target(booted_deployment(), record.armed)
     if not on_trial and needs_counter(record):
         return Outcome(Code.DONE, "Healthy; the starts of another version are still counted")
-    if on_trial and checks.expects_login_screen() and not checks.somebody_is_logged_in():
-        with health_record.edit() as record:
+    if on_trial and checks.is_desktop() and not checks.somebody_is_logged_in():
+        state.replace_file(AWAITS_LOGIN, b"", 0o644)  # first: the disk may be too full for the record
+        with contextlib.suppress(DeviceError), health_record.edit() as record:
             if record.armed is not None:
                 record.armed = replace(record.armed, passed=record.armed.passed + 1)
-        state.replace_file(AWAITS_LOGIN, b"", 0o644)
         return Outcome(Code.DONE, "Healthy; the first login proves it")
     return prove()
 
@@ -439,6 +457,17 @@ def prove() -> Outcome:
             record.armed, record.missed = None, None
     unpin_bootstrap(record)
     return Outcome(Code.DONE, "Healthy")
+
+
+def awaits_proof() -> bool:
+    """Whether what runs is still on trial. Somebody who is logged in proves it now."""
+    trial = health_record.read().armed
+    if trial is None or not is_target(booted_deployment(), trial):
+        return False
+    wait_for_verdict()
+    if at(GOOD).exists() and checks.somebody_is_logged_in():
+        prove()
+    return health_record.read().armed is not None
 
 
 def wait_for_login() -> Outcome:
@@ -474,6 +503,8 @@ def restart_if_hanging() -> Outcome:
     record, path = find_record()
     if record.armed is None or not may_restart(record):
         return Outcome(Code.DONE, "Nothing hangs")
+    if checks.somebody_is_logged_in() or checks.show_unit("rescue.target").get("ActiveState") == "active":
+        return Outcome(Code.DONE, "Somebody works on this machine: it is not restarted")
     counted, unlocked = boot_counter.read_counter() is not None, record.armed.unlocked
     if not counted and unlocked >= FORCED:
         return Outcome(

@@ -36,7 +36,7 @@ STAYS = "0"  # until it is closed
 TITLES = {
     "update": "System update",
     "rollback": "System version",
-    "health": "The system went back by itself",
+    "health": "System version",
     "firstboot": "Setting up",
     "channel": "No news of updates",
     "clock": "The clock",

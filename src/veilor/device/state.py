@@ -76,13 +76,16 @@ def read_record(path: str) -> Record:
         return data
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (IsADirectoryError, ValueError, RecursionError) as error:
         print(
-            f"veilor: {file} cannot be read ({error}); it is put aside as {file.name}.damaged",
+            f"veilor: {file} cannot be used ({error}); it is put aside as {file.name}.damaged",
             file=sys.stderr,
         )
         with contextlib.suppress(OSError):
             file.replace(file.with_name(file.name + ".damaged"))
+        return {}
+    except OSError as error:
+        print(f"veilor: {file} cannot be read ({error})", file=sys.stderr)
         return {}
 
 

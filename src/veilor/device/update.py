@@ -232,12 +232,16 @@ def update(args: argparse.Namespace) -> Outcome:
             warnings += preflight.require(findings, args.now, preflight.can_ask(args))
             host, more = stage(host, facts, said, "update", "json" if args.json else "auto")
             warnings += more
-        if args.download_only and host.staged and host.staged.locked:
+        # What runs would be the way back from it, and has not proved that it can be one.
+        unproved = health.awaits_proof()
+        if (args.download_only or unproved) and host.staged and host.staged.locked:
             todo = Todo.DOWNLOADED
             end = Outcome(
                 Code.DONE,
                 f"{said.title} is downloaded and locked",
-                "a restart boots what runs now",
+                "what runs now has not proved itself yet, so it is no way back"
+                if unproved
+                else "a restart boots what runs now",
                 "`veilor-update` makes it ready",
             )
         else:
