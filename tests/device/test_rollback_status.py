@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -179,3 +180,29 @@ def test_daily_use_shows_what_the_program_prints_after_the_first_restart(machine
     printed = machine.program("status").out
     assert without_values(shown) == without_values(printed)
     assert without_values(shown.replace("verified by policy", "verified", 1)) != without_values(printed)
+
+
+def test_a_rollback_that_fails_holds_nothing_back(v2):
+    before = v2.text("var/lib/veilor/state.json")
+    v2.change("fail", **{"bootc rollback": "error: no"})
+    assert v2.program("rollback", "--yes").code == 1
+    assert json.loads(v2.text("var/lib/veilor/state.json")).get("held_back", {}) == json.loads(before).get(
+        "held_back", {}
+    )
+
+
+@pytest.mark.parametrize("program", [["rollback"], ["update"]])
+def test_an_end_of_input_is_a_no(v2, monkeypatch, program):
+    import io
+    import sys
+
+    terminal = io.StringIO("")
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", terminal)
+    if program == ["update"]:
+        v2.release("44.3")
+        v2.load()
+        v2.world["metered"] = 3
+        v2.save()
+    done = v2.program(*program)
+    assert done.code == 2 and "Nothing was changed" in done.text

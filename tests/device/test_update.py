@@ -420,3 +420,11 @@ def test_no_answer_says_nothing_against_an_update_that_is_ready(v1):
     ready = v1.text("run/motd.d/50-veilor")
     v1.change("channel", raw="", error="dial tcp: i/o timeout")
     assert v1.program("update").code == 3 and v1.text("run/motd.d/50-veilor") == ready != ""
+
+
+def test_the_first_move_is_not_downloaded_alone(machine):
+    machine.deployments(machine.bootstrap())
+    machine.announce("44.1")
+    done = machine.program("update", "--download-only", "--json")
+    assert done.code == 2 and not machine.calls("bootc", "switch") and machine.status["staged"] is None
+    assert machine.program("update", "--json").data["state"] == "ready"

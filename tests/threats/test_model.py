@@ -501,8 +501,12 @@ def test_what_is_stale_is_neither_shown_nor_wrong():
     assert command.count([stale, "NOT_RUN (stale: LAB_FAULT on 2099-01-01)"]) == (0, 0, 0)
 
 
-def test_what_comes_before_the_tables_is_read_in_ten_minutes():
-    assert len(page.page(ROOT).split("## Every claim")[0].split()) < 2500, "at 250 words a minute"
+def test_what_comes_before_the_tables_is_read_in_twelve_minutes():
+    words = len(page.page(ROOT).split("## Every claim")[0].split())
+    assert words < 3000, (
+        f"{words} words at 250 a minute: say the claims' `cost` in threats/*.toml, or the head of "
+        "build/threats/page.py, in fewer"
+    )
 
 
 def test_the_shipped_claims_are_those_of_the_model():

@@ -72,16 +72,17 @@ def set_counter(value: int) -> None:
 
 
 def clear_counter() -> None:
-    """Count nothing any more. Raises DeviceError."""
+    """Count nothing any more. Raises DeviceError, also when the file keeps what was removed."""
     for left in reversed(range(ATTEMPTS)):
         if VARIABLE not in read_variables():
             return
         try:
             _edit("unset", VARIABLE)
-            return
         except DeviceError:
             if not left:
                 raise
+    if VARIABLE in read_variables():
+        raise DeviceError(f"{GRUBENV} keeps what was removed from it")
 
 
 def why_not_counted() -> str | None:

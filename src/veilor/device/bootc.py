@@ -162,7 +162,7 @@ def drop_staged(staged: Entry) -> Host:
             "it stays locked and is gone after a restart"
             if after.staged.locked
             else "a restart would boot it",
-            "do not restart; run `ostree admin undeploy 0` as root",
+            ("" if after.staged.locked else "do not restart; ") + "run `ostree admin undeploy 0` as root",
             Code.REFUSED,
         )
     return after

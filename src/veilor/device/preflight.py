@@ -14,7 +14,7 @@ from veilor.core.outcome import Code
 from veilor.core.preflight import BATTERY, BOOT, FULL, SPACE, Does, PreflightFinding, found, judge
 from veilor.core.rollout import CLOCK_SLACK, second_turn, waits
 from veilor.core.statement import Statement
-from veilor.device import config, network, state
+from veilor.device import config, network, state, tell
 from veilor.device.run import DeviceError, at
 
 MiB, GiB = 1 << 20, 1 << 30
@@ -194,7 +194,7 @@ def require(findings: list[PreflightFinding], now: bool, ask: bool) -> tuple[str
         raise DeviceError(stop.what, stop.means, stop.next, stop.row.code, facts)
     for finding in asks:
         print(f"{finding.what}: {finding.means}.")
-    if asks and input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+    if asks and not tell.confirm("Go on? [y/N] "):
         raise DeviceError("Nothing was changed", code=Code.USAGE)
     return tuple(warnings)
 

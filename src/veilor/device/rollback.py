@@ -83,6 +83,16 @@ def remember(to: Entry, away: list[Entry]) -> None:
         state.stop_holding_back(to.digest)
 
 
+def restore(digest: str, held: dict[str, state.HeldBack]) -> None:
+    """Hold DIGEST back as it was in HELD, or no longer: the rollback that it was noted for has failed."""
+    with contextlib.suppress(DeviceError):
+        if digest in held:
+            one = held[digest]
+            state.hold_back(digest, str(one.version), str(one.cause), str(one.reason))
+        else:
+            state.stop_holding_back(digest)
+
+
 def roll_back(args: argparse.Namespace) -> Outcome:
     """The whole program, as asked by ARGS."""
     if not ask.is_root():
@@ -113,7 +123,7 @@ def roll_back(args: argparse.Namespace) -> Outcome:
                 Code.USAGE, "Nothing was changed: this has to be confirmed", ". ".join(said), "add --yes"
             )
         print(". ".join(said) + ".")
-        if input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        if not tell.confirm("Go on? [y/N] "):
             return Outcome(Code.USAGE, "Nothing was changed")
     warnings: list[str] = []
     stop_updates()
@@ -123,11 +133,17 @@ def roll_back(args: argparse.Namespace) -> Outcome:
                 "The system has changed in the meantime", "nothing was done", "try again", Code.LATER
             )
         # First, so that no timer stages again what the person is leaving.
+        noted = state.held_back()
         try:
             remember(to, away)
         except DeviceError as error:  # the way back is worth more than the memory of it
             warnings.append(f"{error.outcome.what}, so the timer may offer again what you leave")
-        bootc.rollback()
+        try:
+            bootc.rollback()
+        except DeviceError:
+            for digest in noted.keys() ^ state.held_back().keys():
+                restore(digest, noted)
+            raise
         after = bootc.status()
         if after.staged or after.rollback_queued == host.rollback_queued:
             raise DeviceError("bootc did not change what boots next", "see `veilor-status`", MENU)

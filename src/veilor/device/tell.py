@@ -88,6 +88,15 @@ def show(outcome: Outcome, program: str, as_json: bool) -> None:
     )
 
 
+def confirm(question: str) -> bool:
+    """Whether the person at the terminal says yes to QUESTION; an end of input is a no."""
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
+
+
 def notify(topic: str, outcome: Outcome | None) -> None:
     """Make OUTCOME what the person is told about TOPIC until the machine restarts; None: no more to tell.
 

@@ -218,6 +218,13 @@ def update(args: argparse.Namespace) -> Outcome:
         gone = f"{host.staged.title} was ready and is no longer announced, so it was removed"
         host = drop(host.staged)
         todo, warnings = decide(host, said, facts.image_ref, held), (*warnings, gone)
+    if todo is Todo.STAGE and args.download_only and where is ImageState.UNVERIFIED:
+        raise DeviceError(
+            "The first move to the signed image cannot be downloaded alone",
+            "bootc makes it ready as soon as it has it, so nothing was fetched",
+            "`veilor-update` makes the move at the next restart",
+            Code.USAGE,
+        )
     missed = health.read_missed(said.digest)
     if todo is Todo.STAGE and args.due and missed and missed.times >= MISSES:
         return replace(health.explain_missed(missed), facts={"state": Todo.MISSED})

@@ -135,7 +135,7 @@ def is_wanted(device: UsbDevice, args: argparse.Namespace) -> bool:
     if args.dry_run or not preflight.can_ask(args):
         return False
     question = f"{device.description}: it is blocked, or was since the last start. Let it in for good? [y/N] "
-    return input(question).strip().lower() in ("y", "yes")
+    return tell.confirm(question)
 
 
 def read_rules() -> str:

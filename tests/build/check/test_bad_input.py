@@ -529,17 +529,19 @@ def test_what_is_unfinished_is_named_and_only_a_release_fails(clone):
     (result,) = registry.walk(clone, None, [("what a release refuses", names.check_unfinished)])
     assert {one.path for one in result.findings} >= {
         "bluebuild/base.toml",
+        "bluebuild/builders.toml",
         "bluebuild/keys/base.pub",
         "bluebuild/keys/veilor-image-a.pub",
     }
     assert all(isinstance(one, Notice) for one in result.findings)
-    assert not result.wrong(release=False) and len(result.wrong(release=True)) == 6
+    assert not result.wrong(release=False) and len(result.wrong(release=True)) == 10
 
 
 def test_a_finished_clone_has_nothing_that_a_release_refuses(clone, tools):
     from veilor.build.sign import generate_keys
 
-    replace(clone, "bluebuild/base.toml", '"not pinned yet"\n', f'"sha256:{"0" * 64}"\n')
+    for name in ("base.toml", "builders.toml"):
+        replace(clone, f"bluebuild/{name}", '"not pinned yet"\n', f'"sha256:{"0" * 64}"\n')
     product = load(clone / "product.toml")
     for name in [*product.image_keys, *product.channel_keys, "base.pub"]:
         _, public = generate_keys(clone.parent / name, tools.run)

@@ -71,7 +71,9 @@ def find_own(name: str) -> Path:
     """The program NAME in the environment that we run from. Raises CannotRun when it is not there."""
     path = Path(sys.executable).with_name(name)
     if not path.exists():
-        raise CannotRun(f"{name} is not in {path.parent}; `make checkers` puts it there, where it can")
+        raise CannotRun(
+            f"{name} is not in {path.parent}; `make checkers ARGS=--all` puts it there, where it can"
+        )
     return path
 
 

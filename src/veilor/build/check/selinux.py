@@ -49,7 +49,7 @@ def forbidden(root: Path, run, policy: list[str], probe: str) -> Iterator[tuple[
     """Each line of the file PROBE that forbids something: number, text, and whether POLICY breaks it."""
     _, said = compiled(root, run, [*policy, probe])
     broken = {
-        int(line) for line in re.findall(rf"neverallow check failed at \S*{re.escape(probe)}:(\d+)", said)
+        int(line) for line in re.findall(rf"neverallow check failed at .*?{re.escape(probe)}:(\d+)", said)
     }
     for number, line in enumerate((root / probe).read_text().splitlines(), 1):
         if line.startswith("(neverallow"):
