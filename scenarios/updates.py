@@ -119,7 +119,9 @@ def check_reasons_to_wait(world: World, checks: Checks) -> None:
     )
     for left, code, finding in ((2 << 30, 3, "space"), (300 << 20, 1, "full")):
         machine.run(["fallocate", "-l", str(free - left), "/var/lib/veilor-lab-filler"])
-        expect_outcome(world, checks, f"{left >> 20} MiB free", code, finding=finding, says="make room")
+        expect_outcome(
+            world, checks, f"{left >> 20} MiB free", code, finding=finding, says="are free for the system"
+        )
         machine.run(["rm", "/var/lib/veilor-lab-filler"])
         machine.run(["sync"])
 
