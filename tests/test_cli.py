@@ -125,6 +125,7 @@ def test_what_the_host_refuses_is_one_line(monkeypatch, capsys):
         (["--medium", "/usr"], "it is a folder"),
         (["--prove"], "name one with --sabotage"),
         (["--until", "nap"], "has no phase nap"),
+        (["--from", "update", "--until", "install"], "is behind --until install"),
         (["all", "--from", "update"], "belong to one scenario"),
         (["desktop", "--sabotage", "agent-killed"], "not among desktop's phases"),
         (["--sabotage", "agent-killed", "--until", "first-boot"], "not among life's phases"),

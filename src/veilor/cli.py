@@ -230,12 +230,14 @@ def do_check(args) -> int:
     """`veilor check`: run every check; each finding with its file and line, each check by name."""
     from veilor.build.check.registry import walk
 
-    wrong = left_out = False
+    wrong = left_out = count = 0
     for result in walk(SOURCE_ROOT, check_runner(args)):
         for line in result.lines(args.release):
             print(line, flush=True)
-        wrong |= bool(result.wrong(args.release))
-        left_out |= bool(result.not_run)
+        count += 1
+        wrong += bool(result.wrong(args.release))
+        left_out += bool(result.not_run)
+    print(f"veilor check: {count} checks, {wrong} failed, {left_out} could not be run")
     return FAILED if wrong else NOT_RUN if left_out else 0
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 import shutil
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,9 +15,8 @@ from veilor.core.product import load
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "bluebuild/files/scripts/recipes.py"
-spec = importlib.util.spec_from_file_location("recipes", SCRIPT)
-recipes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(recipes)
+# Not by an import, which would leave bytecode in a folder of which each file has to be named in the recipe.
+recipes = SimpleNamespace(**runpy.run_path(str(SCRIPT), run_name="recipes"))
 TOGGLES = "usr/share/bluebuild/justfiles/common/toggles.just"
 INSTEAD = tomllib.loads((ROOT / "bluebuild/files/base/recipes.toml").read_text())["instead"]
 

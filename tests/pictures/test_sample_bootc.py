@@ -35,7 +35,7 @@ def status_lines(text: str) -> list[str]:
     """What veilor-status says of the deployments in TEXT, by its own parser and words."""
     seen, reference = host.parse(text), load(ROOT / "product.toml").image_ref
     return [
-        status.line(title, status.entry_facts(entry, reference, entry is seen.next), datetime.now(UTC))
+        status.line(title, status.entry_facts(entry, reference, entry is seen.next, False), datetime.now(UTC))
         for title, entry in (("runs now", seen.booted), ("staged", seen.staged), ("kept", seen.rollback))
     ]
 

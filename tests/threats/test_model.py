@@ -222,6 +222,16 @@ def test_a_line_that_is_claimed_in_one_file_is_not_claimed_in_another(clone):
     assert len(rules.problems(clone, load_model(clone), SABOTAGES)) == 1
 
 
+def test_a_claim_whose_try_was_never_written_is_found(clone):
+    claim = next(
+        one for one in load_model(clone).claims for trial in one.attack if trial.negative_control == "phase"
+    )
+    for scenario in (clone / "scenarios").glob("*.py"):
+        scenario.write_text(scenario.read_text().replace(claim.id, "local.something-else"))
+    found = rules.problems(clone, load_model(clone), SABOTAGES)
+    assert any(one.startswith(f"{claim.id}: ") and "write the try" in one for one in found)
+
+
 def test_a_phase_of_the_attacks_that_no_claim_names_is_found(clone):
     with (clone / "scenarios/attacks.py").open("a") as file:
         file.write('\n\n@phase("new", "New")\ndef new(world, checks):\n    pass\n')

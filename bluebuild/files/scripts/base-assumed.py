@@ -109,7 +109,8 @@ def rests_on(scripts: Path, row: str) -> str:
     found = [
         path.name
         for path in sorted(scripts.iterdir())
-        if any(row in line.split() for line in re.findall(r"^# Rests on: (.*)$", path.read_text(), re.M))
+        if path.is_file()
+        and any(row in line.split() for line in re.findall(r"^# Rests on: (.*)$", path.read_text(), re.M))
     ]
     return ", ".join(found) or "nothing"
 

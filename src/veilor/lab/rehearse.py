@@ -144,12 +144,11 @@ def load_scenario_asked_for(args: argparse.Namespace, source: Path) -> Scenario:
         raise UsageError(
             f"no sabotage is called {args.sabotage}; there are: {', '.join(sorted(sabotage.SABOTAGES))}"
         )
-    scenario = load_scenario(args.scenario, source / "scenarios")
-    if args.until:
-        scenario = scenario.up_to(args.until)
+    whole = load_scenario(args.scenario, source / "scenarios")
+    scenario = whole.up_to(args.until) if args.until else whole
+    if args.start and whole.position_of(args.start) >= len(scenario.phases):
+        raise UsageError(f"--from {args.start} is behind --until {args.until}; begin earlier, or end later")
     if not args.sabotage:
-        if args.start:
-            scenario.position_of(args.start)
         return scenario
     noticed_in = sabotage.SABOTAGES[args.sabotage].phase
     if noticed_in not in [phase.name for phase in scenario.phases]:

@@ -28,7 +28,12 @@ def unable(root, run):
 
 CASES = {
     "passes": (lambda root, run: [], 0, 0, "passed   passes\n"),
-    "finds": (lambda root, run: [Finding("a", 3, "is\nwrong")], 1, 1, "a:3: is wrong\n"),
+    "finds": (
+        lambda root, run: [Finding("a", 3, "is\nwrong")],
+        1,
+        1,
+        "a:3: is wrong\nFAILED   finds: what stands above\n",
+    ),
     "knows": (
         lambda root, run: [Notice("a", 0, "unfinished")],
         0,
@@ -50,7 +55,9 @@ def test_what_a_check_says_becomes_lines_and_a_code(name, monkeypatch, capsys):
     monkeypatch.setattr(registry.walk, "__defaults__", ([(name, check)],))
     monkeypatch.setattr(cli, "runner", lambda args: None)
     assert cli.main(["check"]) == code
-    assert capsys.readouterr().out == text
+    *lines, last = capsys.readouterr().out.splitlines(keepends=True)
+    assert "".join(lines) == text
+    assert last == f"veilor check: 1 checks, {int(code == 1)} failed, {int(code == 4)} could not be run\n"
     assert cli.main(["check", "--release"]) == release
 
 

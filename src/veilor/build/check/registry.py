@@ -88,13 +88,15 @@ class Result:
         return [one for one in counted if release or not isinstance(one, Notice)]
 
     def lines(self, release: bool = False) -> Iterator[str]:
-        """One line for each finding, and one for the check unless something is wrong."""
+        """One line for each finding, and one for the check."""
         for one in sorted(self.findings, key=lambda one: (one.path, one.line, one.text)):
             note = isinstance(one, Notice) and not release
             yield f"{one}{' (known; a release refuses it)' if note else ''}"
         if self.not_run:
             yield f"NOT RUN  {self.name}: {self.not_run}"
-        elif not self.wrong(release):
+        elif self.wrong(release):
+            yield f"FAILED   {self.name}: what stands above"
+        else:
             yield f"passed   {self.name}"
 
 

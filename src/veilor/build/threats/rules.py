@@ -128,8 +128,8 @@ def layers(model: Model) -> Iterator[str]:
 
 
 def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None) -> Iterator[str]:
-    """Phases that are named exist, and so do the sabotages; every phase of attacks, outside and strangers
-    belongs to a claim.
+    """Phases that are named exist, and so do the sabotages; a scenario whose phases have the negative control
+    themselves names the claim; every phase of attacks, outside and strangers belongs to a claim.
     """
     known, used = phases(source_root), {DOCTOR}
     for claim in model.claims:
@@ -140,9 +140,19 @@ def trials(source_root: Path, model: Model, sabotages: Mapping[str, str] | None)
             kind, _, name = trial.negative_control.partition(" ")
             if kind == "sabotage" and sabotages is not None and name not in sabotages:
                 yield f"{claim.id}: the rehearsal has no sabotage {name}"
+            if kind == "phase" and trial.run in known and not is_tried(source_root, trial.run, claim.id):
+                yield (
+                    f"{claim.id}: {trial.run} is to try it and its negative control, and "
+                    "its scenario does not name the claim; write the try, or name another phase"
+                )
     for run in sorted(known - used):
         if run.startswith(("attacks:", "outside:", "strangers:")):
             yield f"{run}: this phase checks something that no claim says"
+
+
+def is_tried(source_root: Path, run: str, claim: str) -> bool:
+    """Whether the scenario of RUN ("scenario:phase") names CLAIM, whose try is a check of that name."""
+    return claim in (source_root / f"scenarios/{run.partition(':')[0]}.py").read_text()
 
 
 def claimed_settings(model: Model) -> set[str]:
