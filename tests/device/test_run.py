@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -117,3 +118,47 @@ sys.exit(tell.conclude(argparse.ArgumentParser(prog='p'), [], lambda args: run.r
     said = child.communicate(timeout=30)[1]
     assert child.returncode == 130 and "Interrupted" in said and "Traceback" not in said
     assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+
+
+def test_a_signal_that_comes_before_the_child_is_known_ends_it_as_well(tmp_path):
+    """Else a download would go on alone after a shutdown had begun, and stage what nobody compares."""
+    pid = tmp_path / "pid"
+    code = f"""import argparse, os, signal, subprocess, sys, time
+from pathlib import Path
+from veilor.device import run, tell
+run.PATH, run.ROOT = '/usr/bin:/bin', Path({str(tmp_path)!r})
+class Popen(subprocess.Popen):
+    def __init__(self, *argv, **options):
+        super().__init__(*argv, **options)
+        Path({str(pid)!r}).write_text(str(self.pid))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+run.subprocess.Popen = Popen
+work = lambda args: run.run(['sleep', '60'], timeout=60)
+sys.exit(tell.conclude(argparse.ArgumentParser(prog='p'), [], work))"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 130 and "Interrupted" in done.stderr and "Traceback" not in done.stderr
+    assert not Path(f"/proc/{pid.read_text()}").exists()
+
+
+def test_what_is_started_blocks_no_signal_and_ignores_what_was_ignored():
+    """It would not end at a shutdown; and what runs under nohup(1) goes on in all its parts."""
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        lines = run(["cat", "/proc/self/status"], timeout=20).out.splitlines()
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    masks = {
+        line.split(":")[0]: int(line.split()[1], 16)
+        for line in lines
+        if line.startswith(("SigBlk", "SigIgn"))
+    }
+    assert masks["SigBlk"] == 0
+    assert masks["SigIgn"] & 1 << signal.SIGHUP - 1 and not masks["SigIgn"] & 1 << signal.SIGTERM - 1

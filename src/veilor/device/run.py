@@ -6,8 +6,9 @@ import resource
 import selectors
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from veilor.core.outcome import Code, Outcome
 ROOT = Path("/")  # tests put a folder here
 PATH = "/usr/sbin:/usr/bin"
 PIPE = "{pipe}"  # stands in argv for the number of the progress pipe
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KEPT = 1 << 20  # bytes of each output that are kept: the last ones
 PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
@@ -88,8 +90,49 @@ def run(
     if progress:
         reader, writer = os.pipe()
         argv = [str(writer) if arg == PIPE else arg for arg in argv]
+    child = None
     try:
-        child = subprocess.Popen(
+        with _signals_deferred():
+            child = _start(argv, writer, largest_file)
+        texts = _follow(child, reader, progress, time.monotonic() + timeout)
+        if texts is None:
+            name = " ".join(argv[:2] if argv[1:] and not argv[1].startswith("-") else argv[:1])
+            raise DeviceError(f"`{name}` did not end within {timeout:.0f} s and was stopped", code=Code.LATER)
+        return Done(child.wait(), *texts)
+    finally:
+        if child is not None:
+            _end(child)
+            for pipe in _outputs(child):
+                pipe.close()
+        if reader is not None:
+            os.close(reader)
+
+
+@contextlib.contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """What asks this program to end is heard when the block has ended, since a child that is just being
+    started would go on alone. A signal that is ignored stays so, here and in the child.
+    """
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def _start(argv: list[str], writer: int | None, largest_file: int | None) -> subprocess.Popen[bytes]:
+    """ARGV as a child that has WRITER, which is closed here. Raises DeviceError."""
+    try:
+        return subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -101,8 +144,6 @@ def run(
             preexec_fn=None if largest_file is None else partial(_limit_files, largest_file),
         )
     except OSError as error:
-        if reader is not None:
-            os.close(reader)
         raise DeviceError(
             f"{argv[0]} cannot be started ({error.strerror})",
             "this system lacks a part that veilor-os needs",
@@ -112,18 +153,6 @@ def run(
     finally:
         if writer is not None:
             os.close(writer)
-    try:
-        texts = _follow(child, reader, progress, time.monotonic() + timeout)
-        if texts is None:
-            name = " ".join(argv[:2] if argv[1:] and not argv[1].startswith("-") else argv[:1])
-            raise DeviceError(f"`{name}` did not end within {timeout:.0f} s and was stopped", code=Code.LATER)
-        return Done(child.wait(), *texts)
-    finally:
-        _end(child)
-        for pipe in _outputs(child):
-            pipe.close()
-        if reader is not None:
-            os.close(reader)
 
 
 def _outputs(child: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
