@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from veilor.build.check import image_tree
+from veilor.core.product import load
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -28,3 +31,22 @@ def source(tmp_path):
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     return root
+
+
+@pytest.fixture
+def base(tmp_path):
+    """A tree shaped like the base, for a script of the recipe to work on."""
+    image_tree.make_base(ROOT / image_tree.SHAPE, tmp_path / "tree", load(ROOT / "product.toml").version)
+    return tmp_path / "tree"
+
+
+@pytest.fixture
+def run_script(base):
+    """Runs the recipe's script of a name on `base`: whether it ended well, and what it said."""
+
+    def run(name: str) -> tuple[bool, str]:
+        build = image_tree.Build(ROOT, base)
+        failed = build.run([str(ROOT / "bluebuild/files/scripts" / name)], name)
+        return failed is None, failed.text if failed else build.said
+
+    return run

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from veilor.build.check import image_tree
-from veilor.core.product import load
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "bluebuild/files/base"
@@ -20,16 +19,9 @@ SCRIPT = ROOT / "bluebuild/files/scripts/base-assumed.py"
 
 
 @pytest.fixture
-def base(tmp_path):
-    image_tree.make_base(ROOT / image_tree.SHAPE, tmp_path / "tree", load(ROOT / "product.toml").version)
-    return tmp_path / "tree"
-
-
-def look(base: Path) -> tuple[bool, str]:
+def look(run_script):
     """Whether the base is one to build on, and what is said."""
-    build = image_tree.Build(ROOT, base)
-    failed = build.run([str(SCRIPT)], "base-assumed.py")
-    return failed is None, failed.text if failed else build.said
+    return lambda: run_script("base-assumed.py")
 
 
 def path_of(base: Path, row: dict) -> Path:
@@ -38,16 +30,16 @@ def path_of(base: Path, row: dict) -> Path:
     return next(base.glob(row["path"]))
 
 
-def test_the_base_that_we_know_is_built_on(base):
-    good, said = look(base)
+def test_the_base_that_we_know_is_built_on(base, look):
+    good, said = look()
     assert good and "starts nothing that is unknown" in said
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["id"] for row in ROWS])
-def test_a_row_that_is_gone_is_named_with_the_script_that_rests_on_it(row, base):
+def test_a_row_that_is_gone_is_named_with_the_script_that_rests_on_it(row, base, look):
     path = path_of(base, row)
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    good, said = look(base)
+    good, said = look()
     assert f"base-assumed: {row['id']}: " in said
     if "may_go" in row:
         assert good and row["may_go"] in said
@@ -58,20 +50,20 @@ def test_a_row_that_is_gone_is_named_with_the_script_that_rests_on_it(row, base)
 @pytest.mark.parametrize(
     "row", [row for row in ROWS if row["kind"] != "link" and "mode" in row], ids=lambda row: row["id"]
 )
-def test_another_mode_is_named(row, base):
+def test_another_mode_is_named(row, base, look):
     path = path_of(base, row)
     path.chmod(stat.S_IMODE(path.stat().st_mode) ^ (0o4000 if row["mode"] == "u+s" else 0o040))
-    _, said = look(base)
+    _, said = look()
     assert row["id"] in said and "has the mode" in said
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "has" in row], ids=lambda row: row["id"])
-def test_another_content_is_named(row, base):
+def test_another_content_is_named(row, base, look):
     path = path_of(base, row)
     mode = path.stat().st_mode
     path.write_text("nothing of it\n")
     path.chmod(mode)
-    good, said = look(base)
+    good, said = look()
     assert not good and row["id"] in said
 
 
@@ -119,13 +111,13 @@ SERVICE = "usr/lib/systemd/system/new.service"
         "setuid",
     ],
 )
-def test_what_is_new_and_starts_by_itself_or_has_rights_stops_the_build(files, name, base):
+def test_what_is_new_and_starts_by_itself_or_has_rights_stops_the_build(files, name, base, look):
     for where, text in files.items():
         path = base / where
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o4755 if where == "usr/libexec/new" else 0o755)
-    good, said = look(base)
+    good, said = look()
     assert good if name is None else not good and name in said and "known.toml" in said
 
 

@@ -23,14 +23,19 @@ de-nodeadkeys\tde\tpc105\tnodeadkeys\tterminate:ctrl_alt_bksp
 """
 
 
+def lay_out(root: Path, cmdline: str, vconsole: str | None) -> None:
+    """An initramfs below ROOT with this kernel command line and vconsole.conf."""
+    for folder in ("proc", "etc", "bin", "run", "usr/lib"):
+        (root / folder).mkdir(parents=True)
+    (root / "usr/lib/veilor-kbd-model-map").write_text(TABLE)
+    (root / "proc/cmdline").write_text(cmdline)
+    if vconsole is not None:
+        (root / "etc/vconsole.conf").write_text(vconsole)
+
+
 def told(tmp_path: Path, cmdline: str, vconsole: str | None) -> list[str]:
     """What plymouth is called with on a machine with this kernel command line and vconsole.conf."""
-    for folder in ("proc", "etc", "bin", "run", "usr/lib"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "usr/lib/veilor-kbd-model-map").write_text(TABLE)
-    (tmp_path / "proc/cmdline").write_text(cmdline)
-    if vconsole is not None:
-        (tmp_path / "etc/vconsole.conf").write_text(vconsole)
+    lay_out(tmp_path, cmdline, vconsole)
     fake = tmp_path / "bin/plymouth"
     # The third time the initramfs has ended, and with it Plymouth's part there.
     fake.write_text(
@@ -69,12 +74,7 @@ def test_the_theme_reads_what_the_script_says():
 
 def written(tmp_path: Path, cmdline: str, vconsole: str | None, plymouth: str) -> tuple[dict[str, str], str]:
     """What vconsole.conf then says, and the name that the screen is given, by Plymouth of this version."""
-    for folder in ("proc", "etc", "bin", "run", "usr/lib"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "proc/cmdline").write_text(cmdline)
-    (tmp_path / "usr/lib/veilor-kbd-model-map").write_text(TABLE)
-    if vconsole is not None:
-        (tmp_path / "etc/vconsole.conf").write_text(vconsole)
+    lay_out(tmp_path, cmdline, vconsole)
     fake = tmp_path / "bin/plymouth"
     fake.write_text(
         f'#!/bin/sh\nif [ "$1" = --version ]; then echo "{plymouth}"; exit; fi\n'

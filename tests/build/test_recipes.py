@@ -10,9 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from veilor.build.check import image_tree
-from veilor.core.product import load
-
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "bluebuild/files/scripts/recipes.py"
 # Not by an import, which would leave bytecode in a folder of which each file has to be named in the recipe.
@@ -22,25 +19,18 @@ INSTEAD = tomllib.loads((ROOT / "bluebuild/files/base/recipes.toml").read_text()
 
 
 @pytest.fixture
-def base(tmp_path):
-    image_tree.make_base(ROOT / image_tree.SHAPE, tmp_path / "tree", load(ROOT / "product.toml").version)
-    return tmp_path / "tree"
+def lead(run_script):
+    return lambda: run_script("recipes.py")
 
 
-def lead(base: Path) -> tuple[bool, str]:
-    build = image_tree.Build(ROOT, base)
-    failed = build.run([str(SCRIPT)], "recipes.py")
-    return failed is None, failed.text if failed else build.said
-
-
-def test_the_recipe_says_what_to_do_instead_and_its_neighbours_stay(base):
-    good, said = lead(base)
+def test_the_recipe_says_what_to_do_instead_and_its_neighbours_stay(base, lead):
+    good, said = lead()
     assert good and "install-vpn, rebase-secureblue, set-cups led elsewhere" in said
     text = (base / TOGGLES).read_text()
     assert "ujust veilor-printing on" in text and "set_cups" not in text
     assert text.endswith("# Says something\nbios:\n    @echo bios\n\n    @echo done\n")
     before = text
-    assert lead(base)[0] and (base / TOGGLES).read_text() == before, "twice is once"
+    assert lead()[0] and (base / TOGGLES).read_text() == before, "twice is once"
 
 
 @pytest.mark.parametrize(
@@ -53,10 +43,10 @@ def test_the_recipe_says_what_to_do_instead_and_its_neighbours_stay(base):
         "new:\n    rpm-ostree \\\n      override remove x\n",
     ],
 )
-def test_a_new_recipe_that_breaks_a_promise_stops_the_build(recipe, base):
+def test_a_new_recipe_that_breaks_a_promise_stops_the_build(recipe, base, lead):
     (base / TOGGLES).write_text((base / TOGGLES).read_text() + "\n" + recipe)
     before = (base / TOGGLES).read_text()
-    good, said = lead(base)
+    good, said = lead()
     assert not good and "new in /usr/share/bluebuild" in said
     assert (base / TOGGLES).read_text() == before
 
@@ -65,9 +55,9 @@ def test_a_new_recipe_that_breaks_a_promise_stops_the_build(recipe, base):
     "recipe",
     ["new:\n    rpm-ostree status\n", "x := 'rpm-ostree install'\n", "new:\n    firewall-cmd --list-all\n"],
 )
-def test_one_that_only_looks_stays(recipe, base):
+def test_one_that_only_looks_stays(recipe, base, lead):
     (base / TOGGLES).write_text((base / TOGGLES).read_text() + "\n" + recipe)
-    assert lead(base)[0] and recipe in (base / TOGGLES).read_text()
+    assert lead()[0] and recipe in (base / TOGGLES).read_text()
 
 
 @pytest.mark.parametrize("name", INSTEAD)

@@ -15,6 +15,7 @@ ADRIFT = Outcome(
     "they are (NTS, TCP port 4460)",
     "section 12 of docs/RECOVERY.md says what to do",
 )
+NOT_SET = "no server has set the clock for some hours"
 
 
 def is_synchronised() -> bool | None:

@@ -59,6 +59,13 @@ def is_target(deployment: tuple[str, int] | None, trial: Trial) -> bool:
     return trial.target.checksum == deployment[0]
 
 
+def booted_trial(record: HealthRecord) -> Trial | None:
+    """The trial that RECORD has of the version that runs; None when that is not on trial."""
+    if record.armed is not None and is_target(booted_deployment(), record.armed):
+        return record.armed
+    return None
+
+
 def has_worked(record: HealthRecord, digest: str | None) -> bool:
     """Whether the version with DIGEST was called good in some boot, this one included."""
     return at(GOOD).exists() or digest in [one.digest for one in record.healthy]
@@ -75,12 +82,8 @@ def needs_counter(record: HealthRecord) -> bool:
 
 def may_restart(record: HealthRecord) -> bool:
     """Whether our programs may restart the machine: what runs is on trial, and has never worked."""
-    trial = record.armed
-    if trial is None:
-        return False
-    if not is_target(booted_deployment(), trial):
-        return False
-    return not has_worked(record, trial.target.digest)
+    trial = booted_trial(record)
+    return trial is not None and not has_worked(record, trial.target.digest)
 
 
 # From an update to the shutdown that puts it in place
@@ -126,16 +129,15 @@ def count_starts() -> Outcome:
     Before, so that no power cut leaves a new version that nobody counts; not sooner, so that what runs now is
     counted only if the power fails in these seconds, and then until the next unlock.
     """
-    trial = health_record.read().armed
-    if trial is None or is_target(booted_deployment(), trial):
+    record = health_record.read()
+    if record.armed is None or booted_trial(record) is not None:
         return Outcome(Code.DONE, "No new version is about to be put in place")
     if not at(STAGED).exists() or at(LOCKED).exists():
         return Outcome(Code.DONE, "What was to be on trial is not about to boot")
     boot_counter.set_counter(TRIES)
     # What the owner has changed since this version's own check, in /etc, meets the new one as well.
     now = [name for name in checks.LASTING if checks.find_faults(name, patient=False)]
-    before = health_record.read().failing
-    note_failing(tuple(dict.fromkeys([*before, *now])))
+    note_failing(tuple(dict.fromkeys([*record.failing, *now])))
     return Outcome(Code.DONE, f"The new version will have {TRIES} starts to prove itself")
 
 
@@ -343,7 +345,7 @@ def run_checks() -> Outcome:
     other, what failed is noted, for whatever comes after it.
     """
     record = health_record.read()
-    on_trial = record.armed is not None and is_target(booted_deployment(), record.armed)
+    on_trial = booted_trial(record) is not None
     failing: dict[str, list[str]] = {}
     for name in checks.CHECKS:
         found = checks.find_faults(name)
@@ -359,13 +361,8 @@ def run_checks() -> Outcome:
         return Outcome(Code.FAILED, f"The health check failed: {'; '.join(blamed)}")
     if excused:
         sentences = "; ".join(text for name in excused for text in failing[name])
-        outcome = Outcome(
-            Code.DONE,
-            f"The health check found: {sentences}",
-            "the version before has the same, so this one is kept",
-        )
-        tell.announce("health", outcome)
-        return outcome
+        means = "the version before has the same, so this one is kept"
+        return announce_kept(f"The health check found: {sentences}", means)
     return Outcome(Code.DONE, "Healthy")
 
 
@@ -380,43 +377,31 @@ def note_failure() -> Outcome:
     reasons = [str(one) for one in state.get_list(state.read_record(FAILURES), "failures")]
     said = f"The health check failed ({'; '.join(reasons) or 'see journalctl -u ' + CHECK_UNIT})"
     if not may_restart(health_record.read()):
-        outcome = Outcome(
-            Code.DONE,
-            said,
-            "this version has worked before, so it is kept",
-            way_out(),
-        )
-        tell.announce("health", outcome)
-        return outcome
+        return announce_kept(said, "this version has worked before, so it is kept", way_out())
     with contextlib.suppress(DeviceError), health_record.edit() as record:
         if record.armed is not None:
             failures = tuple(dict.fromkeys([*record.armed.failures, *reasons]))
             record.armed = replace(record.armed, failures=failures[:KEPT_FAILURES])
     counter = boot_counter.read_counter()
     if counter is None:
-        outcome = Outcome(
-            Code.DONE,
-            said,
-            "this new version is kept, since the boot loader does not count its starts",
-            way_out(),
-        )
-        tell.announce("health", outcome)
-        return outcome
+        means = "this new version is kept, since the boot loader does not count its starts"
+        return announce_kept(said, means, way_out())
+    if checks.somebody_is_logged_in():
+        means = "it is not restarted, since somebody is logged in"
+        return announce_kept(said, means, f"save your work; {way_out()}")
     last = (
         "That was the last try: restarting into the version before" if counter == RETURNING else "Restarting"
     )
-    if checks.somebody_is_logged_in():
-        outcome = Outcome(
-            Code.DONE,
-            said,
-            "it is not restarted, since somebody is logged in",
-            f"save your work; {way_out()}",
-        )
-        tell.announce("health", outcome)
-        return outcome
     tell.on_screen(f"{said}. {last}")
     run(["systemctl", "--no-block", "reboot"], timeout=60)
     return Outcome(Code.DONE, said)
+
+
+def announce_kept(what: str, means: str, then: str = "") -> Outcome:
+    """Tell the person WHAT the check found on a version that goes on running all the same."""
+    outcome = Outcome(Code.DONE, what, means, then)
+    tell.announce("health", outcome)
+    return outcome
 
 
 def way_out() -> str:
@@ -430,7 +415,7 @@ def note_success() -> Outcome:
     with contextlib.suppress(DeviceError):
         state.replace_file(GOOD, b"", 0o644)
     record = health_record.read()
-    on_trial = record.armed is not None and is_target(booted_deployment(), record.armed)
+    on_trial = booted_trial(record) is not None
     if not on_trial and needs_counter(record):
         return Outcome(Code.DONE, "Healthy; the starts of another version are still counted")
     if on_trial and checks.is_desktop() and not checks.somebody_is_logged_in():
@@ -450,8 +435,8 @@ def prove() -> Outcome:
     """
     boot_counter.clear_counter()
     with health_record.edit() as record:
-        trial = record.armed
-        if trial is not None and is_target(booted_deployment(), trial):
+        trial = booted_trial(record)
+        if trial is not None:
             if trial.target.digest not in [one.digest for one in record.healthy]:
                 record.healthy += (Proven(trial.target.digest, trial.by),)
             record.armed, record.missed = None, None
@@ -461,8 +446,7 @@ def prove() -> Outcome:
 
 def awaits_proof() -> bool:
     """Whether what runs is still on trial. Somebody who is logged in proves it now."""
-    trial = health_record.read().armed
-    if trial is None or not is_target(booted_deployment(), trial):
+    if booted_trial(health_record.read()) is None:
         return False
     wait_for_verdict()
     if at(GOOD).exists() and checks.somebody_is_logged_in():
@@ -474,8 +458,7 @@ def wait_for_login() -> Outcome:
     """Wait until somebody has logged in: then a new version has proved itself. It ends with the machine."""
     while not checks.somebody_is_logged_in():
         time.sleep(LOOKS_AGAIN)
-    record = health_record.read()
-    if record.armed is None or not is_target(booted_deployment(), record.armed):
+    if booted_trial(health_record.read()) is None:
         return Outcome(Code.DONE, "Another version is on trial by now")
     return prove()
 

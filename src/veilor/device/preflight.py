@@ -146,10 +146,13 @@ def room(program: str, kept: int) -> list[PreflightFinding]:
     # Not of /: that may be a composefs image, which has no free space of its own.
     system, boot = free(at("/sysroot")), free(at("/boot"))
     if system is not None:
-        usable, held = max(0, system - reserved()), format_size(reserved())
+        held = reserved()
+        usable = max(0, system - held)
         short = "full" if usable < FULL * MiB else "space" if usable < SPACE * GiB else None
         if short:
-            findings.append(found(short, free=format_size(usable), reserved=held, program=program))
+            findings.append(
+                found(short, free=format_size(usable), reserved=format_size(held), program=program)
+            )
     try:
         need = boot_need(kept)
     except OSError:

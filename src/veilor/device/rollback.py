@@ -83,16 +83,6 @@ def remember(to: Entry, away: list[Entry]) -> None:
         state.stop_holding_back(to.digest)
 
 
-def restore(digest: str, held: dict[str, state.HeldBack]) -> None:
-    """Hold DIGEST back as it was in HELD, or no longer: the rollback that it was noted for has failed."""
-    with contextlib.suppress(DeviceError):
-        if digest in held:
-            one = held[digest]
-            state.hold_back(digest, str(one.version), str(one.cause), str(one.reason))
-        else:
-            state.stop_holding_back(digest)
-
-
 def roll_back(args: argparse.Namespace) -> Outcome:
     """The whole program, as asked by ARGS."""
     if not ask.is_root():
@@ -141,8 +131,8 @@ def roll_back(args: argparse.Namespace) -> Outcome:
         try:
             bootc.rollback()
         except DeviceError:
-            for digest in noted.keys() ^ state.held_back().keys():
-                restore(digest, noted)
+            with contextlib.suppress(DeviceError):
+                state.restore_held_back(noted)
             raise
         after = bootc.status()
         if after.staged or after.rollback_queued == host.rollback_queued:

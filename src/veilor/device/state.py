@@ -294,6 +294,12 @@ def stop_holding_back(digest: str) -> None:
         get_dict(data, "held_back").pop(digest, None)
 
 
+def restore_held_back(held: dict[str, HeldBack]) -> None:
+    """Hold back what HELD has, as it has it, and nothing else."""
+    with edit_record(STATE) as data:
+        data["held_back"] = {digest: one.to_dict() for digest, one in held.items()}
+
+
 def held_back() -> dict[str, HeldBack]:
     """What is held back, by digest."""
     found = {}

@@ -89,7 +89,7 @@ def text(facts: dict[str, Any], now: datetime) -> str:
     if not facts["first_boot_done"]:
         said.append("first boot: not done yet")
     if facts["clock_synchronised"] is False:
-        said.append("beware:     no server has set the clock for some hours")
+        said.append(f"beware:     {clock.NOT_SET}")
     if late is not None:
         said.append(f"beware:     {stale_words(timedelta(days=late))}")
     said += [f"problem:    {problem}" for problem in facts["problems"]]

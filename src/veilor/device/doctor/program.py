@@ -161,7 +161,7 @@ def report(args: argparse.Namespace) -> Outcome:
     found = examine(wanted)
     if not args.json:
         print("\n".join(lines(found, everything=bool(args.claim))))
-    warnings = ("no server has set the clock for some hours",) if clock.is_synchronised() is False else ()
+    warnings = (clock.NOT_SET,) if clock.is_synchronised() is False else ()
     return replace(conclude(found, silent=[one.id for one in wanted if not one.checks]), warnings=warnings)
 
 
